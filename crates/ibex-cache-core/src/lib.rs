@@ -1,0 +1,1 @@
+//! The item store of the cache: memory, index, eviction, expiry, CAS.

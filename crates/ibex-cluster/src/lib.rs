@@ -1,0 +1,1 @@
+//! Roles and user clusters: which database holds which user, per-user number spaces, moving users.

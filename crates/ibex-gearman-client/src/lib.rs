@@ -1,0 +1,1 @@
+//! Asynchronous Gearman client and worker.

@@ -1,0 +1,1 @@
+//! The Gearman job server as a state machine without sockets or clocks.

@@ -1,0 +1,1 @@
+//! The Gearman protocol: packets and admin text to messages, both directions.

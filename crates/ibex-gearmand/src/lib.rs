@@ -1,0 +1,1 @@
+//! Gearman job server with durable background jobs.

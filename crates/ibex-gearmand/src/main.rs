@@ -1,0 +1,3 @@
+//! Gearman job server with durable background jobs.
+
+fn main() {}

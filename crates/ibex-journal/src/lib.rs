@@ -1,0 +1,1 @@
+//! Blogging site that composes the whole family.

@@ -1,0 +1,3 @@
+//! Blogging site that composes the whole family.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Pooled, pipelined asynchronous memcached client with ketama hashing over many servers.

@@ -1,0 +1,1 @@
+//! Cache daemon speaking the memcached protocols.

@@ -1,0 +1,3 @@
+//! Cache daemon speaking the memcached protocols.
+
+fn main() {}

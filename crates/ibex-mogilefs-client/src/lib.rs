@@ -1,0 +1,1 @@
+//! Asynchronous MogileFS client: tracker calls and storage transfers.

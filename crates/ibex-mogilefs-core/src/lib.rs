@@ -1,0 +1,1 @@
+//! MogileFS decisions: placement, replication policy, device and host states.

@@ -1,0 +1,1 @@
+//! The MogileFS tracker line protocol and the storage side channel, both directions.

@@ -1,0 +1,3 @@
+//! MogileFS tracker.
+
+fn main() {}

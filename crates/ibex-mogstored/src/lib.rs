@@ -1,0 +1,1 @@
+//! MogileFS storage node over HTTP.

@@ -1,0 +1,3 @@
+//! MogileFS storage node over HTTP.
+
+fn main() {}

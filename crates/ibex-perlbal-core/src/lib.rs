@@ -1,0 +1,1 @@
+//! Balancer decisions: backend choice, pools, client queues, buffering.

@@ -1,0 +1,1 @@
+//! Perlbal configuration and management language, reproxy and range semantics, as pure functions.

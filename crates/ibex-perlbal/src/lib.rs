@@ -1,0 +1,1 @@
+//! Reverse proxy, load balancer and web server in the manner of Perlbal.

@@ -1,0 +1,3 @@
+//! Reverse proxy, load balancer and web server in the manner of Perlbal.
+
+fn main() {}

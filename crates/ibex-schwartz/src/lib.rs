@@ -1,0 +1,1 @@
+//! TheSchwartz: reliable jobs over databases, client and worker.

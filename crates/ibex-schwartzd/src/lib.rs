@@ -1,0 +1,1 @@
+//! Network face of the reliable job queue.

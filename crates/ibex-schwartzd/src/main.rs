@@ -1,0 +1,3 @@
+//! Network face of the reliable job queue.
+
+fn main() {}

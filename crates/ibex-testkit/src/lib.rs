@@ -1,0 +1,1 @@
+//! Test harness: real binaries, wire scripts, fault proxy, virtual clock and seeds.
