@@ -1,1 +1,22 @@
-//! Test harness: real binaries, wire scripts, fault proxy, virtual clock and seeds.
+//! Everything a test of the family needs and no daemon may contain: real binaries as children ([`Daemon`]), their logs ([`log`]), scripts of bytes against a
+//! port ([`wire`]), a proxy that misbehaves on purpose ([`proxy`]), a MariaDB server for one test ([`mariadb`]), a small HTTP client ([`http`]), and the clock
+//! and seeds of simulations ([`sim`]).
+//!
+//! It blocks, on purpose: a test reads from top to bottom, and no runtime hides a lost wake-up of the daemon. Waiting is always for a *condition* with a
+//! deadline ([`wait::until`]); nothing here sleeps and hopes. Development only: no crate has it among its ordinary dependencies but `xtask` and the tests.
+#![forbid(unsafe_code)]
+
+pub mod daemon;
+pub mod http;
+pub mod log;
+pub mod mariadb;
+pub mod proxy;
+pub mod sim;
+pub mod skip;
+pub mod wait;
+pub mod wire;
+
+pub use daemon::{Builder, Daemon};
+
+/// Result of everything here; a test adds `?` or `unwrap()`.
+pub type Result<T> = anyhow::Result<T>;
