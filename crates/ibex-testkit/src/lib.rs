@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod daemon;
+pub mod family;
 pub mod http;
 pub mod log;
 pub mod mariadb;
