@@ -1,0 +1,10 @@
+//! The client against a real memcached: the original from the system, or the program named by `IBEX_TEST_MEMCACHED`.
+//!
+//! Skipped with a message where there is none. Each test starts its own servers on ports the system chooses.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "test helpers")]
+
+mod failures;
+mod leases;
+mod mapping;
+mod operations;
+mod server;

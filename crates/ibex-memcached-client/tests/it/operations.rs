@@ -1,0 +1,147 @@
+//! Every operation once, and many keys over many servers.
+
+use crate::server::Memcached;
+use ibex_memcached_client::{Client, Config, Error, Expiry, Swap, Verb};
+use std::time::Duration;
+
+#[tokio::test]
+async fn every_operation() {
+    let Some(server) = Memcached::start() else {
+        return;
+    };
+    let cache = Client::connect(Config::new([server.address()]))
+        .await
+        .unwrap();
+    assert_eq!(cache.get("k").await.unwrap(), None);
+    assert!(!cache.replace("k", "x", Expiry::Never).await.unwrap());
+    cache.set("k", "one", Expiry::Never).await.unwrap();
+    assert!(!cache.add("k", "x", Expiry::Never).await.unwrap());
+    let item = cache.get("k").await.unwrap().unwrap();
+    assert_eq!((&item.value[..], item.flags), (&b"one"[..], 0));
+    assert_eq!(
+        cache
+            .cas("k", "two", Expiry::Never, item.cas.unwrap())
+            .await
+            .unwrap(),
+        Swap::Stored
+    );
+    assert_eq!(
+        cache
+            .cas("k", "three", Expiry::Never, item.cas.unwrap())
+            .await
+            .unwrap(),
+        Swap::Exists
+    );
+    assert_eq!(
+        cache
+            .cas("absent", "three", Expiry::Never, 1)
+            .await
+            .unwrap(),
+        Swap::NotFound
+    );
+    assert!(
+        cache
+            .store(Verb::Append, "k", "!", 0, Expiry::Never)
+            .await
+            .unwrap()
+    );
+    assert!(
+        cache
+            .store(Verb::Prepend, "k", "<", 0, Expiry::Never)
+            .await
+            .unwrap()
+    );
+    assert_eq!(cache.get("k").await.unwrap().unwrap().value, "<two!");
+    assert!(
+        cache
+            .touch("k", Expiry::After(Duration::from_secs(60)))
+            .await
+            .unwrap()
+    );
+    assert!(
+        cache
+            .get_and_touch("k", Expiry::Never)
+            .await
+            .unwrap()
+            .is_some()
+    );
+    assert!(cache.delete("k").await.unwrap());
+    assert!(!cache.delete("k").await.unwrap());
+    assert_eq!(cache.incr("n", 5).await.unwrap(), None);
+    cache.set("n", "10", Expiry::Never).await.unwrap();
+    assert_eq!(cache.incr("n", 5).await.unwrap(), Some(15));
+    assert_eq!(cache.decr("n", 50).await.unwrap(), Some(0));
+    assert!(matches!(cache.get("bad key").await, Err(Error::Key)));
+    cache.set("word", "abc", Expiry::Never).await.unwrap();
+    assert!(matches!(
+        cache.incr("word", 1).await,
+        Err(Error::Refused { .. })
+    ));
+    cache.flush_all().await.unwrap();
+    assert_eq!(cache.get("n").await.unwrap(), None);
+    assert_eq!(cache.version().await.unwrap().len(), 1);
+    assert!(cache.stats("").await.unwrap()[&server.address()].contains_key("curr_items"));
+}
+
+#[tokio::test]
+async fn multi_get_gathers_from_every_server() {
+    let servers: Vec<_> = (0..3).filter_map(|_| Memcached::start()).collect();
+    if servers.is_empty() {
+        return;
+    }
+    let cache = Client::connect(Config::new(servers.iter().map(Memcached::address)))
+        .await
+        .unwrap();
+    let keys: Vec<String> = (0..1000).map(|n| format!("key:{n}")).collect();
+    for key in keys.iter().step_by(2) {
+        cache.set(key, key, Expiry::Never).await.unwrap();
+    }
+    let items = cache.get_multi(&keys).await.unwrap();
+    assert_eq!(items.len(), 500);
+    assert!(items.iter().all(|(key, item)| *key == item.value));
+    for (name, stats) in cache.stats("").await.unwrap() {
+        assert_ne!(stats["curr_items"], "0", "{name} holds nothing");
+    }
+}
+
+#[tokio::test]
+async fn values_of_one_owner_stay_on_one_server() {
+    let servers: Vec<_> = (0..3).filter_map(|_| Memcached::start()).collect();
+    if servers.is_empty() {
+        return;
+    }
+    let cache = Client::connect(Config::new(servers.iter().map(Memcached::address)))
+        .await
+        .unwrap();
+    for n in 0..100 {
+        cache
+            .set_by("user42", format!("thing{n}"), "x", Expiry::Never)
+            .await
+            .unwrap();
+    }
+    let stats = cache.stats("").await.unwrap();
+    let mut counts: Vec<_> = stats
+        .values()
+        .map(|stats| stats["curr_items"].as_str())
+        .collect();
+    counts.sort_unstable();
+    assert_eq!(counts, ["0", "0", "100"]);
+    let pairs: Vec<_> = (0..100).map(|n| ("user42", format!("thing{n}"))).collect();
+    assert_eq!(cache.get_multi_by(&pairs).await.unwrap().len(), 100);
+}
+
+#[tokio::test]
+async fn large_pipelines_do_not_deadlock() {
+    let Some(server) = Memcached::start() else {
+        return;
+    };
+    let config = Config::new([server.address()]).with_operation_timeout(Duration::from_secs(20));
+    let cache = Client::connect(config).await.unwrap();
+    let value = vec![b'x'; 500_000];
+    let keys: Vec<String> = (0..40).map(|n| format!("big{n}")).collect();
+    for key in &keys {
+        cache.set(key, &value, Expiry::Never).await.unwrap();
+    }
+    let asked: Vec<&String> = keys.iter().cycle().take(400).collect();
+    assert_eq!(cache.get_multi(&asked).await.unwrap().len(), 40);
+}
