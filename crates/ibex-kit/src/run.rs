@@ -1,0 +1,391 @@
+//! [`main`]: from the command line to the exit code.
+//!
+//! Owns the order of a start (spec/ops.md 5.2) and of a stop (5.3). Each step has its own module; here they follow each other.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use tracing::{error, info, warn};
+
+use crate::about::About;
+use crate::args::{CommonArgs, DaemonArgs, PrintConfig};
+use crate::config::load::{Loaded, Schema, Sources};
+use crate::config::print;
+use crate::config::schema::{ConfigTable, Validate};
+use crate::config::types::OptionalAddr;
+use crate::control;
+use crate::failure::{Failure, Kind};
+use crate::kit::{Kit, Parts};
+use crate::phase::Phase;
+use crate::reload::Reloader;
+use crate::{generate, healthcheck, limits, logging, passed};
+
+/// After the deadline of a drain, tasks get this long to notice that they are cut.
+const CUT_TIME: Duration = Duration::from_secs(1);
+
+/// The whole life of a daemon. `run` binds its listeners, calls [`Kit::ready`], and returns when [`Kit::draining`] is cancelled.
+pub fn main<A, C, F>(about: About, run: F) -> ExitCode
+where
+    A: DaemonArgs,
+    C: ConfigTable + Validate,
+    F: AsyncFnOnce(C, Kit) -> Result<(), Failure>,
+{
+    match start::<A, C, F>(about, run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(End::Quiet(code)) => ExitCode::from(code),
+        Err(End::Failure(failure)) => {
+            // The last line says what, where and what to do; if stderr is gone there is nobody to tell.
+            let _ignored = writeln!(std::io::stderr(), "{}: {failure}", about.name).is_ok();
+            failure.exit_code()
+        }
+    }
+}
+
+/// An end that is not a clean stop.
+enum End {
+    /// Everything was said already.
+    Quiet(u8),
+    Failure(Failure),
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+/// Prints what was asked for.
+fn print(text: &str) -> Result<(), End> {
+    let mut out = std::io::stdout().lock();
+    // A closed pipe is the reader's choice.
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(Failure::io(format!("standard output: {error}")).into()),
+    }
+}
+
+fn start<A, C, F>(about: About, run: F) -> Result<(), End>
+where
+    A: DaemonArgs,
+    C: ConfigTable + Validate,
+    F: AsyncFnOnce(C, Kit) -> Result<(), Failure>,
+{
+    let mut passed = passed::take();
+    let args: A = parse(&about)?;
+    let common = args.common();
+    let schema = Schema::of::<C>(&about).map_err(|errors| Failure::bug(errors.to_string()))?;
+    if common.generate_man {
+        return print(
+            &generate::man::<A>(&about, &schema)
+                .map_err(|error| Failure::bug(format!("man page: {error}")))?,
+        );
+    }
+    if let Some(shell) = common.generate_completions {
+        return print(&generate::completions::<A>(&about, shell));
+    }
+    if common.print_config == Some(PrintConfig::Defaults) {
+        return print(&print::reference(&schema, about.name));
+    }
+    let sources = sources(&about, &args)?;
+    let loaded: Loaded<C> = sources.load(&schema).map_err(|errors| {
+        let count = errors.messages().len();
+        let more = if count > 1 {
+            format!("{count} problems\n")
+        } else {
+            String::new()
+        };
+        Failure::config(format!("configuration: {more}{errors}"))
+    })?;
+    if common.print_config.is_some() {
+        return print(&print::effective(&schema, &loaded.layers));
+    }
+    if common.check_config {
+        return check(common, &loaded);
+    }
+    if common.healthcheck {
+        let (healthy, text) = healthcheck::ask(&loaded.common.admin);
+        print(&text)?;
+        return if healthy { Ok(()) } else { Err(End::Quiet(1)) };
+    }
+    let detach = args.detach();
+    if crate::detach::leave_terminal(&detach)? {
+        return Ok(());
+    }
+    let ignored = args.ignored();
+    let mut common_config = loaded.common.clone();
+    let node = if common_config.node_name.is_empty() {
+        rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned()
+    } else {
+        common_config.node_name.clone()
+    };
+    logging::start(&about, &node, &common_config.log).map_err(Failure::config)?;
+    info!(version = about.version, pid = std::process::id(), node = %node, "{} starts", about.name);
+    let files: Vec<String> = loaded
+        .files
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    info!(
+        files = if files.is_empty() {
+            "none, built-in defaults".to_owned()
+        } else {
+            files.join(",")
+        },
+        "configuration"
+    );
+    for warning in &loaded.warnings {
+        warn!("{warning}");
+    }
+    for flag in &ignored {
+        warn!(flag = %flag, "ignored for compatibility");
+    }
+    limits::raise_open_files(&mut common_config);
+    let admin = admin_listener(&common_config.admin.listen, &mut passed)?;
+    let reloader = Reloader::new(schema, sources, &loaded);
+    let port_file = std::env::var_os("IBEX_PORT_FILE")
+        .filter(|path| !path.is_empty())
+        .map(Into::into);
+    let threads = usize::try_from(common_config.limits.threads).unwrap_or(0);
+    let kit = Kit::new(Parts {
+        about,
+        common: common_config,
+        reloader,
+        passed,
+        port_file,
+    });
+    let mut listeners = Vec::new();
+    for listener in admin {
+        info!(listener = "admin", address = %listener.address(), "listening");
+        kit.publish("admin", listener.address());
+        listeners.push(listener);
+    }
+    crate::detach::become_user(&detach)?;
+    control::start(&kit, listeners)?;
+    let result = live(loaded.config, &kit, threads, run);
+    kit.remove_own_sockets();
+    crate::detach::remove_pid_file(&detach);
+    if result.is_ok() {
+        info!("bye");
+    }
+    result.map_err(End::from)
+}
+
+fn parse<A: DaemonArgs>(about: &About) -> Result<A, End> {
+    let command = generate::command::<A>(about);
+    let parsed = command
+        .try_get_matches()
+        .and_then(|mut matches| A::from_arg_matches_mut(&mut matches));
+    parsed.map_err(|error| {
+        use clap::error::ErrorKind;
+        let asked = matches!(
+            error.kind(),
+            ErrorKind::DisplayHelp
+                | ErrorKind::DisplayVersion
+                | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+        );
+        // clap prints help to stdout and errors to stderr; a closed pipe changes nothing about the outcome.
+        let _ignored = error.print().is_ok();
+        End::Quiet(if asked { 0 } else { Kind::Usage.code() })
+    })
+}
+
+fn sources<A: DaemonArgs>(about: &About, args: &A) -> Result<Sources, Failure> {
+    let common = args.common();
+    let mut texts = Vec::new();
+    for pair in &common.set {
+        let Some((key, text)) = pair.split_once('=') else {
+            return Err(Failure::usage(format!("--set {pair}: write KEY=VALUE")));
+        };
+        texts.push((
+            key.trim().to_owned(),
+            text.to_owned(),
+            format!("--set {key}"),
+        ));
+    }
+    let flag = |key: &str, text: &Option<String>, flag: &str| {
+        text.as_ref()
+            .map(|text| (key.to_owned(), text.clone(), flag.to_owned()))
+    };
+    texts.extend(flag("admin.listen", &common.admin, "--admin"));
+    texts.extend(flag("log.level", &common.log_level, "--log-level"));
+    texts.extend(flag("log.format", &common.log_format, "--log-format"));
+    if let (Some(key), false) = (A::listen_key(), common.listen.is_empty()) {
+        texts.push((
+            key.to_owned(),
+            common.listen.join(","),
+            "--listen".to_owned(),
+        ));
+    }
+    let mut env = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        let Some(name) = name.to_str() else { continue };
+        match value.to_str() {
+            Some(value) => env.push((name.to_owned(), value.to_owned())),
+            None if name.starts_with("IBEX_") => {
+                return Err(Failure::config(format!(
+                    "environment variable {name} is not UTF-8"
+                )));
+            }
+            None => {}
+        }
+    }
+    Ok(Sources {
+        named_file: common.config.clone(),
+        default_file: about.default_config(),
+        env,
+        texts,
+        values: args.settings(),
+    })
+}
+
+/// `--check-config`: everything was checked by loading; `--deep` asks the outside world too.
+fn check<C: ConfigTable + Validate>(common: &CommonArgs, loaded: &Loaded<C>) -> Result<(), End> {
+    for warning in &loaded.warnings {
+        print(&format!("warning: {warning}\n"))?;
+    }
+    if common.deep {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::io(format!("runtime: {error}")))?;
+        if let Err(problems) = runtime.block_on(loaded.config.check_deep()) {
+            let lines: Vec<String> = problems
+                .iter()
+                .map(|problem| format!("{}: {}", problem.key, problem.message))
+                .collect();
+            return Err(Failure::config(format!("configuration: {}", lines.join("\n"))).into());
+        }
+    }
+    print("ok\n")
+}
+
+fn admin_listener(
+    addr: &OptionalAddr,
+    passed: &mut passed::Passed,
+) -> Result<Vec<crate::listen::Listener>, Failure> {
+    let OptionalAddr::At(addr) = addr else {
+        return Ok(Vec::new());
+    };
+    let name = match addr {
+        crate::ListenAddr::Fd(name) => name.as_str(),
+        crate::ListenAddr::Tcp { .. } | crate::ListenAddr::Unix(_) => "admin",
+    };
+    match passed.sockets.remove(name) {
+        Some(fds) => fds
+            .into_iter()
+            .map(|fd| crate::listen::adopt(fd, name))
+            .collect(),
+        None => crate::listen::bind(addr, false, "--admin"),
+    }
+}
+
+/// From the start of the runtime to its end.
+fn live<C, F>(config: C, kit: &Kit, threads: usize, run: F) -> Result<(), Failure>
+where
+    F: AsyncFnOnce(C, Kit) -> Result<(), Failure>,
+{
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = if threads == 0 { processors } else { threads };
+    let mut builder = if threads == 1 {
+        tokio::runtime::Builder::new_current_thread()
+    } else {
+        tokio::runtime::Builder::new_multi_thread()
+    };
+    if threads > 1 {
+        builder.worker_threads(threads);
+    }
+    let runtime = builder
+        .enable_all()
+        .thread_name(kit.about().short)
+        .build()
+        .map_err(|error| Failure::io(format!("runtime: {error}")))?;
+    let result = runtime.block_on(async {
+        let beat = kit.heartbeat("runtime");
+        kit.spawn_background("heartbeat", async move {
+            let mut interval = tokio::time::interval(Duration::from_secs(1));
+            loop {
+                interval.tick().await;
+                beat.beat();
+            }
+        });
+        let result = tokio::select! {
+            result = run(config, kit.clone()) => result,
+            name = kit.inner.tasks.fatal() => Err(Failure::bug(format!("task {name:?} panicked"))),
+            () = overdue(kit) => Ok(()),
+        };
+        match result {
+            Ok(()) => drain(kit).await,
+            Err(failure) => {
+                error!(error = %failure, "stopping");
+                kit.inner.draining.cancel();
+                kit.inner.cut.cancel();
+                Err(failure)
+            }
+        }
+    });
+    // Blocking work that does not end would hold the process for ever.
+    runtime.shutdown_timeout(CUT_TIME);
+    result
+}
+
+/// Resolves when `run` itself did not return although everything was cut.
+async fn overdue(kit: &Kit) {
+    kit.inner.draining.cancelled().await;
+    let deadline = match *kit.inner.phase.borrow() {
+        Phase::Draining { deadline } => deadline,
+        Phase::Starting | Phase::Running | Phase::Stopping => {
+            Instant::now() + kit.common().shutdown.grace.std()
+        }
+    };
+    tokio::select! {
+        () = tokio::time::sleep_until(deadline.into()) => {
+            warn!("drain deadline reached, cutting what is left");
+            kit.inner.cut.cancel();
+        }
+        () = kit.inner.cut.cancelled() => {}
+    }
+    tokio::time::sleep(CUT_TIME).await;
+    warn!("the main task did not end in time");
+}
+
+/// `run` has returned: wait for the rest, cut it at the deadline, say what was left.
+async fn drain(kit: &Kit) -> Result<(), Failure> {
+    let began = Instant::now();
+    kit.begin_drain("the daemon ended by itself");
+    kit.inner.draining.cancel();
+    let deadline = match *kit.inner.phase.borrow() {
+        Phase::Draining { deadline } => deadline,
+        Phase::Starting | Phase::Running | Phase::Stopping => began,
+    };
+    let in_time = tokio::select! {
+        () = kit.inner.tasks.idle() => true,
+        () = tokio::time::sleep_until(deadline.into()) => false,
+        () = kit.inner.cut.cancelled() => false,
+        name = kit.inner.tasks.fatal() => return Err(Failure::bug(format!("task {name:?} panicked"))),
+    };
+    kit.inner.cut.cancel();
+    let mut left = 0;
+    if !in_time
+        && tokio::time::timeout(CUT_TIME, kit.inner.tasks.idle())
+            .await
+            .is_err()
+    {
+        for (name, count) in kit.inner.tasks.names() {
+            left += count;
+            warn!(task = %name, count, "task still alive at the deadline");
+        }
+    }
+    kit.inner.phase.send_replace(Phase::Stopping);
+    info!(
+        cut = !in_time,
+        left,
+        elapsed = began.elapsed().as_secs_f64(),
+        "drained"
+    );
+    Ok(())
+}

@@ -1,0 +1,151 @@
+//! The state directory: where it is, and that only one process uses it.
+//!
+//! Owns the choice of the path (spec/ops.md 7.1) and the lock. What lies inside belongs to the daemon.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use rustix::fs::FlockOperation;
+
+use crate::about::About;
+use crate::failure::Failure;
+use crate::lock;
+
+/// The state directory of this process; not touched before [`StateDir::open`].
+#[derive(Debug)]
+pub(crate) struct StateDir {
+    path: PathBuf,
+    held: Mutex<Option<File>>,
+}
+
+impl StateDir {
+    /// The configured directory, else the first that fits of `$STATE_DIRECTORY`, `/var/lib/ibex/NAME` (root),
+    /// `$XDG_STATE_HOME/ibex/NAME`, `~/.local/state/ibex/NAME`.
+    pub(crate) fn new(about: &About, configured: &str) -> Self {
+        let variable = |name: &str| {
+            std::env::var_os(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
+        let path = if configured.is_empty() {
+            default_dir(about.short, rustix::process::geteuid().is_root(), &variable)
+        } else {
+            PathBuf::from(configured)
+        };
+        Self {
+            path,
+            held: Mutex::new(None),
+        }
+    }
+
+    /// Makes and locks it; later calls only return the path.
+    pub(crate) fn open(&self) -> Result<PathBuf, Failure> {
+        let mut held = lock(&self.held);
+        if held.is_none() {
+            *held = Some(take(&self.path)?);
+        }
+        Ok(self.path.clone())
+    }
+}
+
+fn default_dir(short: &str, root: bool, variable: &dyn Fn(&str) -> Option<PathBuf>) -> PathBuf {
+    if let Some(path) = variable("STATE_DIRECTORY") {
+        // systemd may pass several, separated by colons; ours is the first.
+        let text = path.to_string_lossy().into_owned();
+        return PathBuf::from(text.split(':').next().unwrap_or_default());
+    }
+    if root {
+        return Path::new("/var/lib/ibex").join(short);
+    }
+    let base = variable("XDG_STATE_HOME")
+        .or_else(|| variable("HOME").map(|home| home.join(".local/state")));
+    base.unwrap_or_else(std::env::temp_dir)
+        .join("ibex")
+        .join(short)
+}
+
+fn take(path: &Path) -> Result<File, Failure> {
+    let failure = |error: &std::io::Error| {
+        Failure::io(format!(
+            "state directory {}: {error} (set state_dir)",
+            path.display()
+        ))
+    };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o750)
+        .create(path)
+        .map_err(|error| failure(&error))?;
+    let lock_path = path.join("lock");
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&lock_path)
+        .map_err(|error| failure(&error))?;
+    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let mut pid = String::new();
+        // The message is useful even without the pid.
+        let _length = file.read_to_string(&mut pid).unwrap_or(0);
+        let pid = pid.trim();
+        return Err(Failure::io(format!(
+            "state directory {}: in use by process {pid} (stop it, or set state_dir)",
+            path.display()
+        )));
+    }
+    let written = file
+        .set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| writeln!(file, "{}", std::process::id()));
+    written.map_err(|error| failure(&error))?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_follows_the_environment() {
+        let none = |_: &str| None;
+        assert_eq!(
+            default_dir("gearmand", true, &none),
+            Path::new("/var/lib/ibex/gearmand")
+        );
+        let home = |name: &str| (name == "HOME").then(|| PathBuf::from("/home/u"));
+        assert_eq!(
+            default_dir("gearmand", false, &home),
+            Path::new("/home/u/.local/state/ibex/gearmand")
+        );
+        let systemd = |name: &str| {
+            (name == "STATE_DIRECTORY")
+                .then(|| PathBuf::from("/var/lib/ibex/gearmand:/var/lib/other"))
+        };
+        assert_eq!(
+            default_dir("gearmand", false, &systemd),
+            Path::new("/var/lib/ibex/gearmand")
+        );
+    }
+
+    #[test]
+    fn a_second_holder_is_refused_by_pid() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b");
+        let held = take(&path).unwrap();
+        let failure = take(&path).unwrap_err();
+        assert_eq!(failure.kind(), crate::failure::Kind::Io);
+        assert!(
+            failure
+                .to_string()
+                .contains(&format!("in use by process {}", std::process::id())),
+            "{failure}"
+        );
+        drop(held);
+        take(&path).unwrap();
+    }
+}
