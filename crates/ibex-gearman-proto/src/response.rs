@@ -259,7 +259,7 @@ fn is_true(text: &[u8]) -> bool {
 }
 
 /// Leading digits, saturating; anything else is 0 (§2.4: progress numbers).
-pub(crate) fn number(text: &[u8]) -> u32 {
+fn number(text: &[u8]) -> u32 {
     let digits = text.iter().take_while(|b| b.is_ascii_digit()).count();
     match (digits, text.get(..digits).and_then(ascii::parse_u64)) {
         (0, _) => 0,

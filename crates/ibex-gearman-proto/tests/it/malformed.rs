@@ -79,11 +79,11 @@ fn missing_separators_end_the_connection() {
     for (kind, payload) in [
         (kind::SUBMIT_JOB, &b"f\0u"[..]),
         (kind::SUBMIT_JOB, b""),
-        (kind::SUBMIT_JOB_EPOCH, b"f\0u\0001"),
+        (kind::SUBMIT_JOB_EPOCH, b"f\0u\x001"),
         (kind::SUBMIT_JOB_SCHED, b"f\0u\0*\0*\0*\0*\0*"),
         (kind::SUBMIT_REDUCE_JOB, b"f\0u\0r\0x"),
         (kind::CAN_DO_TIMEOUT, b"f"),
-        (kind::WORK_STATUS, b"h\0001"),
+        (kind::WORK_STATUS, b"h\x001"),
         (kind::WORK_COMPLETE, b"h"),
         (kind::WORK_DATA, b"h"),
         (kind::WORK_EXCEPTION, b"h"),
