@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::output::Format;
-use crate::{control, status};
+use crate::{balance, cache, control, gear, mog, status};
 
 /// The operator's tool for the ibex daemons.
 #[derive(Debug, Parser)]
@@ -40,6 +40,14 @@ enum Command {
     Workers(control::Workers),
     /// Show or change a daemon's log filter.
     LogLevel(control::LogLevel),
+    /// Balancer: commands of its management port.
+    Balance(balance::Args),
+    /// Cache: read, write, statistics, key placement.
+    Cache(cache::Args),
+    /// Gearman: submit jobs, serve functions, ask a job server.
+    Gear(gear::Args),
+    /// MogileFS: files in and out, hosts, devices, classes.
+    Mog(mog::Args),
 }
 
 impl Args {
@@ -57,6 +65,10 @@ impl Args {
             Command::Undrain(target) => control::post(&target, &family()?, "/-/undrain").await,
             Command::Workers(args) => control::workers(&args, &family()?, format).await,
             Command::LogLevel(args) => control::log_level(&args, &family()?).await,
+            Command::Balance(args) => balance::run(args).await,
+            Command::Cache(args) => cache::run(args, format).await,
+            Command::Gear(args) => gear::run(args).await,
+            Command::Mog(args) => mog::run(args, format).await,
         }
     }
 }

@@ -8,8 +8,12 @@
 
 pub mod admin;
 pub mod args;
+pub mod balance;
+pub mod cache;
 pub mod control;
 pub mod family;
+pub mod gear;
+pub mod mog;
 pub mod output;
 pub mod status;
 

@@ -1,0 +1,111 @@
+//! `ibex gear client|worker|admin`: the habits of the `gearman` and `gearadmin` tools.
+//!
+//! `-h` is the host here, as in the original tools; help is `--help` or `-H`. Exit codes: 0 done, 1 a job failed or the server refused, 2 the server could not be reached or a deadline passed.
+
+pub mod admin;
+pub mod client;
+pub mod worker;
+
+use std::process::ExitCode;
+
+use clap::{ArgAction, Subcommand};
+
+/// Port of a job server when none is named (IANA: gearman).
+const DEFAULT_PORT: u16 = 4730;
+
+/// Exit code for a server that could not be reached or did not answer in time.
+const EXIT_UNREACHABLE: u8 = 2;
+
+/// Arguments of `ibex gear`.
+#[derive(Debug, clap::Args)]
+#[command(disable_help_flag = true)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Submit jobs and print their results.
+    #[command(disable_help_flag = true)]
+    Client(client::Args),
+    /// Run a command for each job, or print workloads.
+    #[command(disable_help_flag = true)]
+    Worker(worker::Args),
+    /// Ask or steer a job server.
+    #[command(disable_help_flag = true)]
+    Admin(admin::Args),
+}
+
+/// Which job servers to talk to.
+#[derive(Debug, clap::Args)]
+pub struct Servers {
+    /// Job server host, or a list `host[:port],…`; default $GEARMAN_SERVERS, $GEARMAN_SERVER, 127.0.0.1.
+    #[arg(short = 'h', long = "host", global = true)]
+    host: Option<String>,
+    /// Port for hosts named without one.
+    #[arg(short = 'p', long, default_value_t = DEFAULT_PORT, global = true)]
+    port: u16,
+    /// Print help.
+    #[arg(short = 'H', long = "help", action = ArgAction::Help, global = true)]
+    help: Option<bool>,
+}
+
+impl Servers {
+    /// `host:port` of each server, at least one.
+    fn addresses(&self) -> Vec<String> {
+        let named = self.host.clone();
+        let list = named
+            .or_else(|| std::env::var("GEARMAN_SERVERS").ok())
+            .or_else(|| std::env::var("GEARMAN_SERVER").ok())
+            .filter(|list| !list.trim().is_empty())
+            .unwrap_or_else(|| "127.0.0.1".to_owned());
+        with_ports(&list, self.port)
+    }
+}
+
+/// Splits a comma list and gives `port` to each entry that has none. A bracketed IPv6 address may carry a port, a bare one never does.
+fn with_ports(list: &str, port: u16) -> Vec<String> {
+    let entries = list
+        .split(',')
+        .map(str::trim)
+        .filter(|entry| !entry.is_empty());
+    entries
+        .map(|entry| match entry.matches(':').count() {
+            0 => format!("{entry}:{port}"),
+            1 => entry.to_owned(),
+            _ if entry.ends_with(']') => format!("{entry}:{port}"),
+            _ if entry.starts_with('[') => entry.to_owned(),
+            _ => format!("[{entry}]:{port}"),
+        })
+        .collect()
+}
+
+/// Performs the command.
+///
+/// # Errors
+/// When standard input or output fails; a server's troubles are exit codes.
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    match args.command {
+        Command::Client(args) => client::run(args).await,
+        Command::Worker(args) => worker::run(args).await,
+        Command::Admin(args) => admin::run(args).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_added_where_missing() {
+        for (list, expected) in [
+            ("a", vec!["a:4730"]),
+            ("a:1, b", vec!["a:1", "b:4730"]),
+            ("::1", vec!["[::1]:4730"]),
+            ("[::1],[::1]:7", vec!["[::1]:4730", "[::1]:7"]),
+        ] {
+            assert_eq!(with_ports(list, 4730), expected, "{list}");
+        }
+    }
+}

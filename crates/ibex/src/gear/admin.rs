@@ -1,0 +1,203 @@
+//! `ibex gear admin`: the text commands of a job server, printed in gearadmin's manner.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
+
+use super::Servers;
+use crate::output::print_text;
+
+/// How long a server may take to answer one command.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Longest answer that is read, in bytes: a list of a million jobs fits.
+const ANSWER_BYTES_MAX: usize = 256 << 20;
+
+/// Arguments of `ibex gear admin`; several questions may be combined.
+#[derive(Debug, clap::Args)]
+#[command(arg_required_else_help = true)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the original tool"
+)]
+pub struct Args {
+    #[command(flatten)]
+    servers: Servers,
+    /// Functions: queued, running, workers.
+    #[arg(long)]
+    status: bool,
+    /// Functions with the queue of each priority.
+    #[arg(long)]
+    priority_status: bool,
+    /// Connections and what they can do.
+    #[arg(long)]
+    workers: bool,
+    /// All jobs.
+    #[arg(long)]
+    show_jobs: bool,
+    /// All unique keys.
+    #[arg(long)]
+    show_unique_jobs: bool,
+    /// Version of the server.
+    #[arg(long)]
+    server_version: bool,
+    /// Log level of the server.
+    #[arg(long)]
+    server_verbose: bool,
+    /// Process id of the server.
+    #[arg(long)]
+    getpid: bool,
+    /// Remove a queued job.
+    #[arg(long, value_name = "HANDLE")]
+    cancel_job: Option<String>,
+    /// Make a function known before any worker is.
+    #[arg(long, value_name = "FUNCTION")]
+    create_function: Option<String>,
+    /// Forget a function without jobs and workers.
+    #[arg(long, value_name = "FUNCTION")]
+    drop_function: Option<String>,
+    /// Stop the server now.
+    #[arg(long)]
+    shutdown: bool,
+    /// Stop the server once its workers are done.
+    #[arg(long)]
+    shutdown_graceful: bool,
+}
+
+/// The form of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// Lines up to a lone point.
+    List,
+    /// `OK value`, or `OK` alone.
+    Line,
+}
+
+impl Args {
+    /// The commands to send, in the order they are printed.
+    fn commands(&self) -> Vec<(String, Form)> {
+        let flags = [
+            (self.status, "status", Form::List),
+            (self.priority_status, "prioritystatus", Form::List),
+            (self.workers, "workers", Form::List),
+            (self.show_jobs, "show jobs", Form::List),
+            (self.show_unique_jobs, "show unique jobs", Form::List),
+            (self.server_version, "version", Form::Line),
+            (self.server_verbose, "verbose", Form::Line),
+            (self.getpid, "getpid", Form::Line),
+        ];
+        let values = [
+            (&self.cancel_job, "cancel job"),
+            (&self.create_function, "create function"),
+            (&self.drop_function, "drop function"),
+        ];
+        let ends = [
+            (self.shutdown_graceful, "shutdown graceful"),
+            (self.shutdown, "shutdown"),
+        ];
+        let asked = flags.iter().filter(|flag| flag.0);
+        let mut commands: Vec<_> = asked
+            .map(|&(_, command, form)| (command.to_owned(), form))
+            .collect();
+        commands.extend(values.iter().filter_map(|(value, command)| {
+            value
+                .as_ref()
+                .map(|value| (format!("{command} {value}"), Form::Line))
+        }));
+        let last = ends.iter().filter(|end| end.0);
+        commands.extend(last.map(|&(_, command)| (command.to_owned(), Form::Line)));
+        commands
+    }
+}
+
+/// Asks the first server and prints.
+///
+/// # Errors
+/// When the server cannot be reached or does not answer.
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let commands = args.commands();
+    if commands.is_empty() {
+        bail!("nothing asked; see --help");
+    }
+    let addresses = args.servers.addresses();
+    let address = addresses.first().context("no server named")?;
+    let stream = tokio::time::timeout(DEADLINE, TcpStream::connect(address))
+        .await
+        .with_context(|| format!("connect to {address}: no answer"))?
+        .with_context(|| format!("connect to {address}"))?;
+    let mut stream = BufReader::new(stream);
+    let mut is_refused = false;
+    for (command, form) in commands {
+        stream
+            .write_all(format!("{command}\r\n").as_bytes())
+            .await?;
+        let answer = tokio::time::timeout(DEADLINE, read(&mut stream, form))
+            .await
+            .with_context(|| format!("{command}: no answer within {} s", DEADLINE.as_secs()))??;
+        match shown(&answer, form) {
+            Ok(text) => print_text(&text),
+            Err(refusal) => {
+                eprintln!("Error: {refusal}");
+                is_refused = true;
+            }
+        }
+    }
+    Ok(ExitCode::from(u8::from(is_refused)))
+}
+
+async fn read(stream: &mut BufReader<TcpStream>, form: Form) -> anyhow::Result<String> {
+    let mut text = Vec::new();
+    loop {
+        let start = text.len();
+        if stream.read_until(b'\n', &mut text).await? == 0 {
+            if form == Form::Line && text.is_empty() {
+                // A server told to stop may close before it answers.
+                return Ok("OK\n".to_owned());
+            }
+            bail!("connection closed in the middle of an answer");
+        }
+        let line = text[start..].trim_ascii_end();
+        if form == Form::Line || line == b"." || (start == 0 && line.starts_with(b"ERR ")) {
+            return Ok(String::from_utf8_lossy(&text).into_owned());
+        }
+        if text.len() > ANSWER_BYTES_MAX {
+            bail!("answer exceeds {ANSWER_BYTES_MAX} bytes");
+        }
+    }
+}
+
+/// What gearadmin prints for this answer, or the refusal.
+fn shown(answer: &str, form: Form) -> Result<String, String> {
+    if let Some(refusal) = answer.strip_prefix("ERR ") {
+        return Err(refusal.trim_end().to_owned());
+    }
+    if form == Form::List {
+        return Ok(answer.to_owned());
+    }
+    match answer.trim_end().strip_prefix("OK ") {
+        Some(value) => Ok(format!("{value}\n")),
+        None => Ok(answer.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_look_as_gearadmin_shows_them() {
+        assert_eq!(
+            shown("a\t0\t0\t1\n.\n", Form::List).unwrap(),
+            "a\t0\t0\t1\n.\n"
+        );
+        assert_eq!(shown("OK 1.1.20\r\n", Form::Line).unwrap(), "1.1.20\n");
+        assert_eq!(shown("OK\r\n", Form::Line).unwrap(), "OK\r\n");
+        assert_eq!(
+            shown("ERR UNKNOWN_COMMAND x\r\n", Form::Line),
+            Err("UNKNOWN_COMMAND x".to_owned())
+        );
+    }
+}
