@@ -59,7 +59,7 @@ pub(crate) struct ConnectionView {
 impl Connections {
     /// Lists a new connection.
     #[must_use]
-    pub fn open(&self, listener: &str, peer: impl ToString) -> Connection {
+    pub fn open(&self, listener: &str, peer: &impl ToString) -> Connection {
         let entry = Arc::new(Entry {
             listener: listener.to_owned(),
             peer: peer.to_string(),
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn a_connection_is_listed_while_its_guard_lives() {
         let connections = Connections::default();
-        let one = connections.open("gearman", "127.0.0.1:5");
+        let one = connections.open("gearman", &"127.0.0.1:5");
         one.received(10);
         one.sent(7);
         one.state("waiting for a job");

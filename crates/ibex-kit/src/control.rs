@@ -188,7 +188,10 @@ impl Kit {
         self.inner.notify.reloading();
         let result = self.inner.reloader.reload();
         let outcome = match result {
-            Ok((report, common)) => {
+            Ok((report, mut common)) => {
+                if common.limits.connections != self.common().limits.connections {
+                    crate::limits::raise_open_files(&mut common);
+                }
                 if let Err(error) = logging::set_level(&common.log.level) {
                     warn!(error, "log level stays");
                 }

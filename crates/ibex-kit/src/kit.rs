@@ -17,7 +17,7 @@ use tracing::info;
 
 use crate::about::About;
 use crate::config::common::Common;
-use crate::config::types::ListenAddr;
+use crate::config::types::{ListenAddr, OptionalAddr};
 use crate::connections::Connections;
 use crate::failure::Failure;
 use crate::health::{Check, Health, Heartbeat};
@@ -101,11 +101,7 @@ impl Kit {
             passed,
             port_file,
         } = parts;
-        let node = if common.node_name.is_empty() {
-            host_name()
-        } else {
-            common.node_name.clone()
-        };
+        let node = node_name(&common);
         let state = StateDir::new(&about, &common.state_dir);
         let inner = Inner {
             about,
@@ -497,14 +493,26 @@ impl Kit {
         }
     }
 
+    /// A unix socket bound before the kit existed, to be removed at the end.
+    pub(crate) fn own_unix_socket(&self, addr: &OptionalAddr) {
+        if let OptionalAddr::At(ListenAddr::Unix(path)) = addr {
+            self.inner.own_sockets.add(path.clone());
+        }
+    }
+
     pub(crate) fn remove_own_sockets(&self) {
         self.inner.own_sockets.remove_all();
     }
 }
 
-fn host_name() -> String {
-    rustix::system::uname()
-        .nodename()
-        .to_string_lossy()
-        .into_owned()
+/// The name of this instance: as configured, else the host's.
+pub(crate) fn node_name(common: &Common) -> String {
+    if common.node_name.is_empty() {
+        rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned()
+    } else {
+        common.node_name.clone()
+    }
 }

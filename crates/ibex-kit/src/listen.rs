@@ -338,14 +338,12 @@ pub(crate) fn bind(
     flag: &str,
 ) -> Result<Vec<Listener>, Failure> {
     let failure = |error: &io::Error| {
-        let hint = match error.kind() {
-            io::ErrorKind::AddrInUse => {
-                format!("address in use (another daemon? try {flag}, or ss -ltnp)")
-            }
-            io::ErrorKind::PermissionDenied => {
-                "permission denied (a port below 1024? use socket activation)".to_owned()
-            }
-            _ => format!("{error} (is this an address of this machine?)"),
+        let hint = if error.kind() == io::ErrorKind::AddrInUse {
+            format!("address in use (another daemon? try {flag}, or ss -ltnp)")
+        } else if error.kind() == io::ErrorKind::PermissionDenied {
+            "permission denied (a port below 1024? use socket activation)".to_owned()
+        } else {
+            format!("{error} (is this an address of this machine? try {flag})")
         };
         Failure::address(format!("listen {addr}: {hint}"))
     };

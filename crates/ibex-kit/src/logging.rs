@@ -333,17 +333,11 @@ fn timestamp() -> String {
 
 /// A field's text: quoted when it would be ambiguous; never more than one line.
 fn shown(value: &serde_json::Value) -> String {
-    match value {
-        serde_json::Value::String(text)
-            if !text.is_empty()
-                && !text.contains(|c: char| {
-                    c.is_whitespace() || c == '"' || c == '=' || c.is_control()
-                }) =>
-        {
-            text.clone()
-        }
-        other => other.to_string(),
-    }
+    let odd = |c: char| c.is_whitespace() || c == '"' || c == '=' || c.is_control();
+    let plain = value
+        .as_str()
+        .filter(|text| !text.is_empty() && !text.contains(odd));
+    plain.map_or_else(|| value.to_string(), str::to_owned)
 }
 
 fn one_line(text: &str) -> String {

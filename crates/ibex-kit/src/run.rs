@@ -9,14 +9,16 @@ use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
 use crate::about::About;
-use crate::args::{CommonArgs, DaemonArgs, PrintConfig};
+use crate::args::{CommonArgs, DaemonArgs, Detach, PrintConfig};
+use crate::config::common::Common;
+use crate::config::error::Errors;
 use crate::config::load::{Loaded, Schema, Sources};
 use crate::config::print;
 use crate::config::schema::{ConfigTable, Validate};
 use crate::config::types::OptionalAddr;
 use crate::control;
 use crate::failure::{Failure, Kind};
-use crate::kit::{Kit, Parts};
+use crate::kit::{self, Kit, Parts};
 use crate::phase::Phase;
 use crate::reload::Reloader;
 use crate::{generate, healthcheck, limits, logging, passed};
@@ -72,107 +74,160 @@ where
     C: ConfigTable + Validate,
     F: AsyncFnOnce(C, Kit) -> Result<(), Failure>,
 {
-    let mut passed = passed::take();
+    let passed = passed::take();
     let args: A = parse(&about)?;
-    let common = args.common();
     let schema = Schema::of::<C>(&about).map_err(|errors| Failure::bug(errors.to_string()))?;
-    if common.generate_man {
-        return print(
-            &generate::man::<A>(&about, &schema)
-                .map_err(|error| Failure::bug(format!("man page: {error}")))?,
-        );
-    }
-    if let Some(shell) = common.generate_completions {
-        return print(&generate::completions::<A>(&about, shell));
-    }
-    if common.print_config == Some(PrintConfig::Defaults) {
-        return print(&print::reference(&schema, about.name));
+    if let Some(text) = generated::<A>(&about, args.common(), &schema)? {
+        return print(&text);
     }
     let sources = sources(&about, &args)?;
-    let loaded: Loaded<C> = sources.load(&schema).map_err(|errors| {
-        let count = errors.messages().len();
-        let more = if count > 1 {
-            format!("{count} problems\n")
-        } else {
-            String::new()
-        };
-        Failure::config(format!("configuration: {more}{errors}"))
-    })?;
-    if common.print_config.is_some() {
-        return print(&print::effective(&schema, &loaded.layers));
-    }
-    if common.check_config {
-        return check(common, &loaded);
-    }
-    if common.healthcheck {
-        let (healthy, text) = healthcheck::ask(&loaded.common.admin);
-        print(&text)?;
-        return if healthy { Ok(()) } else { Err(End::Quiet(1)) };
+    let loaded: Loaded<C> = sources.load(&schema).map_err(|errors| refuse(&errors))?;
+    if let Some(answered) = asked(args.common(), &schema, &loaded) {
+        return answered;
     }
     let detach = args.detach();
     if crate::detach::leave_terminal(&detach)? {
         return Ok(());
     }
-    let ignored = args.ignored();
-    let mut common_config = loaded.common.clone();
-    let node = if common_config.node_name.is_empty() {
-        rustix::system::uname()
-            .nodename()
-            .to_string_lossy()
-            .into_owned()
-    } else {
-        common_config.node_name.clone()
-    };
-    logging::start(&about, &node, &common_config.log).map_err(Failure::config)?;
-    info!(version = about.version, pid = std::process::id(), node = %node, "{} starts", about.name);
-    let files: Vec<String> = loaded
-        .files
-        .iter()
-        .map(|path| path.display().to_string())
-        .collect();
-    info!(
-        files = if files.is_empty() {
-            "none, built-in defaults".to_owned()
-        } else {
-            files.join(",")
-        },
-        "configuration"
-    );
-    for warning in &loaded.warnings {
-        warn!("{warning}");
-    }
-    for flag in &ignored {
-        warn!(flag = %flag, "ignored for compatibility");
-    }
-    limits::raise_open_files(&mut common_config);
-    let admin = admin_listener(&common_config.admin.listen, &mut passed)?;
-    let reloader = Reloader::new(schema, sources, &loaded);
-    let port_file = std::env::var_os("IBEX_PORT_FILE")
-        .filter(|path| !path.is_empty())
-        .map(Into::into);
-    let threads = usize::try_from(common_config.limits.threads).unwrap_or(0);
-    let kit = Kit::new(Parts {
+    let mut common = loaded.common.clone();
+    let node = kit::node_name(&common);
+    logging::start(&about, &node, &common.log).map_err(Failure::config)?;
+    announce(&about, &node, &loaded, &args.ignored());
+    limits::raise_open_files(&mut common);
+    let result = launch(
         about,
-        common: common_config,
-        reloader,
+        common,
+        &detach,
         passed,
-        port_file,
+        Reloader::new(schema, sources, &loaded),
+    )
+    .and_then(|kit| {
+        let result = live(loaded.config, &kit, run);
+        kit.remove_own_sockets();
+        result
     });
-    let mut listeners = Vec::new();
-    for listener in admin {
-        info!(listener = "admin", address = %listener.address(), "listening");
-        kit.publish("admin", listener.address());
-        listeners.push(listener);
-    }
-    crate::detach::become_user(&detach)?;
-    control::start(&kit, listeners)?;
-    let result = live(loaded.config, &kit, threads, run);
-    kit.remove_own_sockets();
     crate::detach::remove_pid_file(&detach);
     if result.is_ok() {
         info!("bye");
     }
     result.map_err(End::from)
+}
+
+/// Texts that need no configuration: man page, completions, reference file.
+fn generated<A: DaemonArgs>(
+    about: &About,
+    common: &CommonArgs,
+    schema: &Schema,
+) -> Result<Option<String>, Failure> {
+    if common.generate_man {
+        let page = generate::man::<A>(about, schema);
+        return page
+            .map(Some)
+            .map_err(|error| Failure::bug(format!("man page: {error}")));
+    }
+    if let Some(shell) = common.generate_completions {
+        return Ok(Some(generate::completions::<A>(about, shell)));
+    }
+    let reference = common.print_config == Some(PrintConfig::Defaults);
+    Ok(reference.then(|| print::reference(schema, about.name)))
+}
+
+/// Everything that is wrong goes to stderr; the first of it makes the last line.
+fn refuse(errors: &Errors) -> Failure {
+    for message in errors.messages() {
+        // If stderr is gone there is nobody to tell.
+        let _ignored = writeln!(std::io::stderr(), "{message}").is_ok();
+    }
+    let first = errors
+        .messages()
+        .first()
+        .map_or("", |message| message.as_str());
+    let first = first.lines().next().unwrap_or_default();
+    let more = errors.messages().len().saturating_sub(1);
+    let more = if more > 0 {
+        format!(" and {more} more")
+    } else {
+        String::new()
+    };
+    Failure::config(format!(
+        "configuration: {first}{more} (correct it, then try --check-config)"
+    ))
+}
+
+/// Questions about a configuration that end the program.
+fn asked<C: ConfigTable + Validate>(
+    common: &CommonArgs,
+    schema: &Schema,
+    loaded: &Loaded<C>,
+) -> Option<Result<(), End>> {
+    if common.print_config.is_some() {
+        return Some(print(&print::effective(schema, &loaded.layers)));
+    }
+    if common.check_config {
+        return Some(check(common, loaded));
+    }
+    common.healthcheck.then(|| {
+        let (healthy, text) = healthcheck::ask(&loaded.common.admin);
+        print(&text)?;
+        if healthy { Ok(()) } else { Err(End::Quiet(1)) }
+    })
+}
+
+/// The first lines of the log.
+fn announce<C>(about: &About, node: &str, loaded: &Loaded<C>, ignored: &[String]) {
+    info!(
+        version = about.version,
+        pid = std::process::id(),
+        node,
+        "{} starts",
+        about.name
+    );
+    let files: Vec<String> = loaded
+        .files
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    let files = if files.is_empty() {
+        "built-in defaults".to_owned()
+    } else {
+        files.join(",")
+    };
+    info!(files, "configuration");
+    for warning in &loaded.warnings {
+        warn!("{warning}");
+    }
+    for flag in ignored {
+        warn!(flag = %flag, "ignored for compatibility");
+    }
+}
+
+/// Admin port, kit, control thread.
+fn launch(
+    about: About,
+    common: Common,
+    detach: &Detach,
+    mut passed: passed::Passed,
+    reloader: Reloader,
+) -> Result<Kit, Failure> {
+    let admin = admin_listener(&common.admin.listen, &mut passed)?;
+    let port_file = std::env::var_os("IBEX_PORT_FILE")
+        .filter(|path| !path.is_empty())
+        .map(Into::into);
+    let kit = Kit::new(Parts {
+        about,
+        common,
+        reloader,
+        passed,
+        port_file,
+    });
+    for listener in &admin {
+        info!(listener = "admin", address = %listener.address(), "listening");
+        kit.publish("admin", listener.address());
+    }
+    kit.own_unix_socket(&kit.common().admin.listen);
+    crate::detach::become_user(detach)?;
+    control::start(&kit, admin)?;
+    Ok(kit)
 }
 
 fn parse<A: DaemonArgs>(about: &About) -> Result<A, End> {
@@ -285,11 +340,12 @@ fn admin_listener(
 }
 
 /// From the start of the runtime to its end.
-fn live<C, F>(config: C, kit: &Kit, threads: usize, run: F) -> Result<(), Failure>
+fn live<C, F>(config: C, kit: &Kit, run: F) -> Result<(), Failure>
 where
     F: AsyncFnOnce(C, Kit) -> Result<(), Failure>,
 {
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = usize::try_from(kit.common().limits.threads).unwrap_or(0);
     let threads = if threads == 0 { processors } else { threads };
     let mut builder = if threads == 1 {
         tokio::runtime::Builder::new_current_thread()

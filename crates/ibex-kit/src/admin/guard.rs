@@ -9,7 +9,7 @@ use super::{Answer, Request, text};
 use crate::config::common::AdminConfig;
 
 /// Against DNS rebinding: the Host must be an address, `localhost`, or a configured name. Boxed because an answer is large.
-pub(super) fn host(request: &Request, config: &AdminConfig) -> Result<(), Answer> {
+pub(super) fn host(request: &Request, config: &AdminConfig) -> Result<(), Box<Answer>> {
     let Some(value) = request.headers.get(header::HOST) else {
         return Ok(());
     };
@@ -25,10 +25,10 @@ pub(super) fn host(request: &Request, config: &AdminConfig) -> Result<(), Answer
     if known || name.is_empty() {
         Ok(())
     } else {
-        Err(text(
+        Err(Box::new(text(
             StatusCode::MISDIRECTED_REQUEST,
             "unknown Host; list it in admin.hosts\n",
-        ))
+        )))
     }
 }
 
@@ -41,7 +41,7 @@ fn bare_host(host: &str) -> &str {
 }
 
 /// The bearer token, if one is configured; compared in constant time.
-pub(super) fn token(request: &Request, config: &AdminConfig) -> Result<(), Answer> {
+pub(super) fn token(request: &Request, config: &AdminConfig) -> Result<(), Box<Answer>> {
     if config.token.is_empty() {
         return Ok(());
     }
@@ -65,11 +65,11 @@ pub(super) fn token(request: &Request, config: &AdminConfig) -> Result<(), Answe
         header::WWW_AUTHENTICATE,
         header::HeaderValue::from_static("Bearer"),
     );
-    Err(refused)
+    Err(Box::new(refused))
 }
 
 /// A page of another site must not change anything through a browser.
-pub(super) fn same_site(request: &Request) -> Result<(), Answer> {
+pub(super) fn same_site(request: &Request) -> Result<(), Box<Answer>> {
     let value = |name: &str| {
         request
             .headers
@@ -87,7 +87,10 @@ pub(super) fn same_site(request: &Request) -> Result<(), Answer> {
     if site_ok && origin_ok {
         Ok(())
     } else {
-        Err(text(StatusCode::FORBIDDEN, "cross-site request refused\n"))
+        Err(Box::new(text(
+            StatusCode::FORBIDDEN,
+            "cross-site request refused\n",
+        )))
     }
 }
 

@@ -140,7 +140,7 @@ pub(crate) fn answer(kit: &crate::Kit, request: &Request) -> Answer {
     let inner = &kit.inner;
     let common = inner.common.load();
     if let Err(refused) = guard::host(request, &common.admin) {
-        return refused;
+        return *refused;
     }
     let reading = matches!(request.method, Method::GET | Method::HEAD);
     // Probes carry no token.
@@ -158,12 +158,13 @@ pub(crate) fn answer(kit: &crate::Kit, request: &Request) -> Answer {
         _ => {}
     }
     if let Err(refused) = guard::token(request, &common.admin) {
-        return refused;
+        return *refused;
     }
     if reading {
         actions::read(kit, request)
     } else {
-        guard::same_site(request).map_or_else(|refused| refused, |()| actions::change(kit, request))
+        guard::same_site(request)
+            .map_or_else(|refused| *refused, |()| actions::change(kit, request))
     }
 }
 

@@ -261,22 +261,17 @@ impl Layers {
         };
         let mut key = parents.to_vec();
         key.push(field.key.to_owned());
-        match value {
-            toml::Value::String(file) if file.is_empty() => {
-                drop(self.secret_files.remove(&key.join(".")))
-            }
-            toml::Value::String(file) => {
-                drop(self.secret_files.insert(key.join("."), (file, origin)))
-            }
-            other => self.errors.add(
-                &origin,
-                &path.join("."),
-                &format!(
-                    "must be the path or name of a file, not a {}",
-                    other.type_str()
-                ),
-                true,
-            ),
+        let toml::Value::String(file) = value else {
+            let message = format!(
+                "must be the path or name of a file, not a {}",
+                value.type_str()
+            );
+            return self.errors.add(&origin, &path.join("."), &message, true);
+        };
+        if file.is_empty() {
+            self.secret_files.remove(&key.join("."));
+        } else {
+            self.secret_files.insert(key.join("."), (file, origin));
         }
     }
 

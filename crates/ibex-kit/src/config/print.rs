@@ -39,11 +39,11 @@ fn hide(key: &str, value: &toml::Value) -> toml::Value {
     let telling = ["password", "secret", "token"]
         .iter()
         .any(|word| key.ends_with(word));
-    match value {
-        toml::Value::String(text) if telling && !text.is_empty() => {
-            toml::Value::String(MASK.to_owned())
-        }
-        other => masked(other),
+    let filled = value.as_str().is_some_and(|text| !text.is_empty());
+    if telling && filled {
+        toml::Value::String(MASK.to_owned())
+    } else {
+        masked(value)
     }
 }
 
@@ -132,17 +132,16 @@ fn map(out: &mut String, values: &toml::Table, path: &str, layers: &Layers) {
     let mut inner = Vec::new();
     for (key, value) in values {
         let full = format!("{path}.{key}");
-        match value {
-            toml::Value::Table(table) => inner.push((full, table)),
-            value => {
-                let origin = layers
-                    .origins
-                    .get(&full)
-                    .or_else(|| layers.origins.get(path))
-                    .map_or_else(|| Origin::Default.short(), Origin::short);
-                line(out, key, &hide(key, value), &origin);
-            }
+        if let toml::Value::Table(table) = value {
+            inner.push((full, table));
+            continue;
         }
+        let origin = layers
+            .origins
+            .get(&full)
+            .or_else(|| layers.origins.get(path));
+        let origin = origin.map_or_else(|| Origin::Default.short(), Origin::short);
+        line(out, key, &hide(key, value), &origin);
     }
     for (path, table) in inner {
         map(out, table, &path, layers);

@@ -25,7 +25,7 @@ pub struct Field {
     /// When a change takes effect.
     pub reload: Reload,
     /// The fields inside, if this is a table.
-    pub table: Option<Vec<Field>>,
+    pub table: Option<Vec<Self>>,
     /// Whether the value must never be shown; such a key `x` may also be given as `x_file`.
     pub secret: bool,
     /// Checks that a value has the right type and form, with a message for people.
