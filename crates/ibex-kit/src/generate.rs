@@ -45,7 +45,11 @@ pub(crate) fn command<A: DaemonArgs>(about: &About) -> clap::Command {
     let mut after = format!(
         "Configuration: {} (and {}), IBEX_ variables, flags; see --print-config=defaults.\nAdmin HTTP: 127.0.0.1:{} (/metrics, /healthz, /readyz, status page at /).\nSignals:\n",
         about.default_config().display(),
-        about.default_config().with_extension("d/*.toml").display(),
+        about
+            .default_config()
+            .with_extension("d")
+            .join("*.toml")
+            .display(),
         about.admin_port
     );
     for (name, effect) in SIGNALS.iter().take(5) {
@@ -120,7 +124,8 @@ fn files(about: &About) -> Vec<(String, String)> {
         (
             about
                 .default_config()
-                .with_extension("d/*.toml")
+                .with_extension("d")
+                .join("*.toml")
                 .display()
                 .to_string(),
             "fragments, in name order".to_owned(),
