@@ -136,7 +136,7 @@ pub use kit::Kit;
 pub use listen::{AsyncListener, Listener, Peer, Stream};
 pub use metrics::{DURATION_BUCKETS, Metrics};
 pub use phase::Phase;
-pub use run::main;
+pub use run::{load, main};
 pub use tasks::BusyGuard;
 pub use worker::{Step, Worker, WorkerHandle, WorkerStatus};
 

@@ -44,6 +44,25 @@ where
     }
 }
 
+/// The configuration as the daemon of `args` would have it, for a subcommand that does one thing and ends; logging is started,
+/// nothing is bound. Problems have been printed when this fails.
+///
+/// # Errors
+/// [`Kind::Config`] for a configuration that makes no sense, [`Kind::Usage`] for a `--set` without `=`.
+pub fn load<A, C>(about: &About, args: &A) -> Result<C, Failure>
+where
+    A: DaemonArgs,
+    C: ConfigTable + Validate,
+{
+    let schema = Schema::of::<C>(about).map_err(|errors| Failure::bug(errors.to_string()))?;
+    let loaded: Loaded<C> = sources(about, args)?
+        .load(&schema)
+        .map_err(|errors| refuse(&errors))?;
+    let node = kit::node_name(&loaded.common);
+    logging::start(about, &node, &loaded.common.log).map_err(Failure::config)?;
+    Ok(loaded.config)
+}
+
 /// An end that is not a clean stop.
 enum End {
     /// Everything was said already.
