@@ -37,6 +37,8 @@ pub(crate) struct Readers {
     free: Arc<Mutex<Vec<Reader>>>,
     permits: Arc<Semaphore>,
     count: u32,
+    /// Ends when the last thread has closed its connection.
+    alive: tokio::sync::Mutex<tokio::sync::mpsc::Receiver<()>>,
 }
 
 /// A borrowed reader; goes back when dropped, and what still runs on it is interrupted.
@@ -65,10 +67,11 @@ impl Drop for Lease {
 impl Readers {
     pub(crate) async fn open(target: &SqliteTarget) -> Result<Self, Error> {
         let mut readers = Vec::with_capacity(target.readers);
+        let (life, alive) = tokio::sync::mpsc::channel(1);
         for index in 0..target.readers {
             let (asks, receiver) = mpsc::channel();
             let (ready, opened) = oneshot::channel();
-            let (wanted, stall) = (target.clone(), target.stall_timeout);
+            let (wanted, stall, life) = (target.clone(), target.stall_timeout, life.clone());
             std::thread::Builder::new()
                 .name(format!("sqlite-read-{index}"))
                 .spawn(move || match connect(&wanted, Role::Reader) {
@@ -76,6 +79,8 @@ impl Readers {
                         if ready.send(Ok(conn.get_interrupt_handle())).is_ok() {
                             serve(&conn, &receiver, stall);
                         }
+                        drop(conn);
+                        drop(life);
                     }
                     Err(error) => drop(ready.send(Err(error))),
                 })
@@ -93,6 +98,7 @@ impl Readers {
             permits: Arc::new(Semaphore::new(readers.len())),
             free: Arc::new(Mutex::new(readers)),
             count,
+            alive: tokio::sync::Mutex::new(alive),
         })
     }
 
@@ -161,6 +167,8 @@ impl Readers {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clear();
+        // Nothing is ever sent: this is the end of the last sender.
+        while self.alive.lock().await.recv().await.is_some() {}
     }
 }
 

@@ -85,18 +85,14 @@ pub(crate) fn run(
             Err(RecvTimeoutError::Disconnected) => break,
         };
         match request {
-            Request::Close { reply } => {
-                drop(reply.send(writer.checkpoint("TRUNCATE")));
-                return;
-            }
+            Request::Close { reply } => return writer.close(reply),
             Request::Query { sql, params, reply } => {
                 drop(reply.send(run::query(&writer.conn, &sql, &params)))
             }
             first @ (Request::Execute { .. } | Request::Session { .. }) => {
                 dirty = true;
                 if let Some(reply) = writer.group(first, requests) {
-                    drop(reply.send(writer.checkpoint("TRUNCATE")));
-                    return;
+                    return writer.close(reply);
                 }
             }
         }
@@ -321,6 +317,15 @@ impl Writer<'_> {
                 Err(error) => Err(error.copy()),
             });
         }
+    }
+
+    /// Answers when the file is whole and nobody of ours holds it.
+    fn close(self, reply: Reply<()>) {
+        let mut outcome = self.checkpoint("TRUNCATE");
+        if let Err((_, error)) = self.conn.close() {
+            outcome = outcome.and(Err(run::convert(&error)));
+        }
+        drop(reply.send(outcome));
     }
 
     fn checkpoint(&self, mode: &str) -> Result<(), Error> {
