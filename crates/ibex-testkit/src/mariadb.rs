@@ -73,6 +73,44 @@ impl Server {
         Self::launch(&install, &server, client).map(Some)
     }
 
+    /// A server of the test's own even when one serves the whole run: for tests that end it and start it again.
+    ///
+    /// # Errors
+    /// When it is installed and does not start.
+    pub fn start_own() -> Result<Option<Self>> {
+        let (Some(install), Some(server), Some(client)) = (
+            skip::find_program("mariadb-install-db"),
+            skip::find_program("mariadbd"),
+            skip::find_program("mariadb"),
+        ) else {
+            skip::skip("MariaDB is not installed (Debian package mariadb-server)");
+            return Ok(None);
+        };
+        Self::launch(&install, &server, client).map(Some)
+    }
+
+    /// Starts our own server again after [`Server::kill`], on the same data and the same port.
+    ///
+    /// # Errors
+    /// When it is not ours or does not come up.
+    pub fn restart(&mut self) -> Result<()> {
+        let addr = self.addr;
+        let own = self
+            .own
+            .as_mut()
+            .context("the server of the whole run is not ours to start")?;
+        let server = skip::find_program("mariadbd").context("mariadbd is gone")?;
+        let is_root = rustix::process::geteuid().is_root();
+        own.child = spawn_server(
+            &server,
+            own.dir.path(),
+            &own.dir.path().join("data"),
+            addr,
+            is_root,
+        )?;
+        self.wait_up()
+    }
+
     fn launch(install: &Path, server: &Path, client: PathBuf) -> Result<Self> {
         let dir = TempDir::with_prefix("ibex-mariadb-")?;
         let data = dir.path().join("data");
