@@ -5,6 +5,7 @@
 
 mod bench;
 mod ci;
+mod demo;
 mod dist;
 mod fuzz;
 mod preflight;
@@ -35,6 +36,8 @@ enum Command {
     Ci(ci::Args),
     /// Every test this machine can run; says what it skipped and why.
     Test(test::Args),
+    /// Starts the whole family on the loopback with a filled site; `--check` walks it without a person.
+    Demo(demo::Args),
     /// Small checks of the house: layers, file headers, leftovers, units, docs.
     Tidy,
     /// Runs the benchmarks of an area, or lists what there is.
@@ -62,6 +65,7 @@ fn run(command: &Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Ci(args) => ci::run(args),
         Command::Test(args) => test::run(args),
+        Command::Demo(args) => demo::run(args),
         Command::Tidy => tidy::run(),
         Command::Bench(args) => bench::run(args),
         Command::Fuzz(args) => fuzz::run(args),
