@@ -1,1 +1,3 @@
 //! Blogging site that composes the whole family.
+
+pub mod smtp_sink;
