@@ -3,7 +3,7 @@
 //! Owns the life of both (spec part A6, points 3 to 8). Apart from `queue` and `nodes`, which it combines. The shell calls
 //! [`Dispatcher::handle`], drains [`Dispatcher::poll_output`], and comes back at [`Dispatcher::poll_timeout`].
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -231,6 +231,8 @@ pub struct Dispatcher {
     conns: BTreeMap<ConnId, Conn>,
     /// Idle connections, most recently used last.
     idle: Vec<ConnId>,
+    /// Connections being made or verified.
+    pending: BTreeSet<ConnId>,
     conn_next: u64,
     rng: Rng,
     outputs: VecDeque<Output>,
@@ -249,6 +251,7 @@ impl Dispatcher {
             nodes: Nodes::default(),
             conns: BTreeMap::new(),
             idle: Vec::new(),
+            pending: BTreeSet::new(),
             conn_next: 1,
             rng: Rng::new(seed),
             outputs: VecDeque::new(),
@@ -300,10 +303,12 @@ impl Dispatcher {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let waiting = self.queues.len() > 0;
-        let conns = self
-            .conns
-            .values()
-            .filter_map(|c| self.conn_timeout(c, waiting));
+        let passive = self
+            .pending
+            .iter()
+            .chain(&self.idle)
+            .filter_map(|id| self.conns.get(id));
+        let conns = passive.filter_map(|c| self.conn_timeout(c, waiting));
         let is_short = waiting || self.config.connect_ahead > 0;
         let rests = self
             .nodes
@@ -512,8 +517,14 @@ impl Dispatcher {
         }
     }
 
+    /// Node of a connection in the right state; late and doubled reports of the shell are ignored.
+    fn node_of(&self, conn: ConnId, expected: fn(State) -> bool) -> Option<Arc<str>> {
+        let entry = self.conns.get(&conn).filter(|c| expected(c.state))?;
+        Some(Arc::clone(&entry.node))
+    }
+
     fn connected(&mut self, now: Instant, conn: ConnId) {
-        let Some(node) = self.conns.get(&conn).map(|c| Arc::clone(&c.node)) else {
+        let Some(node) = self.node_of(conn, |s| matches!(s, State::Connecting { .. })) else {
             return;
         };
         self.nodes.connected(&node);
@@ -531,7 +542,7 @@ impl Dispatcher {
     }
 
     fn connect_failed(&mut self, now: Instant, conn: ConnId) {
-        let Some(node) = self.conns.get(&conn).map(|c| Arc::clone(&c.node)) else {
+        let Some(node) = self.node_of(conn, |s| matches!(s, State::Connecting { .. })) else {
             return;
         };
         self.nodes.connect_failed(&node, now);
@@ -547,7 +558,7 @@ impl Dispatcher {
     }
 
     fn verified(&mut self, now: Instant, conn: ConnId) {
-        let Some(node) = self.conns.get(&conn).map(|c| Arc::clone(&c.node)) else {
+        let Some(node) = self.node_of(conn, |s| matches!(s, State::Verifying { .. })) else {
             return;
         };
         self.nodes.node(&node).counters.verifies += 1;
@@ -555,7 +566,7 @@ impl Dispatcher {
     }
 
     fn verify_failed(&mut self, now: Instant, conn: ConnId) {
-        let Some(node) = self.conns.get(&conn).map(|c| Arc::clone(&c.node)) else {
+        let Some(node) = self.node_of(conn, |s| matches!(s, State::Verifying { .. })) else {
             return;
         };
         self.nodes.verify_failed(&node, now);
@@ -563,7 +574,7 @@ impl Dispatcher {
     }
 
     fn released(&mut self, now: Instant, conn: ConnId, release: Release) {
-        let Some(entry) = self.conns.get_mut(&conn) else {
+        let Some(entry) = self.conns.get_mut(&conn).filter(|c| c.state == State::Busy) else {
             return;
         };
         entry.uses += 1;
@@ -607,10 +618,10 @@ impl Dispatcher {
             State::Idle { .. } | State::Busy => false,
         };
         let slow: Vec<ConnId> = self
-            .conns
+            .pending
             .iter()
-            .filter(|(_, c)| slow(c))
-            .map(|(id, _)| *id)
+            .copied()
+            .filter(|id| slow(&self.conns[id]))
             .collect();
         for conn in slow {
             let was_connecting = matches!(self.conns[&conn].state, State::Connecting { .. });
@@ -633,7 +644,12 @@ impl Dispatcher {
             }
             State::Idle { .. } | State::Busy => false,
         };
-        let pending = self.conns.values().filter(counts).count();
+        let pending = self
+            .pending
+            .iter()
+            .filter_map(|id| self.conns.get(id))
+            .filter(counts)
+            .count();
         // A connection past hedging age still stands for one waiter once every node has been tried.
         let wanted = (waiting + self.config.connect_ahead)
             .saturating_sub(self.idle.len() + pending)
@@ -659,6 +675,7 @@ impl Dispatcher {
                     uses: 0,
                 },
             );
+            self.pending.insert(conn);
             self.outputs.push_back(Output::Connect(conn, node));
         }
     }
@@ -674,6 +691,7 @@ impl Dispatcher {
             return;
         };
         self.idle.retain(|id| *id != conn);
+        self.pending.remove(&conn);
         let counters = &mut self.nodes.node(&entry.node).counters;
         *count_of(counters, entry.state) -= 1;
         self.nodes.forget_unused();
@@ -688,6 +706,10 @@ impl Dispatcher {
         *count_of(counters, entry.state) -= 1;
         *count_of(counters, state) += 1;
         entry.state = state;
+        match state {
+            State::Connecting { .. } | State::Verifying { .. } => self.pending.insert(conn),
+            State::Idle { .. } | State::Busy => self.pending.remove(&conn),
+        };
     }
 }
 
@@ -747,7 +769,11 @@ impl Dispatcher {
             }),
             State::Idle { .. } | State::Busy => None,
         };
-        self.conns.values().filter_map(pending).collect()
+        self.pending
+            .iter()
+            .filter_map(|id| self.conns.get(id))
+            .filter_map(pending)
+            .collect()
     }
 
     /// Members of the pool with their counters, by address.
@@ -793,6 +819,14 @@ impl Dispatcher {
             .values()
             .filter(|c| matches!(c.state, State::Idle { .. }))
             .count();
+        let pending_states =
+            |s: State| matches!(s, State::Connecting { .. } | State::Verifying { .. });
+        assert!(
+            self.conns
+                .iter()
+                .all(|(id, c)| pending_states(c.state) == self.pending.contains(id)),
+            "the pending set holds the pending connections"
+        );
         assert_eq!(
             idle_states,
             self.idle.len(),
