@@ -7,7 +7,6 @@ use std::path::PathBuf;
 
 /// Flags of every daemon; flatten it into the daemon's own struct.
 #[derive(clap::Args, Debug, Clone, Default)]
-#[command(next_help_heading = "Common options")]
 pub struct CommonArgs {
     /// Configuration file (TOML); fragments in the directory FILE with ending .d are read after it.
     #[arg(long, value_name = "FILE")]

@@ -5,7 +5,7 @@
 use clap_mangen::roff::{Roff, bold, roman};
 
 use crate::about::About;
-use crate::args::DaemonArgs;
+use crate::args::{CommonArgs, DaemonArgs};
 use crate::config::load::Schema;
 use crate::config::schema::{Field, Reload};
 
@@ -56,12 +56,26 @@ pub(crate) fn command<A: DaemonArgs>(about: &About) -> clap::Command {
         putln!(after, "  {name}: {effect}");
     }
     put!(after, "Manual: man 8 {}", about.name);
+    let shared = <CommonArgs as clap::Args>::augment_args(clap::Command::new("shared"));
+    let shared: Vec<clap::Id> = shared
+        .get_arguments()
+        .map(|arg| arg.get_id().clone())
+        .collect();
+    // Under their own heading, so that the daemon's own flags come first and stand out.
+    let heading = |arg: clap::Arg| {
+        if shared.contains(arg.get_id()) {
+            arg.help_heading("Options of every daemon")
+        } else {
+            arg
+        }
+    };
     A::command()
         .name(about.name)
         .bin_name(about.name)
         .about(about.summary)
         .version(about.version_line())
         .after_long_help(after)
+        .mut_args(heading)
 }
 
 /// Completions for a shell.

@@ -90,11 +90,28 @@ pub(crate) fn level() -> String {
         .map_or_else(|| "info".to_owned(), |filter| lock(&filter.text).clone())
 }
 
+/// Reads a filter: levels and `target=level`, separated by commas. A bare word that is no level is refused, because
+/// it would switch everything else off.
+pub(crate) fn parse_filter(text: &str) -> Result<Targets, String> {
+    let wrong = |part: &str| {
+        format!("{part:?} is not a level (error, warn, info, debug, trace, off) nor target=level")
+    };
+    for part in text.split(',').map(str::trim) {
+        let level = part.split_once('=').map_or(part, |(_, level)| level);
+        if level
+            .parse::<tracing_subscriber::filter::LevelFilter>()
+            .is_err()
+            || level.is_empty()
+        {
+            return Err(wrong(part));
+        }
+    }
+    text.parse().map_err(|_| wrong(text))
+}
+
 /// Changes the level filter at once.
 pub(crate) fn set_level(text: &str) -> Result<(), String> {
-    let targets: Targets = text
-        .parse()
-        .map_err(|error| format!("{text:?} is not a level filter: {error}"))?;
+    let targets = parse_filter(text)?;
     let Some(filter) = FILTER.get() else {
         return Err("logging is not started".to_owned());
     };
@@ -108,10 +125,7 @@ pub(crate) fn set_level(text: &str) -> Result<(), String> {
 
 /// Starts logging; only the first call of a process counts.
 pub(crate) fn start(about: &About, node: &str, config: &LogConfig) -> Result<(), String> {
-    let targets: Targets = config
-        .level
-        .parse()
-        .map_err(|error| format!("log.level {:?}: {error}", config.level))?;
+    let targets = parse_filter(&config.level)?;
     let (layer, handle) = tracing_subscriber::reload::Layer::new(targets);
     let (sink, note) = Sink::choose(about, config.format);
     let output = Output {
@@ -416,4 +430,35 @@ fn remember(metadata: &Metadata<'_>, fields: &Fields) {
         level,
         text: body(metadata, fields),
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters() {
+        for good in [
+            "info",
+            "INFO",
+            "off",
+            "info,ibex_gearmand=debug",
+            "warn, hyper=off",
+        ] {
+            assert!(parse_filter(good).is_ok(), "{good}");
+        }
+        for bad in ["", "loud", "info,hyper", "hyper=loud", "info,,debug", "="] {
+            assert!(parse_filter(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn values_are_one_word_or_quoted() {
+        let shown = |text: &str| shown(&serde_json::Value::from(text));
+        assert_eq!(
+            [shown("a-b"), shown("a b"), shown(""), shown("a\nb")],
+            ["a-b", "\"a b\"", "\"\"", "\"a\\nb\""]
+        );
+        assert_eq!(one_line("a\nb"), "a\\nb");
+    }
 }

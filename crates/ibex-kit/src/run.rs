@@ -153,9 +153,10 @@ fn generated<A: DaemonArgs>(
 
 /// Everything that is wrong goes to stderr; the first of it makes the last line.
 fn refuse(errors: &Errors) -> Failure {
-    for message in errors.messages() {
+    // One short problem is the last line itself.
+    if errors.messages().len() > 1 || errors.to_string().contains('\n') {
         // If stderr is gone there is nobody to tell.
-        let _ignored = writeln!(std::io::stderr(), "{message}").is_ok();
+        let _ignored = writeln!(std::io::stderr(), "{errors}").is_ok();
     }
     let first = errors
         .messages()

@@ -206,16 +206,8 @@ impl Validate for Common {
             "metrics.max_names",
             "must be at least 1",
         );
-        if let Err(error) = self
-            .log
-            .level
-            .parse::<tracing_subscriber::filter::Targets>()
-        {
-            range(
-                false,
-                "log.level",
-                &format!("is not a level filter: {error}"),
-            );
+        if let Err(error) = crate::logging::parse_filter(&self.log.level) {
+            range(false, "log.level", &error);
         }
         if let OptionalAddr::At(addr) = &self.admin.listen {
             let open = addr.is_local()
