@@ -24,6 +24,7 @@ use crate::health::{Check, Health, Heartbeat};
 use crate::listen::{self, Listener, OwnSockets};
 use crate::lock;
 use crate::metrics::Metrics;
+use crate::metrics::cap::LabelCap;
 use crate::notify::Notify;
 use crate::page::Section;
 use crate::passed::Passed;
@@ -262,6 +263,13 @@ impl Kit {
         &self.inner.metrics
     }
 
+    /// A cap for label values that come from users, as `metrics.max_names` says.
+    #[must_use]
+    pub fn label_cap(&self) -> LabelCap {
+        let max = self.inner.common.load().metrics.max_names;
+        LabelCap::new(usize::try_from(max).unwrap_or(usize::MAX))
+    }
+
     /// Starts a tracked task; its panic ends the process. A drain waits for it until the deadline, so a task that runs for
     /// ever must end on [`Kit::draining`], or be started by [`Kit::spawn_background`].
     pub fn spawn<F>(&self, name: &str, future: F) -> tokio::task::JoinHandle<F::Output>
@@ -388,6 +396,23 @@ impl Kit {
     /// It cannot be made or locked (exit 74); the message names the process that holds it.
     pub fn state_dir(&self) -> Result<PathBuf, Failure> {
         self.inner.state.open()
+    }
+
+    /// Checks the version of what lies in the state directory against ours, and writes ours if there is none yet.
+    /// Returns the version found: an older one is the daemon's to migrate, then [`Kit::set_state_format`].
+    ///
+    /// # Errors
+    /// The directory cannot be used (exit 74), or a newer program wrote it (exit 78).
+    pub fn state_format(&self, ours: u32) -> Result<u32, Failure> {
+        self.inner.state.format(&self.inner.about, ours)
+    }
+
+    /// Writes the version of what lies in the state directory, after a migration.
+    ///
+    /// # Errors
+    /// The file cannot be written (exit 74).
+    pub fn set_state_format(&self, version: u32) -> Result<(), Failure> {
+        self.inner.state.set_format(&self.inner.about, version)
     }
 
     /// The phase, to watch.

@@ -134,6 +134,7 @@ pub use failure::{Failure, Kind};
 pub use health::{Check, Heartbeat};
 pub use kit::Kit;
 pub use listen::{AsyncListener, Listener, Peer, Stream};
+pub use metrics::cap::{LabelCap, OTHER};
 pub use metrics::{DURATION_BUCKETS, Metrics};
 pub use phase::Phase;
 pub use run::{load, main};

@@ -33,6 +33,24 @@ fn plan(want: AutoOr, connections: u32, soft: u64, hard: u64, admin: u32) -> Pla
     }
 }
 
+/// A configured memory beyond this share of the control group's limit is probably a mistake.
+const MEMORY_SHARE_MAX: u64 = 80;
+
+/// What to say about a memory limit within a control group that allows `group` bytes.
+fn memory_warning(memory: u64, group: &str) -> Option<String> {
+    let group: u64 = group.trim().parse().ok()?;
+    let too_much = memory > group / 100 * MEMORY_SHARE_MAX;
+    too_much.then(|| format!("limits.memory {memory} is more than {MEMORY_SHARE_MAX}% of the control group's {group} bytes"))
+}
+
+/// Warns if the control group allows less memory than is configured; where it cannot be read, nothing is said.
+pub(crate) fn check_memory(common: &Common) {
+    let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max").unwrap_or_default();
+    if let Some(warning) = memory_warning(common.limits.memory.bytes(), &group) {
+        warn!("{warning}");
+    }
+}
+
 /// Raises the soft limit, at most to the hard one, and lowers `limits.connections` if that is still short.
 pub(crate) fn raise_open_files(common: &mut Common) {
     let now = getrlimit(Resource::Nofile);
@@ -73,6 +91,14 @@ pub(crate) fn raise_open_files(common: &mut Common) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_beyond_the_control_group() {
+        assert!(memory_warning(900, "1000\n").is_some_and(|text| text.contains("80%")));
+        assert_eq!(memory_warning(800, "1000\n"), None);
+        assert_eq!(memory_warning(900, "max\n"), None);
+        assert_eq!(memory_warning(900, ""), None);
+    }
 
     #[test]
     fn the_plan() {

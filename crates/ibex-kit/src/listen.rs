@@ -11,6 +11,7 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,14 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// After shedding one connection for want of descriptors, wait this long: no spinning at 100 % CPU.
 const SHED_PAUSE: Duration = Duration::from_millis(20);
+
+/// Connections closed at once for want of descriptors, in the whole process.
+static SHED: AtomicU64 = AtomicU64::new(0);
+
+/// How many connections were shed so far.
+pub(crate) fn shed_count() -> u64 {
+    SHED.load(Ordering::Relaxed)
+}
 
 /// A bound, non-blocking listener.
 #[derive(Debug)]
@@ -166,6 +175,7 @@ impl AsyncListener {
             AnyListener::Unix(listener) => rustix::net::accept(listener.as_fd()).is_ok(),
         };
         spare.shed += u64::from(accepted);
+        SHED.fetch_add(u64::from(accepted), Ordering::Relaxed);
         spare.fd = open_null();
         if spare
             .logged

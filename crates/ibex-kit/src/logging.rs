@@ -150,7 +150,26 @@ pub(crate) fn start(about: &About, node: &str, config: &LogConfig) -> Result<(),
     if let Some(note) = note {
         tracing::warn!("{note}");
     }
+    std::panic::set_hook(Box::new(log_panic));
     Ok(())
+}
+
+/// A panic becomes one record of the log, in the log's own format.
+fn log_panic(info: &std::panic::PanicHookInfo<'_>) {
+    let message = info.payload_as_str().unwrap_or("no message");
+    let place = info
+        .location()
+        .map_or_else(|| "unknown".to_owned(), ToString::to_string);
+    let thread = std::thread::current()
+        .name()
+        .unwrap_or("unnamed")
+        .to_owned();
+    let backtrace = std::backtrace::Backtrace::capture();
+    if backtrace.status() == std::backtrace::BacktraceStatus::Captured {
+        tracing::error!(place, thread, backtrace = %backtrace, "panic: {message}");
+    } else {
+        tracing::error!(place, thread, "panic: {message}");
+    }
 }
 
 enum Sink {

@@ -113,6 +113,7 @@ where
     logging::start(&about, &node, &common.log).map_err(Failure::config)?;
     announce(&about, &node, &loaded, &args.ignored());
     limits::raise_open_files(&mut common);
+    limits::check_memory(&common);
     let result = launch(
         about,
         common,
@@ -380,7 +381,7 @@ where
         .thread_name(kit.about().short)
         .build()
         .map_err(|error| Failure::io(format!("runtime: {error}")))?;
-    let result = runtime.block_on(async {
+    let whole = async {
         let beat = kit.heartbeat("runtime");
         kit.spawn_background("heartbeat", async move {
             let mut interval = tokio::time::interval(Duration::from_secs(1));
@@ -403,7 +404,12 @@ where
                 Err(failure)
             }
         }
-    });
+    };
+    // A panic of the main task is a bug with its exit code; release builds abort before they come here.
+    let unwound =
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runtime.block_on(whole)));
+    let result =
+        unwound.unwrap_or_else(|_| Err(Failure::bug("the main task panicked (see the log above)")));
     // Blocking work that does not end would hold the process for ever.
     runtime.shutdown_timeout(CUT_TIME);
     result

@@ -51,6 +51,64 @@ impl StateDir {
     }
 }
 
+impl StateDir {
+    /// The version in `FORMAT`; written as `ours` if there is none.
+    pub(crate) fn format(&self, about: &About, ours: u32) -> Result<u32, Failure> {
+        let path = self.open()?.join("FORMAT");
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                self.set_format(about, ours)?;
+                return Ok(ours);
+            }
+            Err(error) => return Err(Failure::io(format!("{}: {error}", path.display()))),
+        };
+        // "3 ibex-gearmand 0.3.0": the version, and who wrote it.
+        let (number, writer) = text
+            .trim()
+            .split_once(' ')
+            .unwrap_or((text.trim(), "an unknown program"));
+        let found: u32 = number
+            .parse()
+            .map_err(|_| Failure::config(format!("{}: no version in it", path.display())))?;
+        if found > ours {
+            let message = format!(
+                "{}: format {found} was written by {writer}, this program knows {ours} (use the newer program)",
+                path.display()
+            );
+            return Err(Failure::config(message));
+        }
+        Ok(found)
+    }
+
+    /// Replaces `FORMAT` in one step.
+    pub(crate) fn set_format(&self, about: &About, version: u32) -> Result<(), Failure> {
+        let directory = self.open()?;
+        let path = directory.join("FORMAT");
+        let written = replace(
+            &directory,
+            &path,
+            &format!("{version} {} {}\n", about.name, about.version),
+        );
+        written.map_err(|error| Failure::io(format!("{}: {error}", path.display())))
+    }
+}
+
+/// Atomic replacement: a temporary file beside it, synced, renamed, the directory synced.
+fn replace(directory: &Path, path: &Path, text: &str) -> std::io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)?;
+    File::open(directory)?.sync_all()
+}
+
 fn default_dir(short: &str, root: bool, variable: &dyn Fn(&str) -> Option<PathBuf>) -> PathBuf {
     if let Some(path) = variable("STATE_DIRECTORY") {
         // systemd may pass several, separated by colons; ours is the first.
@@ -129,6 +187,34 @@ mod tests {
         assert_eq!(
             default_dir("gearmand", false, &systemd),
             Path::new("/var/lib/ibex/gearmand")
+        );
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_with_its_writer() {
+        let dir = tempfile::tempdir().unwrap();
+        let about = About {
+            name: "ibex-x",
+            short: "x",
+            summary: "",
+            version: "1.2.3",
+            admin_port: 1,
+            original_flags: "",
+        };
+        let state = StateDir::new(&about, dir.path().to_str().unwrap());
+        assert_eq!(state.format(&about, 2).unwrap(), 2);
+        assert_eq!(
+            std::fs::read_to_string(dir.path().join("FORMAT")).unwrap(),
+            "2 ibex-x 1.2.3\n"
+        );
+        assert_eq!(state.format(&about, 3).unwrap(), 2);
+        let failure = state.format(&about, 1).unwrap_err();
+        assert_eq!(failure.kind(), crate::failure::Kind::Config);
+        assert!(
+            failure
+                .to_string()
+                .contains("format 2 was written by ibex-x 1.2.3"),
+            "{failure}"
         );
     }
 

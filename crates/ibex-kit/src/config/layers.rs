@@ -395,3 +395,146 @@ fn convert(value: &Spanned<DeValue<'_>>) -> toml::Value {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ConfigTable as _;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap as Map;
+
+    crate::config! {
+        /// A table to lay layers over.
+        struct Sample {
+            /// A text.
+            live name: String = "none".to_owned(),
+            /// Numbers.
+            live numbers: Vec<u32>,
+            /// A whole number that may be absent.
+            live maybe: Option<u16>,
+            /// A share.
+            live share: f64 = 0.5,
+            /// A map with tables inside.
+            restart pools: Map<String, Pool>,
+        }
+    }
+
+    #[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    struct Pool {
+        nodes: Vec<String>,
+        weight: u32,
+    }
+
+    fn fresh() -> Layers {
+        Layers::new(toml::Table::try_from(Sample::default()).unwrap())
+    }
+
+    fn sample(layers: &Layers) -> Sample {
+        assert!(layers.errors.is_empty(), "{}", layers.errors);
+        layers.tree.clone().try_into().unwrap()
+    }
+
+    #[test]
+    fn maps_merge_by_key_and_arrays_replace() {
+        let fields = Sample::fields();
+        let mut layers = fresh();
+        layers.file(
+            &fields,
+            Path::new("a.toml"),
+            "numbers = [1, 2]\n[pools.web]\nnodes = [\"a\", \"b\"]\nweight = 2\n",
+        );
+        layers.file(
+            &fields,
+            Path::new("b.toml"),
+            "numbers = [3]\n[pools.web]\nweight = 5\n[pools.other]\nnodes = [\"c\"]\n",
+        );
+        layers.text(
+            &fields,
+            "pools.other.weight",
+            "7",
+            Origin::Flag("--set".to_owned()),
+        );
+        let merged = sample(&layers);
+        assert_eq!(merged.numbers, [3]);
+        assert_eq!(
+            merged.pools.get("web"),
+            Some(&Pool {
+                nodes: vec!["a".to_owned(), "b".to_owned()],
+                weight: 5
+            })
+        );
+        assert_eq!(merged.pools.get("other").map(|pool| pool.weight), Some(7));
+        let short = |key: &str| layers.origins.get(key).map(Origin::short);
+        assert_eq!(short("pools.web.nodes"), Some("a.toml:3".to_owned()));
+        assert_eq!(short("pools.web.weight"), Some("b.toml:3".to_owned()));
+        assert_eq!(short("numbers"), Some("b.toml:1".to_owned()));
+    }
+
+    #[test]
+    fn a_wrong_key_inside_a_map_is_refused() {
+        let mut layers = fresh();
+        layers.file(
+            &Sample::fields(),
+            Path::new("a.toml"),
+            "[pools.web]\nwieght = 2\n",
+        );
+        let said = layers.errors.to_string();
+        assert!(
+            said.contains("a.toml:1") && said.contains("wieght"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn texts_are_read_as_the_fields_type() {
+        let fields = Sample::fields();
+        let mut layers = fresh();
+        for (key, text) in [
+            ("name", "007"),
+            ("numbers", "1, 2,3"),
+            ("maybe", "9"),
+            ("share", "0.25"),
+        ] {
+            layers.text(&fields, key, text, Origin::Env("X".to_owned()));
+        }
+        let read = sample(&layers);
+        assert_eq!(
+            (
+                read.name.as_str(),
+                read.numbers.as_slice(),
+                read.maybe,
+                read.share
+            ),
+            ("007", [1, 2, 3].as_slice(), Some(9), 0.25)
+        );
+        layers.text(&fields, "numbers", "", Origin::Env("X".to_owned()));
+        assert!(sample(&layers).numbers.is_empty());
+        layers.text(&fields, "maybe", "70000", Origin::Env("X".to_owned()));
+        assert!(
+            layers.errors.to_string().contains("got \"70000\""),
+            "{}",
+            layers.errors
+        );
+    }
+
+    proptest! {
+        /// Whatever a file holds, it is taken or refused with a place; nothing panics.
+        #[test]
+        fn any_file_is_survived(source in "[a-z\\[\\]=\"{}., 0-9\n#._-]{0,120}") {
+            let mut layers = fresh();
+            layers.file(&Sample::fields(), Path::new("f.toml"), &source);
+            for message in layers.errors.messages() {
+                prop_assert!(message.starts_with("f.toml:"), "{message}");
+            }
+        }
+
+        /// Any text survives the way through a variable into a text field unchanged.
+        #[test]
+        fn any_text_reaches_a_text_field(value in "\\PC{0,40}") {
+            let mut layers = fresh();
+            layers.text(&Sample::fields(), "name", &value, Origin::Env("X".to_owned()));
+            prop_assert_eq!(sample(&layers).name, value);
+        }
+    }
+}

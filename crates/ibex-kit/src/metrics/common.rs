@@ -92,6 +92,16 @@ fn write(out: &mut String, kit: &Inner) {
     for (level, count) in logging::counts() {
         families.sample("ibex_log_messages_total", &[("level", level)], count);
     }
+    families.head(
+        "ibex_connections_shed",
+        "counter",
+        "Connections closed at once for want of file descriptors.",
+    );
+    families.sample(
+        "ibex_connections_shed_total",
+        &[],
+        crate::listen::shed_count(),
+    );
     workers(&mut families, kit);
     stalls(&mut families, kit);
 }

@@ -3,6 +3,7 @@
 //! Owns what `GET /metrics` says: OpenMetrics when asked for, classic text otherwise. Apart from the daemons' metrics, which
 //! each daemon declares in its own `metrics.rs`; there is no global registry.
 
+pub(crate) mod cap;
 pub(crate) mod classic;
 pub(crate) mod common;
 pub(crate) mod process;
