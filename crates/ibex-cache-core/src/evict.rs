@@ -1,0 +1,473 @@
+//! Making room: what is moved, what is dropped, in which order.
+//!
+//! 1. free cells that fill a segment are gathered; 2. a segment that is half dead is compacted; 3. the oldest segment or big value is evicted, sparing what was read
+//!    since it came there. Also the sweep for expired items, which needs no reader to meet them.
+
+use crate::index::Position;
+use crate::item::{Bits, Raw};
+use crate::memory::{CELLS, Cell, Use};
+use crate::shard::{Aged, Full, Met, Shard};
+
+/// Free segments kept back so that evacuation always has somewhere to move items to.
+const RESERVE: usize = 1;
+/// Segments looked at for compaction in one go: keeps the search under some microseconds in a large shard.
+const COMPACTION_LOOKS_MAX: usize = 1024;
+/// Largest share of a segment that survives eviction, in quarters. Without a bound a shard in which everything is read often would copy for ever.
+const SURVIVORS_QUARTERS_MAX: usize = 3;
+
+/// Which items of a segment are moved rather than dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    All,
+    Read,
+}
+
+impl Shard {
+    /// A segment to write to.
+    pub(crate) fn take_segment(&mut self, now: u32) -> Result<u32, Full> {
+        // Each pass frees at least a quarter of a segment or ages a big value; more passes than this mean that nothing can be freed.
+        let mut passes_left = 4 * (self.memory.segments.len() + self.by_age.len()) + 16;
+        loop {
+            if self.memory.free.len() > RESERVE
+                && let Some(number) = self.memory.free.pop()
+            {
+                return Ok(number);
+            }
+            if self.memory_bytes() + self.memory.segment_bytes <= self.config.limit_bytes
+                && self.memory.grow()
+            {
+                continue;
+            }
+            passes_left -= 1;
+            if passes_left == 0 || !self.reclaim(now) {
+                return Err(Full);
+            }
+            self.stats.direct_reclaims += 1;
+        }
+    }
+
+    /// Brings memory under the limit.
+    pub(crate) fn enforce(&mut self, now: u32) {
+        let mut passes_left = 4 * (self.memory.segments.len() + self.by_age.len()) + 16;
+        while self.memory_bytes() > self.config.limit_bytes && passes_left > 0 {
+            passes_left -= 1;
+            let can_shrink = self.memory.free.len() > RESERVE && self.memory.shrink();
+            if !can_shrink && !self.reclaim(now) {
+                return;
+            }
+        }
+    }
+
+    /// Frees something; `false` if there is nothing that may be freed.
+    fn reclaim(&mut self, now: u32) -> bool {
+        if self.gather_cells() {
+            return true;
+        }
+        let threshold = if self.config.evicts {
+            self.memory.segment_bytes / 2
+        } else {
+            self.memory.segment_bytes * 7 / 8
+        };
+        if let Some(number) = self.emptiest(threshold) {
+            self.evacuate(now, number, Keep::All);
+            return true;
+        }
+        if !self.config.evicts {
+            return false;
+        }
+        let Some((order, oldest)) = self
+            .by_age
+            .first_key_value()
+            .map(|(order, oldest)| (*order, *oldest))
+        else {
+            return self.seal_oldest_open();
+        };
+        match oldest {
+            Aged::Segment(number) => self.evacuate(now, number, Keep::Read),
+            Aged::Big(id) => self.evict_big(order, id),
+        }
+        true
+    }
+
+    /// Empties the cell segment with the fewest cells in use into the free cells of others, if those suffice.
+    fn gather_cells(&mut self) -> bool {
+        let free: u32 = self
+            .partial
+            .iter()
+            .map(|number| self.memory.segment(*number).cells_free.count_ones())
+            .sum();
+        if free < CELLS {
+            return false;
+        }
+        let Some(emptiest) = self
+            .partial
+            .iter()
+            .copied()
+            .min_by_key(|number| self.memory.segment(*number).cells_used())
+        else {
+            return false;
+        };
+        let used = self.memory.segment(emptiest).cells_used();
+        if free - (CELLS - used) < used {
+            return false;
+        }
+        let mut others: Vec<u32> = self
+            .partial
+            .iter()
+            .copied()
+            .filter(|number| *number != emptiest)
+            .collect();
+        for slot in 0..CELLS {
+            if self.memory.segment(emptiest).cells_free & (1 << slot) != 0 {
+                continue;
+            }
+            let (id, position) = self.memory.segment(emptiest).owners[slot as usize];
+            while others
+                .last()
+                .is_some_and(|number| self.memory.segment(*number).cells_free == 0)
+            {
+                others.pop();
+            }
+            let Some(&into) = others.last() else {
+                return false;
+            };
+            self.move_cell(Cell::new(emptiest, slot), into, (id, position));
+        }
+        self.partial.retain(|number| {
+            *number != emptiest && self.memory.segments[*number as usize].cells_free != 0
+        });
+        self.memory.release(emptiest);
+        true
+    }
+
+    fn move_cell(&mut self, from: Cell, into: u32, (id, position): (u32, u32)) {
+        let target = self.memory.segment_mut(into);
+        let slot = target.cells_free.trailing_zeros();
+        target.cells_free &= target.cells_free - 1;
+        target.owners[slot as usize] = (id, position);
+        let to = Cell::new(into, slot);
+        let bytes = from.bytes(&self.memory.segments).to_vec();
+        to.bytes_mut(&mut self.memory.segments)
+            .copy_from_slice(&bytes);
+        if let Some(cell) = self
+            .bigs
+            .by_id_mut(id)
+            .and_then(|big| big.cells.get_mut(position as usize))
+        {
+            *cell = to;
+        }
+    }
+
+    /// The sealed segment with the fewest live bytes, among some, if they are at most `threshold`.
+    fn emptiest(&mut self, threshold: usize) -> Option<u32> {
+        let count = self.memory.segments.len();
+        let looks = count.min(COMPACTION_LOOKS_MAX);
+        let start = self.scan_at;
+        self.scan_at = (start + looks) % count.max(1);
+        let candidates = (start..start + looks).map(|at| at % count);
+        let sealed =
+            candidates.filter(|at| matches!(self.memory.segments[*at].usage, Use::Sealed(_)));
+        let emptiest = sealed.min_by_key(|at| self.memory.segments[*at].live_bytes)?;
+        let is_worth_it = self.memory.segments[emptiest].live_bytes as usize <= threshold;
+        if is_worth_it {
+            u32::try_from(emptiest).ok()
+        } else {
+            None
+        }
+    }
+
+    /// With everything in open segments, seals the oldest so that it can be evicted.
+    fn seal_oldest_open(&mut self) -> bool {
+        let open = self
+            .open
+            .iter_mut()
+            .chain([&mut self.survivors, &mut self.compacted]);
+        let oldest = open.filter(|slot| slot.is_some()).min_by_key(|slot| {
+            slot.map_or(u64::MAX, |number| {
+                self.memory.segments[number as usize].born
+            })
+        });
+        let Some(number) = oldest.and_then(Option::take) else {
+            return false;
+        };
+        self.seal(number);
+        true
+    }
+
+    /// A big value that was read gets a second chance, another is dropped.
+    fn evict_big(&mut self, order: u64, id: u32) {
+        let Some(big) = self.bigs.by_id(id) else {
+            self.by_age.remove(&order);
+            return;
+        };
+        let stub = big.stub;
+        let hash = self.hash_of(Raw(self.memory.tail(stub)).key());
+        let Some((position, _)) = self.index.find(hash, |location| location == stub) else {
+            return;
+        };
+        let frequency = self.index.frequency(position);
+        if frequency == 0 {
+            self.count_evicted(stub, frequency);
+            self.index.remove(hash, position);
+            self.bury(stub);
+            return;
+        }
+        self.index.set_frequency(position, frequency / 2);
+        self.by_age.remove(&order);
+        let order = self.next_order();
+        self.by_age.insert(order, Aged::Big(id));
+        if let Some(big) = self.bigs.by_id_mut(id) {
+            big.order = order;
+        }
+    }
+
+    fn count_evicted(&mut self, location: u32, frequency: u8) {
+        let view = self.view_at(location);
+        let (is_fetched, band) = (
+            view.has(Bits::FETCHED),
+            self.config.bands.of(view.classic_size()),
+        );
+        self.stats.evictions += 1;
+        self.stats.evicted_unfetched += u64::from(!is_fetched);
+        self.stats.evicted_active += u64::from(frequency > 0);
+        self.bands[band].evicted += 1;
+    }
+
+    /// Moves what is kept out of a sealed segment, drops the rest, frees it.
+    fn evacuate(&mut self, now: u32, number: u32, keep: Keep) {
+        let segment = self.memory.segment_mut(number);
+        let Use::Sealed(order) = segment.usage else {
+            return;
+        };
+        segment.usage = Use::Evacuating;
+        let used = segment.used as usize;
+        self.by_age.remove(&order);
+        let kept_max = match keep {
+            Keep::All => usize::MAX,
+            Keep::Read => self.memory.segment_bytes / 4 * SURVIVORS_QUARTERS_MAX,
+        };
+        let (mut offset, mut kept) = (0, 0);
+        while offset < used {
+            let location = self.memory.location(number, offset);
+            let raw = Raw(self.memory.tail(location));
+            let footprint = raw.footprint();
+            offset += footprint;
+            if raw.has(Bits::DEAD) {
+                continue;
+            }
+            let (is_expired, hash) = (raw.is_expired(now), self.hash_of(raw.key()));
+            let Some((position, _)) = self.index.find(hash, |found| found == location) else {
+                continue;
+            };
+            let frequency = self.index.frequency(position);
+            let is_kept = !is_expired
+                && (keep == Keep::All || (frequency > 0 && kept + footprint <= kept_max));
+            if is_kept {
+                kept += footprint;
+                self.relocate(location, footprint, position, keep, order);
+                continue;
+            }
+            if is_expired {
+                self.count_expired(location, Met::ByReader);
+            } else {
+                self.count_evicted(location, frequency);
+            }
+            self.index.remove(hash, position);
+            self.bury(location);
+        }
+        self.memory.release(number);
+    }
+
+    fn relocate(
+        &mut self,
+        location: u32,
+        footprint: usize,
+        position: Position,
+        keep: Keep,
+        order: u64,
+    ) {
+        let into = self.destination(keep, footprint, order);
+        let (from, from_offset) = self.memory.place(location);
+        let offset = self.memory.segment(into).used as usize;
+        let new_location = self.memory.location(into, offset);
+        // Taken out so that two segments can be borrowed at once; no other code runs meanwhile.
+        let source = std::mem::take(&mut self.memory.segment_mut(from).buf);
+        let item = &source[from_offset..from_offset + footprint];
+        let (expiry, big) = (Raw(item).expiry(), Raw(item).big());
+        let target = self.memory.segment_mut(into);
+        target.buf[offset..offset + footprint].copy_from_slice(item);
+        self.memory.segment_mut(from).buf = source;
+        let footprint = u32::try_from(footprint).unwrap_or(u32::MAX);
+        let target = self.memory.segment_mut(into);
+        target.used += footprint;
+        target.live_bytes += footprint;
+        target.live_items += 1;
+        if expiry != 0 {
+            target.next_expiry = target.next_expiry.min(expiry);
+        }
+        self.index.set_location(position, new_location);
+        if let Some(big) = big.and_then(|id| self.bigs.by_id_mut(id)) {
+            big.stub = new_location;
+        }
+        match keep {
+            Keep::All => self.stats.moved_compacted += 1,
+            Keep::Read => {
+                self.stats.moved_survivors += 1;
+                let frequency = self.index.frequency(position);
+                self.index.set_frequency(position, frequency / 2);
+            }
+        }
+    }
+
+    /// The segment items are moved to, with room for `bytes`. Compacted items keep the age of the segment they came from.
+    fn destination(&mut self, keep: Keep, bytes: usize, order: u64) -> u32 {
+        let current = match keep {
+            Keep::All => self.compacted,
+            Keep::Read => self.survivors,
+        };
+        if let Some(number) = current {
+            if self.memory.segment(number).used as usize + bytes <= self.memory.segment_bytes {
+                return number;
+            }
+            self.seal(number);
+        }
+        if self.memory.free.is_empty() {
+            // The reserve covers one segment per evacuation; a second one within it would be a mistake in that reckoning.
+            debug_assert!(false, "evacuation ran out of its reserve");
+            self.memory.grow();
+        }
+        let number = self
+            .memory
+            .free
+            .pop()
+            .expect("the reserve is never used for anything else");
+        let born = match keep {
+            Keep::All => order,
+            Keep::Read => self.next_order(),
+        };
+        let segment = self.memory.segment_mut(number);
+        segment.usage = Use::Open;
+        segment.born = born;
+        match keep {
+            Keep::All => self.compacted = Some(number),
+            Keep::Read => self.survivors = Some(number),
+        }
+        number
+    }
+
+    /// Frees expired items in up to `segments` segments, going round; returns whether it came to the end.
+    pub fn sweep(&mut self, now: u32, segments: usize) -> bool {
+        self.flush_if_due(now);
+        for _ in 0..segments {
+            let Some(segment) = self.memory.segments.get(self.sweep_at) else {
+                self.sweep_at = 0;
+                return true;
+            };
+            let has_items = matches!(segment.usage, Use::Open | Use::Sealed(_));
+            if has_items && segment.next_expiry <= now {
+                self.sweep_segment(now, self.sweep_at);
+            }
+            self.sweep_at += 1;
+        }
+        false
+    }
+
+    fn sweep_segment(&mut self, now: u32, at: usize) {
+        let Ok(number) = u32::try_from(at) else {
+            return;
+        };
+        let (mut offset, mut next_expiry) = (0, u32::MAX);
+        // The segment ends under our feet when its last item goes.
+        while offset < self.memory.segment(number).used as usize {
+            let location = self.memory.location(number, offset);
+            let raw = Raw(self.memory.tail(location));
+            offset += raw.footprint();
+            if raw.has(Bits::DEAD) {
+                continue;
+            }
+            self.stats.sweep_checked += 1;
+            let raw = Raw(self.memory.tail(location));
+            if raw.is_expired(now) {
+                let hash = self.hash_of(raw.key());
+                if let Some((position, _)) = self.index.find(hash, |found| found == location) {
+                    self.count_expired(location, Met::BySweep);
+                    self.index.remove(hash, position);
+                    self.bury(location);
+                }
+            } else if raw.expiry() != 0 {
+                next_expiry = next_expiry.min(raw.expiry());
+            }
+        }
+        let segment = self.memory.segment_mut(number);
+        if matches!(segment.usage, Use::Open | Use::Sealed(_)) {
+            segment.next_expiry = next_expiry;
+        }
+    }
+
+    /// Counts everything anew and compares. For tests.
+    ///
+    /// # Panics
+    /// If the bookkeeping is wrong.
+    #[doc(hidden)]
+    pub fn check_invariants(&self) {
+        let (mut items, mut bytes, mut sealed) = (0_usize, 0_usize, 0_usize);
+        for (number, segment) in (0_u32..).zip(&self.memory.segments) {
+            let (mut live_items, mut live_bytes, mut offset) = (0, 0, 0);
+            while offset < segment.used as usize {
+                let location = self.memory.location(number, offset);
+                let raw = Raw(self.memory.tail(location));
+                offset += raw.footprint();
+                if !raw.has(Bits::DEAD) {
+                    let hash = self.hash_of(raw.key());
+                    assert!(
+                        self.index.find(hash, |found| found == location).is_some(),
+                        "a live item is in the index"
+                    );
+                    assert!(
+                        raw.expiry() == 0 || segment.next_expiry <= raw.expiry(),
+                        "no item ends before its segment says"
+                    );
+                    live_items += 1;
+                    live_bytes += raw.footprint();
+                    bytes += self.whole_footprint(location);
+                }
+            }
+            assert_eq!(
+                (segment.live_items as usize, segment.live_bytes as usize),
+                (live_items, live_bytes),
+                "live counts of a segment"
+            );
+            items += live_items;
+            if let Use::Sealed(order) = segment.usage {
+                assert_eq!(self.by_age.get(&order), Some(&Aged::Segment(number)));
+                sealed += 1;
+            }
+            if segment.usage == Use::Cells {
+                assert_eq!(
+                    segment.cells_free != 0,
+                    self.partial.contains(&number),
+                    "cell segments with free cells are listed"
+                );
+            }
+        }
+        let bigs = self
+            .by_age
+            .values()
+            .filter(|aged| matches!(aged, Aged::Big(_)))
+            .count();
+        assert_eq!(self.by_age.len(), sealed + bigs);
+        assert_eq!(
+            (items, items as u64, bytes as u64),
+            (self.index.count(), self.stats.curr_items, self.stats.bytes),
+            "items and bytes"
+        );
+        let slack = 2 * 16 * 1024;
+        assert!(
+            self.memory_bytes()
+                <= self.config.limit_bytes.max(8 * self.memory.segment_bytes) + slack,
+            "memory is under its limit"
+        );
+        let band_items: u64 = self.bands.iter().map(|band| band.items).sum();
+        assert_eq!(band_items, self.stats.curr_items);
+    }
+}

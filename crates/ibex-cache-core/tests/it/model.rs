@@ -1,0 +1,229 @@
+//! What the store should hold, as a plain map; and the operations both are given.
+
+use ibex_cache_core::{Absent, Bands, Bits, Full, NewItem, Shard, ShardConfig};
+use std::collections::BTreeMap;
+
+/// What the model knows of an item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ModelItem {
+    pub(crate) value: Vec<u8>,
+    pub(crate) flags: u32,
+    pub(crate) expiry: u32,
+    pub(crate) cas: u64,
+}
+
+/// A shard and its model, driven together. Every hit must equal the model; a miss of a live key is allowed only where something was evicted.
+#[derive(Debug)]
+pub(crate) struct Pair {
+    pub(crate) shard: Shard,
+    pub(crate) model: BTreeMap<Vec<u8>, ModelItem>,
+    pub(crate) now: u32,
+    cas: u64,
+    seed: u64,
+}
+
+impl Pair {
+    pub(crate) fn new(limit_bytes: usize, segment_bytes: usize, evicts: bool, seed: u64) -> Self {
+        let shard = Shard::new(ShardConfig {
+            limit_bytes,
+            segment_bytes,
+            evicts,
+            seed,
+            bands: Bands::new(1.25, 48),
+        });
+        Self {
+            shard,
+            model: BTreeMap::new(),
+            now: 1,
+            cas: 0,
+            seed,
+        }
+    }
+
+    fn live(&self, key: &[u8]) -> Option<&ModelItem> {
+        self.model
+            .get(key)
+            .filter(|item| item.expiry == 0 || item.expiry > self.now)
+    }
+
+    pub(crate) fn read(&mut self, key: &[u8]) {
+        let hash = Shard::hash(self.seed, key);
+        match self.shard.find(self.now, hash, key) {
+            Ok(found) => {
+                self.shard.accessed(self.now, found);
+                let view = self.shard.view(found);
+                let value: Vec<u8> = view.value().flatten().copied().collect();
+                let stored = ModelItem {
+                    value,
+                    flags: view.flags(),
+                    expiry: view.expiry(),
+                    cas: view.cas(),
+                };
+                assert_eq!(
+                    Some(&stored),
+                    self.live(key),
+                    "a hit is what was stored last"
+                );
+                assert_eq!(
+                    (view.key(), view.last_access(), view.has(Bits::FETCHED)),
+                    (key, self.now, true)
+                );
+            }
+            Err(absent) => {
+                let evictions = self.shard.stats().evictions;
+                assert!(
+                    self.live(key).is_none() || evictions > 0,
+                    "nothing is lost without eviction"
+                );
+                if absent == Absent::Expired {
+                    assert!(self.live(key).is_none(), "what is said to be expired is");
+                }
+                self.model.remove(key);
+            }
+        }
+    }
+
+    pub(crate) fn write(
+        &mut self,
+        key: &[u8],
+        value: Vec<u8>,
+        flags: u32,
+        ttl: u32,
+        wide_cas: bool,
+    ) -> Result<(), Full> {
+        self.cas += 1;
+        let cas = if wide_cas {
+            self.cas | 1 << 60
+        } else {
+            self.cas
+        };
+        let expiry = if ttl == 0 { 0 } else { self.now + ttl };
+        let (head, tail) = value.split_at(value.len() / 3);
+        let new = NewItem {
+            key,
+            value: &[head, tail],
+            flags,
+            expiry,
+            cas,
+            bits: Bits::default(),
+        };
+        let hash = Shard::hash(self.seed, key);
+        self.shard.insert(self.now, hash, &new)?;
+        self.model.insert(
+            key.to_vec(),
+            ModelItem {
+                value,
+                flags,
+                expiry,
+                cas,
+            },
+        );
+        Ok(())
+    }
+
+    pub(crate) fn delete(&mut self, key: &[u8]) {
+        let hash = Shard::hash(self.seed, key);
+        if let Ok(found) = self.shard.find(self.now, hash, key) {
+            self.shard.remove(found);
+        }
+        self.model.remove(key);
+    }
+
+    pub(crate) fn touch(&mut self, key: &[u8], ttl: u32) {
+        let hash = Shard::hash(self.seed, key);
+        let expiry = if ttl == 0 { 0 } else { self.now + ttl };
+        if let Ok(found) = self.shard.find(self.now, hash, key) {
+            self.shard.set_expiry(found, expiry);
+            self.model.get_mut(key).unwrap().expiry = expiry;
+        }
+    }
+
+    pub(crate) fn flush(&mut self) {
+        self.shard.flush();
+        self.model.clear();
+    }
+
+    /// Without eviction the shard holds exactly what the model holds.
+    pub(crate) fn check_whole(&mut self) {
+        // The first round may begin in the middle.
+        for _ in 0..2 {
+            while !self.shard.sweep(self.now, 16) {}
+        }
+        self.shard.check_invariants();
+        if self.shard.stats().evictions == 0 {
+            let now = self.now;
+            self.model
+                .retain(|_, item| item.expiry == 0 || item.expiry > now);
+            assert_eq!(self.shard.stats().curr_items, self.model.len() as u64);
+        }
+        let (mut cursor, mut seen) = (Some(0), 0);
+        while let Some(at) = cursor {
+            cursor = self.shard.scan(at, 7, |view| {
+                seen += 1;
+                assert_eq!(
+                    self.model.get(view.key()).map(|item| item.cas),
+                    Some(view.cas()),
+                    "a dump shows what is there"
+                );
+            });
+        }
+        assert_eq!(seen, self.shard.stats().curr_items);
+    }
+}
+
+mod properties {
+    use super::Pair;
+    use proptest::prelude::*;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Read(u8),
+        Write {
+            key: u8,
+            size: usize,
+            flags: u32,
+            ttl: u32,
+            wide_cas: bool,
+        },
+        Delete(u8),
+        Touch(u8, u32),
+        Wait(u32),
+        Flush,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let size = prop_oneof![6 => 0_usize..100, 2 => 400_usize..700, 1 => 4000_usize..9000];
+        let ttl = prop_oneof![3 => Just(0_u32), 1 => 1_u32..20, 1 => 50_u32..2000];
+        prop_oneof![
+            8 => any::<u8>().prop_map(Step::Read),
+            8 => (any::<u8>(), size, prop_oneof![Just(0_u32), any::<u32>()], ttl.clone(), any::<bool>())
+                .prop_map(|(key, size, flags, ttl, wide_cas)| Step::Write { key, size, flags, ttl, wide_cas }),
+            3 => any::<u8>().prop_map(Step::Delete),
+            2 => (any::<u8>(), ttl).prop_map(|(key, ttl)| Step::Touch(key, ttl)),
+            2 => (0_u32..15).prop_map(Step::Wait),
+            1 => Just(Step::Flush),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_shard_behaves_like_a_map(steps in proptest::collection::vec(step(), 1..300), limit in prop_oneof![Just(64_usize << 20), Just(128_usize << 10)]) {
+            let mut pair = Pair::new(limit, 4096, true, 7);
+            for (number, step) in steps.into_iter().enumerate() {
+                match step {
+                    Step::Read(key) => pair.read(&[key]),
+                    Step::Write { key, size, flags, ttl, wide_cas } => {
+                        let value = (0..size).map(|at| (at + number) as u8).collect();
+                        prop_assert!(pair.write(&[key], value, flags, ttl, wide_cas).is_ok());
+                    }
+                    Step::Delete(key) => pair.delete(&[key]),
+                    Step::Touch(key, ttl) => pair.touch(&[key], ttl),
+                    Step::Wait(seconds) => pair.now += seconds,
+                    Step::Flush => pair.flush(),
+                }
+                pair.shard.check_invariants();
+            }
+            pair.check_whole();
+        }
+    }
+}
