@@ -432,7 +432,7 @@ async fn overdue(kit: &Kit) {
         () = kit.inner.cut.cancelled() => {}
     }
     tokio::time::sleep(CUT_TIME).await;
-    warn!("the main task did not end in time");
+    warn!("the main task is still alive at the drain deadline");
 }
 
 /// `run` has returned: wait for the rest, cut it at the deadline, say what was left.
@@ -459,7 +459,7 @@ async fn drain(kit: &Kit) -> Result<(), Failure> {
     {
         for (name, count) in kit.inner.tasks.names() {
             left += count;
-            warn!(task = %name, count, "task still alive at the deadline");
+            warn!(task = %name, count, "task still alive at the drain deadline");
         }
     }
     kit.inner.phase.send_replace(Phase::Stopping);

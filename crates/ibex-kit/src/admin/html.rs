@@ -18,9 +18,10 @@ header{display:flex;flex-wrap:wrap;gap:.4rem 1.2rem;align-items:baseline;border-
 h1{font-size:1.35rem;margin:0}h2{font-size:1.05rem;margin:1.4rem 0 .4rem}
 .good{color:var(--good);font-weight:600}.bad{color:var(--bad);font-weight:600}.soft{color:var(--soft)}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.25rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}
-thead th{background:var(--head);position:sticky;top:0}td.number{text-align:right;font-variant-numeric:tabular-nums}
+thead th{background:var(--head);position:sticky;top:0}td.number,th.number{text-align:right;font-variant-numeric:tabular-nums}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:.85rem;border:1px solid var(--line);padding:.5rem}
-progress{width:8rem}nav a{margin-right:.9rem}a{color:inherit}
+th[scope=row]{width:35%;font-weight:500}
+progress{width:8rem}nav{display:flex;flex-wrap:wrap;gap:.3rem .9rem}a{color:inherit}
 ";
 
 /// Text for HTML, also inside quoted attributes.
@@ -117,19 +118,32 @@ fn section(out: &mut String, section: &Section) {
             }
         }
         Body::Table { columns, rows } => {
+            let number = |cell: &String| cell.parse::<f64>().is_ok();
+            let numeric = |index: usize| {
+                !rows.is_empty() && rows.iter().all(|row| row.get(index).is_some_and(number))
+            };
+            let class = |index: usize| {
+                if numeric(index) {
+                    " class=\"number\""
+                } else {
+                    ""
+                }
+            };
             out.push_str("<thead><tr>");
-            for column in columns {
-                put!(out, "<th scope=\"col\">{}</th>", escape(column));
+            for (index, column) in columns.iter().enumerate() {
+                put!(
+                    out,
+                    "<th scope=\"col\"{}>{}</th>",
+                    class(index),
+                    escape(column)
+                );
             }
             out.push_str("</tr></thead><tbody>");
+            let classes: Vec<&str> = (0..columns.len()).map(class).collect();
             for row in rows {
                 out.push_str("<tr>");
-                for cell in row {
-                    let class = if cell.parse::<f64>().is_ok() {
-                        " class=\"number\""
-                    } else {
-                        ""
-                    };
+                for (index, cell) in row.iter().enumerate() {
+                    let class = classes.get(index).copied().unwrap_or_default();
                     put!(out, "<td{class}>{}</td>", escape(cell));
                 }
                 out.push_str("</tr>");
@@ -152,7 +166,7 @@ fn workers(out: &mut String, kit: &Kit) {
     if views.is_empty() {
         return;
     }
-    out.push_str("<section><h2>Background workers</h2><div class=\"wide\"><table><thead><tr><th>worker</th><th>state</th><th>progress</th><th>per second</th><th>errors</th><th>note</th></tr></thead><tbody>");
+    out.push_str("<section><h2>Background workers</h2><div class=\"wide\"><table><thead><tr><th>worker</th><th>state</th><th>progress</th><th class=\"number\">per second</th><th class=\"number\">errors</th><th>note</th></tr></thead><tbody>");
     for view in views {
         let progress = match view.total {
             Some(total) => format!(
@@ -209,7 +223,7 @@ mod tests {
             &mut out,
             &Section::table(
                 "<t>",
-                ["a&b"],
+                ["a&b", "n"],
                 vec![vec!["<script>\"'".to_owned(), "12".to_owned()]],
             ),
         );

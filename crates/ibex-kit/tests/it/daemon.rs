@@ -4,7 +4,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,20 +13,9 @@ use rustix::process::{Pid, Signal, kill_process};
 /// Whatever is waited for comes within this, or the test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The example's program, built beside this test.
+/// The example's program, which cargo built for this test.
 pub(crate) fn program() -> PathBuf {
-    let own = std::env::current_exe().unwrap();
-    let path = own
-        .parent()
-        .and_then(Path::parent)
-        .unwrap()
-        .join("examples/ibex-echo");
-    assert!(
-        path.exists(),
-        "{} is missing: cargo build -p ibex-kit --examples",
-        path.display()
-    );
-    path
+    PathBuf::from(env!("CARGO_BIN_EXE_ibex-echo"))
 }
 
 /// A command for it that sees nothing of this machine's environment.
