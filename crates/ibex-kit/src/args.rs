@@ -23,7 +23,7 @@ pub struct CommonArgs {
     /// Set any configuration key by its path; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Data address: host:port, :port, [v6]:port, unix:/path or fd:NAME; may be repeated.
+    /// Data address: host:port (IPv6 in brackets), :port, unix:/path or fd:NAME; may be repeated.
     #[arg(long, value_name = "ADDR")]
     pub listen: Vec<String>,
     /// Address of the admin HTTP port, or "none".
