@@ -43,7 +43,8 @@ const EXITS: [(&str, &str); 7] = [
 /// The daemon's command with its name, version and the long help's last part.
 pub(crate) fn command<A: DaemonArgs>(about: &About) -> clap::Command {
     let mut after = format!(
-        "Configuration: {} (and {}), IBEX_ variables, flags; see --print-config=defaults.\nAdmin HTTP: 127.0.0.1:{} (/metrics, /healthz, /readyz, status page at /).\nSignals:\n",
+        "Configuration: {} (and {}), IBEX_ variables, flags; see --print-config=defaults.\n\
+         Admin HTTP: 127.0.0.1:{} (/metrics, /healthz, /readyz, status page at /).\nSignals:\n",
         about.default_config().display(),
         about
             .default_config()

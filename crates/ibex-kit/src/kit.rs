@@ -237,6 +237,44 @@ impl Kit {
         Ok(())
     }
 
+    /// Binds datagram sockets (non-blocking), or takes the passed ones of that name; published as `name`, `name_1`, …
+    ///
+    /// # Errors
+    /// An address is busy or not of this machine (exit 69).
+    pub fn listen_udp(
+        &self,
+        name: &str,
+        addrs: &[ListenAddr],
+    ) -> Result<Vec<std::net::UdpSocket>, Failure> {
+        let mut sockets = Vec::new();
+        let mut passed = lock(&self.inner.passed);
+        let mut streams = Vec::new();
+        for fd in passed.remove(name).unwrap_or_default() {
+            match listen::adopt_udp(fd) {
+                Ok(socket) => sockets.push(socket),
+                Err(fd) => streams.push(fd),
+            }
+        }
+        // One unit may pass a stream and a datagram socket under one name.
+        if !streams.is_empty() {
+            passed.insert(name.to_owned(), streams);
+        }
+        drop(passed);
+        if sockets.is_empty() {
+            for addr in addrs {
+                sockets.extend(listen::bind_udp(addr, "--listen")?);
+            }
+        }
+        for socket in &sockets {
+            let address = socket
+                .local_addr()
+                .map_or_else(|_| "unknown".to_owned(), |addr| addr.to_string());
+            info!(listener = name, address = %address, "listening (udp)");
+            self.publish(name, address);
+        }
+        Ok(sockets)
+    }
+
     /// Publishes an address in the port file under `name`, or `name_1` … if that is taken. Listeners made by the kit are
     /// published already; this is for others, such as UDP.
     pub fn publish(&self, name: &str, address: String) {

@@ -105,6 +105,7 @@ mod generate;
 mod health;
 mod healthcheck;
 mod kit;
+mod life;
 mod limits;
 mod listen;
 mod logging;

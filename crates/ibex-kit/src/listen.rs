@@ -400,6 +400,63 @@ pub(crate) fn bind(
     }
 }
 
+/// Binds a datagram socket for each configured TCP-like address; unix paths have none.
+pub(crate) fn bind_udp(addr: &ListenAddr, flag: &str) -> Result<Vec<std::net::UdpSocket>, Failure> {
+    let ListenAddr::Tcp { host, port } = addr else {
+        return Ok(Vec::new());
+    };
+    let hosts = host
+        .as_deref()
+        .map_or_else(|| vec!["0.0.0.0", "::"], |host| vec![host]);
+    let mut sockets = Vec::new();
+    for host in hosts {
+        let found = (host, *port)
+            .to_socket_addrs()
+            .ok()
+            .and_then(|mut all| all.next());
+        let target = found
+            .ok_or_else(|| Failure::address(format!("listen udp {addr}: cannot resolve {host}")))?;
+        match bind_datagram(target) {
+            Ok(socket) => sockets.push(socket),
+            // A machine without IPv6 has only the first socket of `:port`.
+            Err(error) if !sockets.is_empty() && error.kind() != io::ErrorKind::AddrInUse => {}
+            Err(error) => {
+                return Err(Failure::address(format!(
+                    "listen udp {addr}: {error} (try {flag})"
+                )));
+            }
+        }
+        if *port == 0 {
+            break;
+        }
+    }
+    Ok(sockets)
+}
+
+fn bind_datagram(addr: SocketAddr) -> io::Result<std::net::UdpSocket> {
+    let socket = Socket::new(
+        Domain::for_address(addr),
+        Type::DGRAM.nonblocking().cloexec(),
+        None,
+    )?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&SockAddr::from(addr))?;
+    Ok(socket.into())
+}
+
+/// Makes a datagram socket of a passed one; a stream socket is handed back.
+pub(crate) fn adopt_udp(fd: OwnedFd) -> Result<std::net::UdpSocket, OwnedFd> {
+    let socket = Socket::from(fd);
+    let is_datagram = socket.r#type().is_ok_and(|kind| kind == Type::DGRAM);
+    if is_datagram && socket.set_nonblocking(true).is_ok() && socket.set_cloexec(true).is_ok() {
+        Ok(socket.into())
+    } else {
+        Err(OwnedFd::from(socket))
+    }
+}
+
 fn bind_tcp(addr: SocketAddr, reuseport: bool) -> io::Result<Listener> {
     let socket = Socket::new(
         Domain::for_address(addr),
@@ -529,6 +586,24 @@ mod tests {
         let failure = bind(&busy, false, "--listen").unwrap_err();
         assert_eq!(failure.kind(), crate::failure::Kind::Address);
         assert!(failure.to_string().contains("address in use"), "{failure}");
+    }
+
+    #[test]
+    fn datagram_sockets() {
+        let mut sockets = bind_udp(&addr("127.0.0.1:0"), "").unwrap();
+        let socket = sockets.remove(0);
+        let target = socket.local_addr().unwrap();
+        let adopted = adopt_udp(OwnedFd::from(socket)).unwrap();
+        assert_eq!(adopted.local_addr().unwrap(), target);
+        assert!(
+            bind_udp(&addr(&target.to_string()), "-U")
+                .unwrap_err()
+                .to_string()
+                .contains("listen udp")
+        );
+        let stream = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(adopt_udp(OwnedFd::from(stream)).is_err());
+        assert!(bind_udp(&addr("unix:/x"), "").unwrap().is_empty());
     }
 
     #[test]

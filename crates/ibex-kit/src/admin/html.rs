@@ -10,6 +10,18 @@ use crate::{Kit, lock};
 /// Recent messages shown; the rest is at `/-/log`.
 const RECENT_SHOWN: usize = 20;
 
+/// The other pages: path and name.
+const LINKS: [(&str, &str); 8] = [
+    ("/metrics", "metrics"),
+    ("/-/config", "configuration"),
+    ("/readyz?verbose", "readiness"),
+    ("/-/workers", "workers"),
+    ("/-/connections", "connections"),
+    ("/-/debug/tasks", "tasks"),
+    ("/-/log", "log"),
+    ("/-/build", "build"),
+];
+
 const STYLE: &str = "
 :root{color-scheme:light dark;--ink:#1c2430;--soft:#5a6675;--paper:#fff;--line:#d9dee5;--good:#176b3a;--bad:#a4262c;--head:#f3f5f8}
 @media(prefers-color-scheme:dark){:root{--ink:#e6e9ee;--soft:#a3adba;--paper:#14181e;--line:#333b47;--good:#6fd08c;--bad:#ff8a80;--head:#1d232c}}
@@ -17,7 +29,8 @@ body{font:15px/1.45 system-ui,sans-serif;color:var(--ink);background:var(--paper
 header{display:flex;flex-wrap:wrap;gap:.4rem 1.2rem;align-items:baseline;border-bottom:2px solid var(--line);padding-bottom:.6rem}
 h1{font-size:1.35rem;margin:0}h2{font-size:1.05rem;margin:1.4rem 0 .4rem}
 .good{color:var(--good);font-weight:600}.bad{color:var(--bad);font-weight:600}.soft{color:var(--soft)}
-.wide{overflow-x:auto}table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.25rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}
+.wide{overflow-x:auto}table{border-collapse:collapse;width:100%}
+th,td{text-align:left;padding:.25rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}
 thead th{background:var(--head);position:sticky;top:0}td.number,th.number{text-align:right;font-variant-numeric:tabular-nums}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:.85rem;border:1px solid var(--line);padding:.5rem}
 th[scope=row]{width:35%;font-weight:500}
@@ -64,8 +77,11 @@ pub(super) fn status_page(kit: &Kit) -> String {
         uptime = escape(&uptime(inner.started.elapsed().as_secs())),
         summary = escape(about.summary),
     );
-    out.push_str("<nav><a href=\"/metrics\">metrics</a><a href=\"/-/config\">configuration</a><a href=\"/readyz?verbose\">readiness</a><a href=\"/-/workers\">workers</a>\
-                  <a href=\"/-/connections\">connections</a><a href=\"/-/debug/tasks\">tasks</a><a href=\"/-/log\">log</a><a href=\"/-/build\">build</a></nav>");
+    out.push_str("<nav>");
+    for (path, name) in LINKS {
+        put!(out, "<a href=\"{path}\">{name}</a>");
+    }
+    out.push_str("</nav>");
     section(
         &mut out,
         &Section::table(
@@ -166,7 +182,11 @@ fn workers(out: &mut String, kit: &Kit) {
     if views.is_empty() {
         return;
     }
-    out.push_str("<section><h2>Background workers</h2><div class=\"wide\"><table><thead><tr><th>worker</th><th>state</th><th>progress</th><th class=\"number\">per second</th><th class=\"number\">errors</th><th>note</th></tr></thead><tbody>");
+    out.push_str(
+        "<section><h2>Background workers</h2><div class=\"wide\"><table><thead><tr>\
+         <th>worker</th><th>state</th><th>progress</th><th class=\"number\">per second</th>\
+         <th class=\"number\">errors</th><th>note</th></tr></thead><tbody>",
+    );
     for view in views {
         let progress = match view.total {
             Some(total) => format!(

@@ -5,6 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
+use super::secret::mask_url;
+
 /// One line of a file, for messages that point into it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
@@ -64,6 +66,17 @@ impl Origin {
     }
 }
 
+/// Whether the line is about a secret, and so must not be shown even when it cannot be parsed.
+fn place_tells(origin: &Origin) -> bool {
+    let Origin::File(place) = origin else {
+        return false;
+    };
+    let key = place.text.split('=').next().unwrap_or_default();
+    ["password", "secret", "token"]
+        .iter()
+        .any(|word| key.contains(word) && !key.contains("_file"))
+}
+
 /// Everything that is wrong with one attempt to load.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Errors(Vec<String>);
@@ -74,7 +87,7 @@ impl Errors {
         Self(vec![message.into()])
     }
 
-    /// Adds one problem of `key` set by `origin`. Secrets pass `None` for the line so that it is not printed.
+    /// Adds one problem of `key` set by `origin`. The line is left out when the caller says so, or when it is about a secret.
     pub(crate) fn add(&mut self, origin: &Origin, key: &str, message: &str, show_line: bool) {
         let key = if key.is_empty() {
             String::new()
@@ -92,7 +105,8 @@ impl Errors {
             Origin::Env(name) => format!("environment variable {name}: {key}{message}"),
             Origin::Flag(flag) => format!("{flag}: {key}{message}"),
         };
-        if let (Origin::File(place), true) = (origin, show_line) {
+        if let (Origin::File(place), true) = (origin, show_line && !place_tells(origin)) {
+            let shown = mask_url(&place.text);
             let number = place.line.to_string();
             let gap = " ".repeat(number.len());
             let indent: String = place
@@ -103,8 +117,7 @@ impl Errors {
                 .collect();
             put!(
                 text,
-                "\n  {gap} |\n  {number} | {}\n  {gap} | {indent}^",
-                place.text
+                "\n  {gap} |\n  {number} | {shown}\n  {gap} | {indent}^"
             );
         }
         self.0.push(text);
@@ -139,6 +152,24 @@ mod tests {
             (2, 11, "  b = \"ü\" # x")
         );
         assert_eq!(Place::at(Path::new("f"), "", 0).line, 1);
+    }
+
+    #[test]
+    fn a_line_with_a_secret_is_not_shown() {
+        for source in [
+            "password = \"canary",
+            "x_token = canary",
+            "url = \"mysql://u:canary@h",
+        ] {
+            let mut errors = Errors::default();
+            errors.add(
+                &Origin::File(Place::at(Path::new("f"), source, 0)),
+                "",
+                "broken",
+                true,
+            );
+            assert!(!errors.to_string().contains("canary"), "{errors}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::{Errors, Origin, Place};
 use super::schema::Field;
+use super::secret::mask_url;
 use super::suggest::nearest;
 
 /// The tree being merged.
@@ -171,7 +172,7 @@ impl Layers {
                 let message = if field.secret {
                     "has the wrong form".to_owned()
                 } else {
-                    format!("{message} (got {text:?})")
+                    format!("{message} (got {:?})", mask_url(text))
                 };
                 self.errors.add(&origin, key, &message, false);
             }

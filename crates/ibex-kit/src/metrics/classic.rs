@@ -47,13 +47,26 @@ pub(crate) fn classic(openmetrics: &str) -> String {
             };
             push_line(&mut out, &["# TYPE ", &family(name, &kinds), " ", kind]);
         } else {
-            push_line(
-                &mut out,
-                &[line.split_once(" # ").map_or(line, |(sample, _)| sample)],
-            );
+            push_line(&mut out, &[without_exemplar(line)]);
         }
     }
     out
+}
+
+/// A sample without its exemplar, which begins with ` # ` behind the labels; inside a label's quotes that is only text.
+fn without_exemplar(line: &str) -> &str {
+    let mut quoted = false;
+    let mut escaped = false;
+    for (index, byte) in line.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b'#' if !quoted => return line.get(..index).unwrap_or(line).trim_end(),
+            _ => {}
+        }
+    }
+    line
 }
 
 fn family(name: &str, kinds: &BTreeMap<&str, &str>) -> String {
@@ -77,9 +90,11 @@ mod tests {
 
     #[test]
     fn counters_infos_units_and_exemplars() {
-        let text = "# HELP a Jobs \\\"quoted\\\".\n# TYPE a counter\na_total{x=\"1\"} 2 # {id=\"7\"} 1\n# HELP b Build.\n# TYPE b info\nb_info{v=\"1\"} 1\n\
+        let text = "# HELP a Jobs \\\"quoted\\\".\n# TYPE a counter\na_total{x=\"1 # {\"} 2 # {id=\"7\"} 1\n\
+                    # HELP b Build.\n# TYPE b info\nb_info{v=\"1\"} 1\n\
                     # HELP c_seconds Time.\n# TYPE c_seconds gauge\n# UNIT c_seconds seconds\nc_seconds 1.5\n# EOF\n";
-        let expected = "# HELP a_total Jobs \"quoted\".\n# TYPE a_total counter\na_total{x=\"1\"} 2\n# HELP b_info Build.\n# TYPE b_info gauge\nb_info{v=\"1\"} 1\n\
+        let expected = "# HELP a_total Jobs \"quoted\".\n# TYPE a_total counter\na_total{x=\"1 # {\"} 2\n\
+                        # HELP b_info Build.\n# TYPE b_info gauge\nb_info{v=\"1\"} 1\n\
                         # HELP c_seconds Time.\n# TYPE c_seconds gauge\nc_seconds 1.5\n";
         assert_eq!(classic(text), expected);
     }

@@ -73,7 +73,8 @@ fn print_config_feeds_back_to_itself() {
     std::fs::write(&secret, "canary-4711\n").unwrap();
     let file = dir.path().join("echo.toml");
     let source = format!(
-        "greeting = \"from file\"\nlisten = [\"127.0.0.1:1\", \"unix:/tmp/x y\"]\n[auth]\nurl = \"mysql://u:canary-4711@h/db\"\npassword_file = \"{}\"\n[shutdown]\ngrace = \"90s\"\n",
+        "greeting = \"from file\"\nlisten = [\"127.0.0.1:1\", \"unix:/tmp/x y\"]\n\
+         [auth]\nurl = \"mysql://u:canary-4711@h/db\"\npassword_file = \"{}\"\n[shutdown]\ngrace = \"90s\"\n",
         secret.display()
     );
     std::fs::write(&file, source).unwrap();

@@ -1,17 +1,20 @@
 //! Logging: `tracing` events to stderr as text, JSON, or to the journal.
 //!
 //! Owns the one subscriber of the process: its formats, the live level filter, the counts by level, the ring of recent
-//! warnings for the status page, and the rate limit for events that strangers can cause (those with a `peer` field).
+//! warnings for the status page. The rate limit and the look of a line are modules beside it.
 //! Files and rotation are the supervisor's business.
 
-use std::collections::{BTreeMap, VecDeque};
+mod format;
+mod limit;
+
+pub(crate) use limit::tell_suppressed;
+
+use std::collections::VecDeque;
 use std::io::{IsTerminal as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
-use std::time::{Duration, Instant};
 
-use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
@@ -19,18 +22,18 @@ use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use format::{Fields, body, json_line, priority, text_line, timestamp};
+use limit::admitted;
+
 use crate::about::About;
 use crate::config::common::{LogConfig, LogFormat};
 use crate::lock;
 
-/// Messages of one call site with a `peer` in one second before the rest is only counted.
-const PEER_MESSAGES_PER_SECOND: u64 = 10;
 /// Recent warnings and errors kept for the status page.
 const RECENT_MAX: usize = 200;
 
 static COUNTS: [AtomicU64; 5] = [const { AtomicU64::new(0) }; 5];
 static RECENT: Mutex<VecDeque<Recent>> = Mutex::new(VecDeque::new());
-static LIMITS: Mutex<BTreeMap<usize, Site>> = Mutex::new(BTreeMap::new());
 static FILTER: OnceLock<Filter> = OnceLock::new();
 
 /// A recent WARN or ERROR.
@@ -39,15 +42,6 @@ pub(crate) struct Recent {
     pub(crate) time: String,
     pub(crate) level: &'static str,
     pub(crate) text: String,
-}
-
-/// How often a call site spoke in the current second.
-#[derive(Debug)]
-struct Site {
-    since: Instant,
-    count: u64,
-    suppressed: u64,
-    place: String,
 }
 
 type FilterHandle = tracing_subscriber::reload::Handle<Targets, tracing_subscriber::Registry>;
@@ -266,175 +260,6 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Output {
     }
 }
 
-/// The rate limit: an event with a `peer` can be caused by strangers.
-fn admitted(metadata: &Metadata<'_>) -> bool {
-    if *metadata.level() > Level::INFO || metadata.fields().field("peer").is_none() {
-        return true;
-    }
-    let now = Instant::now();
-    let mut sites = lock(&LIMITS);
-    let key = std::ptr::from_ref(metadata).addr();
-    let site = sites.entry(key).or_insert_with(|| {
-        let place = format!(
-            "{}:{}",
-            metadata.file().unwrap_or("unknown"),
-            metadata.line().unwrap_or(0)
-        );
-        Site {
-            since: now,
-            count: 0,
-            suppressed: 0,
-            place,
-        }
-    });
-    if now.duration_since(site.since) >= Duration::from_secs(1) {
-        site.since = now;
-        site.count = 0;
-    }
-    site.count += 1;
-    let admitted = site.count <= PEER_MESSAGES_PER_SECOND;
-    site.suppressed += u64::from(!admitted);
-    admitted
-}
-
-/// Tells what was suppressed since the last call; the kit calls it once a second.
-pub(crate) fn tell_suppressed() {
-    let told: Vec<(String, u64)> = {
-        let mut sites = lock(&LIMITS);
-        sites
-            .values_mut()
-            .filter(|site| site.suppressed > 0)
-            .map(|site| (site.place.clone(), std::mem::take(&mut site.suppressed)))
-            .collect()
-    };
-    for (place, suppressed) in told {
-        tracing::warn!(suppressed, place, "messages suppressed");
-    }
-}
-
-/// The fields of an event: the message, and the rest in order.
-#[derive(Debug, Default)]
-struct Fields {
-    message: String,
-    rest: Vec<(&'static str, serde_json::Value)>,
-}
-
-impl Fields {
-    fn of(event: &Event<'_>) -> Self {
-        let mut fields = Self::default();
-        event.record(&mut fields);
-        fields
-    }
-
-    fn put(&mut self, field: &Field, value: serde_json::Value) {
-        if field.name() == "message" {
-            self.message = value
-                .as_str()
-                .map_or_else(|| value.to_string(), str::to_owned);
-        } else {
-            self.rest.push((field.name(), value));
-        }
-    }
-}
-
-impl Visit for Fields {
-    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        self.put(field, format!("{value:?}").into());
-    }
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.put(field, value.into());
-    }
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        self.put(field, value.into());
-    }
-    fn record_i64(&mut self, field: &Field, value: i64) {
-        self.put(field, value.into());
-    }
-    fn record_bool(&mut self, field: &Field, value: bool) {
-        self.put(field, value.into());
-    }
-    fn record_f64(&mut self, field: &Field, value: f64) {
-        self.put(field, value.into());
-    }
-}
-
-/// RFC 3339, UTC, microseconds.
-fn timestamp() -> String {
-    let now = jiff::Timestamp::now();
-    format!("{now:.6}")
-}
-
-/// A field's text: quoted when it would be ambiguous; never more than one line.
-fn shown(value: &serde_json::Value) -> String {
-    let odd = |c: char| c.is_whitespace() || c == '"' || c == '=' || c.is_control();
-    let plain = value
-        .as_str()
-        .filter(|text| !text.is_empty() && !text.contains(odd));
-    plain.map_or_else(|| value.to_string(), str::to_owned)
-}
-
-fn one_line(text: &str) -> String {
-    if text.contains(|c: char| c.is_control()) {
-        text.escape_debug().to_string()
-    } else {
-        text.to_owned()
-    }
-}
-
-fn body(metadata: &Metadata<'_>, fields: &Fields) -> String {
-    let mut text = format!("{}: {}", metadata.target(), one_line(&fields.message));
-    for (name, value) in &fields.rest {
-        put!(text, " {name}={}", shown(value));
-    }
-    text
-}
-
-fn text_line(metadata: &Metadata<'_>, fields: &Fields, colour: bool) -> String {
-    let level = *metadata.level();
-    let (on, off) = match (colour, level_index(level)) {
-        (false, _) => ("", ""),
-        (true, 0) => ("\x1b[31m", "\x1b[0m"),
-        (true, 1) => ("\x1b[33m", "\x1b[0m"),
-        (true, 2) => ("\x1b[32m", "\x1b[0m"),
-        (true, _) => ("\x1b[2m", "\x1b[0m"),
-    };
-    format!(
-        "{} {on}{level:>5}{off} {}",
-        timestamp(),
-        body(metadata, fields)
-    )
-}
-
-fn json_line(metadata: &Metadata<'_>, fields: &Fields, node: &str) -> String {
-    let mut object = serde_json::Map::new();
-    object.insert("ts".to_owned(), timestamp().into());
-    object.insert(
-        "level".to_owned(),
-        LEVELS
-            .get(level_index(*metadata.level()))
-            .copied()
-            .unwrap_or("info")
-            .into(),
-    );
-    object.insert("target".to_owned(), metadata.target().into());
-    object.insert("msg".to_owned(), fields.message.clone().into());
-    object.insert("node".to_owned(), node.into());
-    for (name, value) in &fields.rest {
-        object.insert((*name).to_owned(), value.clone());
-    }
-    serde_json::Value::Object(object).to_string()
-}
-
-/// Syslog priorities.
-fn priority(level: Level) -> u8 {
-    match level {
-        Level::ERROR => 3,
-        Level::WARN => 4,
-        Level::INFO => 6,
-        Level::DEBUG | Level::TRACE => 7,
-    }
-}
-
 fn remember(metadata: &Metadata<'_>, fields: &Fields) {
     let level = LEVELS
         .get(level_index(*metadata.level()))
@@ -469,15 +294,5 @@ mod tests {
         for bad in ["", "loud", "info,hyper", "hyper=loud", "info,,debug", "="] {
             assert!(parse_filter(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn values_are_one_word_or_quoted() {
-        let shown = |text: &str| shown(&serde_json::Value::from(text));
-        assert_eq!(
-            [shown("a-b"), shown("a b"), shown(""), shown("a\nb")],
-            ["a-b", "\"a b\"", "\"\"", "\"a\\nb\""]
-        );
-        assert_eq!(one_line("a\nb"), "a\\nb");
     }
 }
