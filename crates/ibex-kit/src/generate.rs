@@ -41,7 +41,7 @@ const EXITS: [(&str, &str); 7] = [
 ];
 
 /// The daemon's command with its name, version and the long help's last part.
-pub(crate) fn command<A: DaemonArgs>(about: &About) -> clap::Command {
+pub(crate) fn command<A: DaemonArgs>(about: &About, schema: &Schema) -> clap::Command {
     let mut after = format!(
         "Configuration: {} (and {}), IBEX_ variables, flags; see --print-config=defaults.\n\
          Admin HTTP: 127.0.0.1:{} (/metrics, /healthz, /readyz, status page at /).\nSignals:\n",
@@ -53,6 +53,9 @@ pub(crate) fn command<A: DaemonArgs>(about: &About) -> clap::Command {
             .display(),
         about.admin_port
     );
+    if let Some(listen) = schema.defaults.get("listen") {
+        after.insert_str(0, &format!("Default ports: {listen}.\n"));
+    }
     for (name, effect) in SIGNALS.iter().take(5) {
         putln!(after, "  {name}: {effect}");
     }
@@ -80,15 +83,24 @@ pub(crate) fn command<A: DaemonArgs>(about: &About) -> clap::Command {
 }
 
 /// Completions for a shell.
-pub(crate) fn completions<A: DaemonArgs>(about: &About, shell: clap_complete::Shell) -> String {
+pub(crate) fn completions<A: DaemonArgs>(
+    about: &About,
+    schema: &Schema,
+    shell: clap_complete::Shell,
+) -> String {
     let mut out = Vec::new();
-    clap_complete::generate(shell, &mut command::<A>(about), about.name, &mut out);
+    clap_complete::generate(
+        shell,
+        &mut command::<A>(about, schema),
+        about.name,
+        &mut out,
+    );
     String::from_utf8_lossy(&out).into_owned()
 }
 
 /// The man page in roff.
 pub(crate) fn man<A: DaemonArgs>(about: &About, schema: &Schema) -> std::io::Result<String> {
-    let page = clap_mangen::Man::new(command::<A>(about))
+    let page = clap_mangen::Man::new(command::<A>(about, schema))
         .section("8")
         .title(about.name.to_uppercase())
         .manual("Ibex");

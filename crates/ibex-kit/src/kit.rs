@@ -184,7 +184,7 @@ impl Kit {
         let groups = groups.max(1);
         let mut out: Vec<Vec<Listener>> = (0..groups).map(|_| Vec::new()).collect();
         let by_name =
-            !self.inner.reloader.is_set("listen") && lock(&self.inner.passed).contains_key(name);
+            !self.inner.reloader.sets_listener(name) && lock(&self.inner.passed).contains_key(name);
         let passed_addr = [ListenAddr::Fd(name.to_owned())];
         for addr in if by_name { &passed_addr } else { addrs } {
             self.listen_one(addr, &mut out)?;
@@ -327,6 +327,23 @@ impl Kit {
         self.inner.tasks.spawn(name, async move {
             tokio::select! { () = future => {} () = draining.cancelled() => {} }
         });
+    }
+
+    /// Starts a tracked thread of the operating system, for work that is not a task: an event loop of its own, blocking I/O.
+    /// Its panic ends the process, a drain waits for it until the deadline, and it shows among the tasks.
+    ///
+    /// # Errors
+    /// The system gives no thread (exit 74).
+    pub fn thread(
+        &self,
+        name: &str,
+        work: impl FnOnce() + Send + 'static,
+    ) -> Result<std::thread::JoinHandle<()>, Failure> {
+        let tracked = self.inner.tasks.tracked(name, work);
+        let builder = std::thread::Builder::new().name(name.to_owned());
+        builder
+            .spawn(tracked)
+            .map_err(|error| Failure::io(format!("thread {name}: {error}")))
     }
 
     /// Cancelled when the daemon shall stop accepting and finish its work.

@@ -82,8 +82,19 @@ impl Reloader {
         lock(&self.subscribers).push(Box::new(subscriber));
     }
 
-    /// Whether somebody set this key, rather than the default.
-    pub(crate) fn is_set(&self, key: &str) -> bool {
+    /// Whether somebody set the addresses of a listener: `NAME_listen` or `NAME.listen` where there is such a key, else `listen`.
+    pub(crate) fn sets_listener(&self, name: &str) -> bool {
+        let own = [format!("{name}_listen"), format!("{name}.listen")];
+        let known = self
+            .schema
+            .as_ref()
+            .map(|schema| keys(&schema.fields, ""))
+            .unwrap_or_default();
+        let key = own.iter().find(|key| known.contains(key));
+        self.is_set(key.map_or("listen", String::as_str))
+    }
+
+    fn is_set(&self, key: &str) -> bool {
         lock(&self.now)
             .origins
             .get(key)

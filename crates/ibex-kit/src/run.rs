@@ -89,8 +89,8 @@ where
     F: AsyncFnOnce(C, Kit) -> Result<(), Failure>,
 {
     let passed = passed::take();
-    let args: A = parse(&about)?;
     let schema = Schema::of::<C>(&about).map_err(|errors| Failure::bug(errors.to_string()))?;
+    let args: A = parse(&about, &schema)?;
     if let Some(text) = generated::<A>(&about, args.common(), &schema)? {
         return print(&text);
     }
@@ -141,7 +141,7 @@ fn generated<A: DaemonArgs>(
             .map_err(|error| Failure::bug(format!("man page: {error}")));
     }
     if let Some(shell) = common.generate_completions {
-        return Ok(Some(generate::completions::<A>(about, shell)));
+        return Ok(Some(generate::completions::<A>(about, schema, shell)));
     }
     let reference = common.print_config == Some(PrintConfig::Defaults);
     Ok(reference.then(|| print::reference(schema, about.name)))
@@ -246,8 +246,8 @@ fn launch(
     Ok(kit)
 }
 
-fn parse<A: DaemonArgs>(about: &About) -> Result<A, End> {
-    let command = generate::command::<A>(about);
+fn parse<A: DaemonArgs>(about: &About, schema: &Schema) -> Result<A, End> {
+    let command = generate::command::<A>(about, schema);
     let parsed = command
         .try_get_matches()
         .and_then(|mut matches| A::from_arg_matches_mut(&mut matches));

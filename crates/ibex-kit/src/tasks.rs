@@ -22,6 +22,17 @@ struct Entry {
     polls: AtomicU64,
 }
 
+impl Entry {
+    fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            spawned: Instant::now(),
+            last_poll: AtomicU64::new(0),
+            polls: AtomicU64::new(0),
+        }
+    }
+}
+
 /// One task as the admin port shows it.
 #[derive(Debug, Clone, serde::Serialize)]
 pub(crate) struct TaskView {
@@ -81,24 +92,37 @@ impl Tasks {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let entry = Arc::new(Entry {
-            name: name.to_owned(),
-            spawned: Instant::now(),
-            last_poll: AtomicU64::new(0),
-            polls: AtomicU64::new(0),
-        });
-        let id = self.list.next.fetch_add(1, Ordering::Relaxed);
-        lock(&self.list.live).insert(id, Arc::clone(&entry));
-        let listed = Listed {
-            id,
-            entry,
-            list: Arc::clone(&self.list),
-            fatal: self.fatal.clone(),
-        };
+        let listed = self.list(Entry::new(name));
         self.tracker.spawn(Tracked {
             future: Box::pin(future),
             listed,
         })
+    }
+
+    /// The same book-keeping for a thread: the closure is to be run on it.
+    pub(crate) fn tracked(
+        &self,
+        name: &str,
+        work: impl FnOnce() + Send + 'static,
+    ) -> impl FnOnce() + Send + 'static {
+        let listed = self.list(Entry::new(name));
+        let token = self.tracker.token();
+        move || {
+            let _tracked = (listed, token);
+            work();
+        }
+    }
+
+    fn list(&self, entry: Entry) -> Listed {
+        let entry = Arc::new(entry);
+        let id = self.list.next.fetch_add(1, Ordering::Relaxed);
+        lock(&self.list.live).insert(id, Arc::clone(&entry));
+        Listed {
+            id,
+            entry,
+            list: Arc::clone(&self.list),
+            fatal: self.fatal.clone(),
+        }
     }
 
     pub(crate) fn busy(&self) -> BusyGuard {
@@ -208,6 +232,21 @@ mod tests {
         let handle = tasks.spawn("fragile", async { panic!("as the test wants") });
         assert!(handle.await.is_err());
         assert_eq!(tasks.fatal().await, "fragile");
+    }
+
+    #[tokio::test]
+    async fn a_thread_is_waited_for_and_its_panic_reported() {
+        let tasks = Tasks::default();
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let thread =
+            std::thread::spawn(tasks.tracked("looper", move || assert!(released.recv().is_err())));
+        assert_eq!(tasks.names().get("looper"), Some(&1));
+        drop(release);
+        tasks.idle().await;
+        thread.join().unwrap();
+        let thread = std::thread::spawn(tasks.tracked("cracked", || panic!("as the test wants")));
+        assert!(thread.join().is_err());
+        assert_eq!(tasks.fatal().await, "cracked");
     }
 
     #[tokio::test]

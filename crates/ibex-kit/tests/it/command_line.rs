@@ -35,6 +35,7 @@ fn help_and_version_go_to_stdout_and_are_quick() {
     let help = text(&output(&["--help"]).stdout);
     for wanted in [
         "/etc/ibex/echo.toml",
+        "Default ports: [\"127.0.0.1:7007\"]",
         "127.0.0.1:9899",
         "SIGHUP",
         "/metrics",
