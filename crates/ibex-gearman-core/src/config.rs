@@ -1,0 +1,132 @@
+//! Policies of the job server: what an operator may choose. Values are checked by the daemon before they come here.
+
+use std::time::Duration;
+
+/// What the number in CAN_DO_TIMEOUT means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TimeoutUnit {
+    /// Below 1000 seconds, from 1000 on milliseconds. The protocol text says milliseconds; every widespread client library passes seconds.
+    #[default]
+    Auto,
+    /// Always seconds.
+    Seconds,
+    /// Always milliseconds.
+    Milliseconds,
+}
+
+/// What happens to a foreground job whose worker took too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TimeoutAction {
+    /// Its clients get WORK_FAIL, as the protocol text promises.
+    #[default]
+    Fail,
+    /// It waits again, as in the original server.
+    Requeue,
+}
+
+/// How many sleeping workers a new job wakes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Wakeup {
+    /// One per waiting job; when a woken worker stays silent for [`Config::wakeup_delay`], the next ones, doubling.
+    #[default]
+    Auto,
+    /// All of the function, the original's default.
+    All,
+    /// That many.
+    Count(u32),
+}
+
+/// Policies.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Text before the number in handles, `H:<host>`; at most 42 bytes, so that a colon and twenty digits fit behind it.
+    pub handle_prefix: String,
+    /// Number of the first job. Must never go back over restarts.
+    pub first_job: u64,
+    /// Background jobs are answered only after [`crate::Input::Persisted`].
+    pub durable: bool,
+    /// Attempts after which a job whose workers disappear is given up: `None` never; `Some(n)` after max(n, 1).
+    pub retries_max: Option<u32>,
+    /// Meaning of CAN_DO_TIMEOUT's number.
+    pub timeout_unit: TimeoutUnit,
+    /// What a timeout does to foreground jobs.
+    pub timeout_action: TimeoutAction,
+    /// Sleepers woken per job.
+    pub wakeup: Wakeup,
+    /// How long a woken worker may take to grab before others are woken too.
+    pub wakeup_delay: Duration,
+    /// Foreground jobs fail when their worker is lost, as with the Perl server.
+    pub is_loss_failure: bool,
+    /// Functions of a worker are served in turn; otherwise the last registered first.
+    pub is_round_robin: bool,
+    /// Every client gets WORK_EXCEPTION, as if it had asked.
+    pub exceptions_for_all: bool,
+    /// Jobs there may be; 0 is no bound. Beyond it: QUEUE_ERROR.
+    pub jobs_max: usize,
+    /// Bytes of workload there may be; 0 is no bound. Beyond it: QUEUE_ERROR.
+    pub workload_bytes_max: u64,
+    /// Dead jobs that are kept; the oldest goes first.
+    pub dead_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            handle_prefix: "H:localhost".into(),
+            first_job: 1,
+            durable: false,
+            retries_max: None,
+            timeout_unit: TimeoutUnit::default(),
+            timeout_action: TimeoutAction::default(),
+            wakeup: Wakeup::default(),
+            wakeup_delay: WAKEUP_DELAY,
+            is_loss_failure: false,
+            is_round_robin: true,
+            exceptions_for_all: false,
+            jobs_max: 0,
+            workload_bytes_max: 0,
+            dead_max: DEAD_MAX,
+        }
+    }
+}
+
+/// Long for a healthy worker on any network, short for a person.
+const WAKEUP_DELAY: Duration = Duration::from_millis(50);
+
+/// Enough to see what went wrong last night, little enough to keep in memory.
+const DEAD_MAX: usize = 10_000;
+
+impl Config {
+    /// The running time that a number in CAN_DO_TIMEOUT stands for; `None` when it is no positive decimal number.
+    pub(crate) fn job_timeout(&self, text: &[u8]) -> Option<Duration> {
+        let number = ibex_base::ascii::parse_u64(text).filter(|n| *n > 0)?;
+        Some(match self.timeout_unit {
+            TimeoutUnit::Seconds => Duration::from_secs(number),
+            TimeoutUnit::Milliseconds => Duration::from_millis(number),
+            TimeoutUnit::Auto if number < 1000 => Duration::from_secs(number),
+            TimeoutUnit::Auto => Duration::from_millis(number),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_by_unit() {
+        let mut config = Config::default();
+        let ms = |config: &Config, text: &str| {
+            config.job_timeout(text.as_bytes()).map(|d| d.as_millis())
+        };
+        assert_eq!(ms(&config, "999"), Some(999_000));
+        assert_eq!(ms(&config, "1000"), Some(1000));
+        assert_eq!(ms(&config, "0"), None);
+        assert_eq!(ms(&config, "-5"), None);
+        assert_eq!(ms(&config, "soon"), None);
+        config.timeout_unit = TimeoutUnit::Seconds;
+        assert_eq!(ms(&config, "1000"), Some(1_000_000));
+        config.timeout_unit = TimeoutUnit::Milliseconds;
+        assert_eq!(ms(&config, "30"), Some(30));
+    }
+}

@@ -1,0 +1,119 @@
+//! One function: its queues, its bounds, who can do it and who sleeps.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use ibex_gearman_proto::{Priority, QueueLimits};
+
+use crate::arena::Queue;
+use crate::job::ConnId;
+
+/// A function's number; free to be used again once the function is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FunctionId(pub(crate) u32);
+
+/// A token bucket over assignments, kept as the time at which it would be empty of debt.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rate {
+    pub(crate) per_second: u32,
+    pub(crate) burst: u32,
+    /// Before this time minus the burst's worth, nothing goes.
+    pub(crate) full_at: Instant,
+}
+
+impl Rate {
+    fn interval(self) -> Duration {
+        Duration::from_secs(1) / self.per_second.max(1)
+    }
+
+    /// When the next assignment may be made: at once if not later than `now`.
+    pub(crate) fn free_at(self) -> Instant {
+        let allowance = self.interval().saturating_mul(self.burst.saturating_sub(1));
+        self.full_at.checked_sub(allowance).unwrap_or(self.full_at)
+    }
+
+    pub(crate) fn take(&mut self, now: Instant) {
+        self.full_at = self.full_at.max(now) + self.interval();
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Function {
+    pub(crate) name: Bytes,
+    pub(crate) queues: [Queue; 3],
+    pub(crate) committing: u32,
+    pub(crate) scheduled: u32,
+    pub(crate) running: u32,
+    /// Connections that can do it.
+    pub(crate) workers: u32,
+    /// Those of them that sleep or are parked, longest first.
+    pub(crate) sleepers: BTreeSet<(u64, ConnId)>,
+    /// NOOPs sent for this function's jobs that no grab has answered yet.
+    pub(crate) woken: u32,
+    /// Sleepers the next delayed wake-up takes.
+    pub(crate) wake_step: u32,
+    pub(crate) limits: QueueLimits,
+    pub(crate) running_max: u32,
+    pub(crate) rate: Option<Rate>,
+    pub(crate) is_paused: bool,
+    pub(crate) submitted: u64,
+    pub(crate) finished: u64,
+}
+
+impl Function {
+    pub(crate) fn new(name: Bytes, limits: QueueLimits) -> Self {
+        Self {
+            name,
+            queues: [Queue::default(); 3],
+            committing: 0,
+            scheduled: 0,
+            running: 0,
+            workers: 0,
+            sleepers: BTreeSet::new(),
+            woken: 0,
+            wake_step: 1,
+            limits,
+            running_max: 0,
+            rate: None,
+            is_paused: false,
+            submitted: 0,
+            finished: 0,
+        }
+    }
+
+    /// Jobs that wait in queues.
+    pub(crate) fn waiting(&self) -> u32 {
+        self.queues.iter().map(|q| q.len).sum()
+    }
+
+    /// All jobs of the function.
+    pub(crate) fn total(&self) -> u32 {
+        self.waiting() + self.committing + self.scheduled + self.running
+    }
+
+    /// Jobs that a worker could be given now.
+    pub(crate) fn ready(&self, now: Instant) -> u32 {
+        if self.is_paused || self.rate.is_some_and(|rate| rate.free_at() > now) {
+            return 0;
+        }
+        let room = match self.running_max {
+            0 => u32::MAX,
+            max => max.saturating_sub(self.running),
+        };
+        self.waiting().min(room)
+    }
+
+    /// The first non-empty queue, highest priority first.
+    pub(crate) fn best_priority(&self) -> Option<Priority> {
+        Priority::ALL
+            .into_iter()
+            .find(|p| self.queues[p.index()].len > 0)
+    }
+
+    /// Whether a new job of this priority is beyond `maxqueue`.
+    pub(crate) fn is_full(&self, priority: Priority) -> bool {
+        let limit = self.limits.0[priority.index()];
+        limit > 0 && self.total() >= limit
+    }
+}

@@ -1,0 +1,236 @@
+//! What must always hold, checked against a recount. Costs a walk over everything: for tests and debug builds.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use crate::arena::NIL;
+use crate::config::Wakeup;
+use crate::conn::{Held, Rest};
+use crate::function::FunctionId;
+use crate::job::State;
+use crate::server::JobServer;
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Recount {
+    queued: [u32; 3],
+    committing: u32,
+    scheduled: u32,
+    running: u32,
+}
+
+impl JobServer {
+    /// Checks the invariants listed in the crate's documentation.
+    ///
+    /// # Panics
+    /// When one does not hold: a bug in this crate.
+    pub fn check_invariants(&self, now: Instant) {
+        self.check_jobs();
+        self.check_queues();
+        self.check_conns();
+        self.check_wakeups(now);
+    }
+
+    fn check_jobs(&self) {
+        let mut recounts: BTreeMap<FunctionId, Recount> = BTreeMap::new();
+        let mut workload_bytes = 0;
+        for (index, job) in self.jobs.iter() {
+            assert_eq!(
+                self.jobs.index_of(job.id),
+                Some(index),
+                "the index by number finds the job"
+            );
+            workload_bytes += job.workload.len() as u64;
+            let recount = recounts.entry(job.function).or_default();
+            match job.state {
+                State::Committing => {
+                    recount.committing += 1;
+                    assert!(
+                        self.commits.contains_key(&job.id),
+                        "somebody waits for a committing job"
+                    );
+                    assert!(
+                        job.is_background && self.config.durable,
+                        "only durable background jobs commit"
+                    );
+                }
+                State::Scheduled => {
+                    recount.scheduled += 1;
+                    assert!(
+                        self.schedule.contains(&(job.due_ms, job.id)),
+                        "a scheduled job is in the schedule"
+                    );
+                }
+                State::Waiting => recount.queued[job.priority.index()] += 1,
+                State::Running(worker) => {
+                    recount.running += 1;
+                    let worker = self
+                        .conns
+                        .get(&worker)
+                        .expect("a running job's worker is connected");
+                    assert!(
+                        worker.holding.contains(&job.id),
+                        "a running job is in its worker's hands"
+                    );
+                }
+            }
+            if !matches!(job.state, State::Waiting) {
+                assert!(
+                    job.previous == NIL && job.next == NIL,
+                    "only waiting jobs have neighbours"
+                );
+            }
+            let is_wanted = job.is_background
+                || !job.clients.is_empty()
+                || matches!(job.state, State::Running(_));
+            assert!(
+                is_wanted,
+                "nobody wants job {:?} in state {:?}",
+                job.id, job.state
+            );
+            for client in &job.clients {
+                let c = self
+                    .conns
+                    .get(client)
+                    .expect("a job's clients are connected");
+                let count = job.clients.iter().filter(|other| *other == client).count();
+                assert_eq!(
+                    c.waiting_for.get(&job.id).map(|n| *n as usize),
+                    Some(count),
+                    "client and job agree"
+                );
+            }
+        }
+        assert_eq!(workload_bytes, self.workload_bytes);
+        self.check_indices(&recounts);
+    }
+
+    fn check_indices(&self, recounts: &BTreeMap<FunctionId, Recount>) {
+        assert_eq!(
+            self.schedule.len(),
+            recounts
+                .values()
+                .map(|r| r.scheduled as usize)
+                .sum::<usize>()
+        );
+        for ((_, function), index) in &self.by_key {
+            let job = self.jobs.get(*index);
+            assert!(
+                job.is_keyed && job.function == *function,
+                "a key leads to its job"
+            );
+        }
+        assert_eq!(
+            self.by_key.len(),
+            self.jobs.iter().filter(|(_, job)| job.is_keyed).count()
+        );
+        for (index, function) in self.functions.iter().enumerate() {
+            let Some(function) = function else { continue };
+            let id = FunctionId(u32::try_from(index).expect("function numbers are small"));
+            let recount = recounts.get(&id).copied().unwrap_or_default();
+            let counted = Recount {
+                queued: function.queues.map(|q| q.len),
+                committing: function.committing,
+                scheduled: function.scheduled,
+                running: function.running,
+            };
+            assert_eq!(counted, recount, "function {:?}", function.name);
+            assert_eq!(
+                self.names.get(&function.name),
+                Some(&id),
+                "a function is found by its name"
+            );
+        }
+    }
+
+    fn check_queues(&self) {
+        for function in self.functions.iter().flatten() {
+            for queue in function.queues {
+                let (mut count, mut previous) = (0, NIL);
+                for index in queue.indices(&self.jobs) {
+                    let job = self.jobs.get(index);
+                    assert_eq!(job.state, State::Waiting);
+                    assert_eq!(job.previous, previous);
+                    previous = index;
+                    count += 1;
+                }
+                assert_eq!((count, previous), (queue.len, queue.tail));
+            }
+        }
+    }
+
+    fn check_conns(&self) {
+        let mut workers: BTreeMap<FunctionId, (u32, u32, u32)> = BTreeMap::new();
+        for (conn, c) in &self.conns {
+            for ability in &c.abilities {
+                let (can, sleep, _) = workers.entry(ability.function).or_default();
+                *can += 1;
+                if let Rest::Asleep(number) | Rest::Parked(number, _) = c.rest {
+                    *sleep += 1;
+                    let function = self.function(ability.function);
+                    assert!(
+                        function.sleepers.contains(&(number, *conn)),
+                        "a sleeper is known to all its functions"
+                    );
+                }
+            }
+            if let Rest::Woken(function) = c.rest {
+                assert!(c.can_do(function), "a worker is woken for what it can do");
+                workers.entry(function).or_default().2 += 1;
+            }
+            for id in &c.holding {
+                let index = self.jobs.index_of(*id).expect("held jobs exist");
+                assert_eq!(self.jobs.get(index).state, State::Running(*conn));
+            }
+            for id in c.waiting_for.keys() {
+                let index = self
+                    .jobs
+                    .index_of(*id)
+                    .expect("no client waits for a gone job");
+                assert!(self.jobs.get(index).clients.contains(conn));
+            }
+            assert!(
+                !matches!(c.held.front(), Some(Held::Ready(_))),
+                "a reply that may leave has left"
+            );
+        }
+        for (index, function) in self.functions.iter().enumerate() {
+            let Some(function) = function else { continue };
+            let id = FunctionId(u32::try_from(index).expect("function numbers are small"));
+            let (can, sleep, woken) = workers.get(&id).copied().unwrap_or_default();
+            assert_eq!(
+                (function.workers, function.woken),
+                (can, woken),
+                "function {:?}",
+                function.name
+            );
+            assert_eq!(function.sleepers.len(), sleep as usize);
+        }
+    }
+
+    /// No lost wake-up: while a job may run, every sleeper that could take it lies behind a NOOP that is still to be answered.
+    fn check_wakeups(&self, now: Instant) {
+        for function in self.functions.iter().flatten() {
+            let ready = function.ready(now);
+            if ready == 0 || function.sleepers.is_empty() {
+                continue;
+            }
+            let parked = function
+                .sleepers
+                .iter()
+                .any(|(_, conn)| matches!(self.conns[conn].rest, Rest::Parked(..)));
+            match self.config.wakeup {
+                Wakeup::Auto => assert!(
+                    function.woken >= ready,
+                    "{ready} ready, {} woken, and sleepers",
+                    function.woken
+                ),
+                Wakeup::All => panic!("somebody sleeps beside a ready job"),
+                Wakeup::Count(_) => assert!(function.woken > 0, "nobody was woken for a ready job"),
+            }
+            assert!(
+                !parked || function.woken >= ready,
+                "a parked worker waits beside a ready job"
+            );
+        }
+    }
+}
