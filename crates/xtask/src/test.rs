@@ -28,6 +28,7 @@ pub(crate) const PEERS: &[&str] = &[
     "python3-pymemcache",
     "prometheus",
     "curl",
+    "strace",
     "systemd",
     "util-linux",
 ];

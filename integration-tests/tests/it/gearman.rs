@@ -1,0 +1,200 @@
+//! The job server as its widespread clients see it: the `gearman` and `gearadmin` tools, Perl's Gearman::Client and ::Worker, php-gearman.
+#![allow(clippy::unwrap_used, reason = "a helper of a test fails the test")]
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use ibex_testkit::{Daemon, skip, wait};
+use integration_tests::peers;
+
+fn start() -> (Daemon, SocketAddr) {
+    let daemon = Daemon::builder("ibex-gearmand").start().unwrap();
+    let addr = daemon.addr("gearman").unwrap();
+    (daemon, addr)
+}
+
+fn script(name: &str) -> String {
+    format!("{}/tests/it/scripts/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A child that is killed when the test ends.
+struct Guard(Child);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+fn tool(program: &Path, addr: SocketAddr) -> Command {
+    let mut command = Command::new(program);
+    command
+        .arg("-h")
+        .arg(addr.ip().to_string())
+        .arg("-p")
+        .arg(addr.port().to_string());
+    command
+}
+
+#[test]
+fn the_gearman_tool_works_and_submits() {
+    let Some(gearman) = skip::program("gearman") else {
+        return;
+    };
+    let (daemon, addr) = start();
+    let mut worker = tool(&gearman, addr);
+    worker
+        .args(["-w", "-f", "count", "--", "wc", "-c"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let worker = Guard(worker.spawn().unwrap());
+    let out = peers::ok(tool(&gearman, addr).args(["-f", "count"]), b"eleven char").unwrap();
+    assert_eq!(out.trim(), "11");
+    let lines: Vec<String> = peers::ok(
+        tool(&gearman, addr).args(["-f", "count", "-n"]),
+        b"a\nbb\nccc\n",
+    )
+    .unwrap()
+    .lines()
+    .map(str::to_owned)
+    .collect();
+    assert_eq!(lines.len(), 3, "one job for each line: {lines:?}");
+    peers::ok(
+        tool(&gearman, addr).args(["-b", "-f", "count"]),
+        b"in the background",
+    )
+    .unwrap();
+    wait::until_true("the background job to be done", || {
+        daemon.metric("ibex_ready").is_ok() && status(addr).contains("count\t0\t0\t1")
+    })
+    .unwrap();
+    drop(worker);
+    wait::until_true("the worker to be gone", || {
+        status(addr).contains("count\t0\t0\t0")
+    })
+    .unwrap();
+    daemon.stop().unwrap();
+}
+
+/// The admin protocol's `status`, asked by hand.
+fn status(addr: SocketAddr) -> String {
+    use std::io::{Read, Write};
+    let mut stream = integration_tests::ping::connect(addr).unwrap();
+    stream.write_all(b"status\n").unwrap();
+    let mut text = Vec::new();
+    let mut buffer = [0; 4096];
+    while !text.ends_with(b".\n") {
+        let read = stream.read(&mut buffer).unwrap();
+        assert!(read > 0, "the connection ended within the status");
+        text.extend_from_slice(&buffer[..read]);
+    }
+    String::from_utf8(text).unwrap()
+}
+
+#[test]
+fn gearadmin_asks_everything_it_can() {
+    let Some(gearadmin) = skip::program("gearadmin") else {
+        return;
+    };
+    let (mut daemon, addr) = start();
+    let ask = |args: &[&str]| peers::ok(tool(&gearadmin, addr).args(args), b"").unwrap();
+    assert!(ask(&["--server-version"]).contains('.'));
+    assert_eq!(
+        ask(&["--getpid"]).trim().trim_start_matches("OK "),
+        daemon.pid().unwrap().to_string()
+    );
+    ask(&["--create-function=made_by_hand"]);
+    assert!(ask(&["--status"]).contains("made_by_hand\t0\t0\t0"));
+    ask(&["--drop-function=made_by_hand"]);
+    assert!(!ask(&["--status"]).contains("made_by_hand"));
+    assert!(ask(&["--workers"]).contains('.'));
+    assert!(ask(&["--show-jobs"]).contains('.') || ask(&["--show-jobs"]).is_empty());
+    peers::run(tool(&gearadmin, addr).arg("--shutdown"), b"").unwrap();
+    let status = daemon.wait_exit(wait::PATIENCE).unwrap();
+    assert_eq!(status.code(), Some(0), "shutdown is a clean end");
+    daemon.judge_log().unwrap();
+}
+
+#[test]
+fn perl_clients_and_workers_walk_their_whole_surface() {
+    let Some(perl) = skip::program("perl") else {
+        return;
+    };
+    if !peers::can_run(
+        &perl,
+        &["-MGearman::Client", "-MGearman::Worker", "-e", "1"],
+        "libgearman-client-perl",
+    ) {
+        return;
+    }
+    let (daemon, addr) = start();
+    let out = peers::ok(
+        Command::new(perl)
+            .arg(script("gearman_tour.pl"))
+            .arg(addr.to_string()),
+        b"",
+    )
+    .unwrap();
+    assert_eq!(out.lines().last(), Some("ok"));
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn php_clients_and_workers_walk_their_whole_surface() {
+    let Some(php) = skip::program("php") else {
+        return;
+    };
+    if !peers::can_run(
+        &php,
+        &["-r", "exit(class_exists('GearmanClient') ? 0 : 1);"],
+        "php-gearman",
+    ) {
+        return;
+    }
+    let (daemon, addr) = start();
+    let command = |name: &str| {
+        let mut command = Command::new(&php);
+        command
+            .arg(script(name))
+            .arg(addr.ip().to_string())
+            .arg(addr.port().to_string());
+        command
+    };
+    let mut worker = command("gearman_worker.php");
+    let worker = Guard(worker.arg("9").stdin(Stdio::null()).spawn().unwrap());
+    let out = peers::ok(&mut command("gearman_tour.php"), b"").unwrap();
+    assert_eq!(out.lines().last(), Some("ok"));
+    drop(worker);
+    daemon.stop().unwrap();
+}
+
+/// The original's tools talk to the original in the same way, so that a difference is ours and not the tool's.
+#[test]
+fn an_acknowledged_background_job_outlives_kill_nine() {
+    let Some(gearman) = skip::program("gearman") else {
+        return;
+    };
+    let (mut daemon, addr) = start();
+    peers::ok(
+        tool(&gearman, addr).args(["-b", "-f", "later", "-u", "one"]),
+        b"survive",
+    )
+    .unwrap();
+    daemon.kill_and_restart().unwrap();
+    let addr = daemon.addr("gearman").unwrap();
+    assert!(status(addr).contains("later\t1\t0\t0"), "{}", status(addr));
+    let out = peers::ok(
+        tool(&gearman, addr).args(["-w", "-c", "1", "-f", "later", "--", "cat"]),
+        b"",
+    )
+    .unwrap();
+    drop(out);
+    wait::until_true("the job to be done", || {
+        status(addr).contains("later\t0\t0\t0")
+    })
+    .unwrap();
+    daemon.stop().unwrap();
+}
