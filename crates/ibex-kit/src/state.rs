@@ -120,8 +120,10 @@ fn default_dir(short: &str, root: bool, variable: &dyn Fn(&str) -> Option<PathBu
     }
     let base = variable("XDG_STATE_HOME")
         .or_else(|| variable("HOME").map(|home| home.join(".local/state")));
-    base.unwrap_or_else(std::env::temp_dir)
-        .join("ibex")
+    // Without a home there is only the common temporary directory, where the name must not collide with another user's.
+    let temporary =
+        || std::env::temp_dir().join(format!("ibex-{}", rustix::process::getuid().as_raw()));
+    base.map_or_else(temporary, |base| base.join("ibex"))
         .join(short)
 }
 
@@ -180,6 +182,9 @@ mod tests {
             default_dir("gearmand", false, &home),
             Path::new("/home/u/.local/state/ibex/gearmand")
         );
+        let uid = rustix::process::getuid().as_raw();
+        let nowhere = std::env::temp_dir().join(format!("ibex-{uid}/gearmand"));
+        assert_eq!(default_dir("gearmand", false, &none), nowhere);
         let systemd = |name: &str| {
             (name == "STATE_DIRECTORY")
                 .then(|| PathBuf::from("/var/lib/ibex/gearmand:/var/lib/other"))
