@@ -150,13 +150,18 @@ fn a_second_stop_is_at_once() {
 
 #[test]
 fn readyz_says_no_while_the_listeners_still_accept_for_the_delay() {
-    let mut daemon = Daemon::start(&["--set", "shutdown.delay=1s"]);
+    let mut daemon = Daemon::start(&["--set", "shutdown.delay=2s"]);
     daemon.signal(Signal::TERM);
     wait_for("not ready", || {
         (daemon.get("/readyz").0 == 503).then_some(())
     });
     assert_eq!(daemon.echo("late"), "hello\nlate\n");
     assert!(daemon.get("/readyz").1.contains("[-]phase: draining"));
+    let (status, _, refused) = daemon.ask("POST", "/-/reload", "", "");
+    assert_eq!(
+        (status, refused.as_str()),
+        (422, "reload refused while draining\n")
+    );
     assert_eq!(daemon.wait().code(), Some(0));
 }
 
