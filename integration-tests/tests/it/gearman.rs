@@ -171,7 +171,6 @@ fn php_clients_and_workers_walk_their_whole_surface() {
     daemon.stop().unwrap();
 }
 
-/// The original's tools talk to the original in the same way, so that a difference is ours and not the tool's.
 #[test]
 fn an_acknowledged_background_job_outlives_kill_nine() {
     let Some(gearman) = skip::program("gearman") else {

@@ -228,3 +228,38 @@ fn compose_file_keeps_to_the_common_subset() {
         );
     }
 }
+
+#[test]
+fn prometheus_configuration_and_alerts_are_right() {
+    let Some(promtool) = skip::program("promtool") else {
+        return;
+    };
+    for args in [
+        &["check", "config", "prometheus.yml"][..],
+        &["check", "rules", "alerts.yml"],
+        &["test", "rules", "alerts_test.yml"],
+    ] {
+        let output = Command::new(&promtool)
+            .args(args)
+            .current_dir(root().join("deploy/prometheus"))
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{args:?}: {text}");
+    }
+}
+
+/// Each alert's runbook is a page that exists.
+#[test]
+fn every_alert_leads_to_a_page() {
+    let text = fs::read_to_string(root().join("deploy/prometheus/alerts.yml")).unwrap();
+    let pages: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("runbook: "))
+        .collect();
+    assert_eq!(pages.len(), text.matches("- alert:").count());
+    for page in pages {
+        assert!(root().join(page).is_file(), "{page} is not there");
+    }
+}
