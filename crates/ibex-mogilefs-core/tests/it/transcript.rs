@@ -55,7 +55,7 @@ impl goldenscript::Runner for Runner {
             }
             // decide <policy> on=1,2 [min=2] [failed=3]
             "decide" | "step" => {
-                let policy = Policy::parse(&args.next_pos().ok_or("policy")?)?;
+                let policy = Policy::parse(args.next_pos().ok_or("policy")?)?;
                 let on = devices(&parsed::<String>(&mut args, "on")?.unwrap_or_default());
                 let failed = devices(&parsed::<String>(&mut args, "failed")?.unwrap_or_default());
                 let mindevcount = parsed(&mut args, "min")?.unwrap_or(2);
@@ -91,10 +91,10 @@ impl goldenscript::Runner for Runner {
                 format!(
                     "{} devices on {hosts} hosts: {}",
                     chosen.len(),
-                    list(sorted(chosen))
+                    list(&sorted(chosen))
                 )
             }
-            "read" => list(read_order(
+            "read" => list(&read_order(
                 &self.cluster,
                 &devices(&parsed::<String>(&mut args, "on")?.unwrap_or_default())
                     .into_iter()
@@ -164,7 +164,7 @@ fn sorted(mut devices: Vec<DevId>) -> Vec<DevId> {
     devices
 }
 
-fn list(devices: Vec<DevId>) -> String {
+fn list(devices: &[DevId]) -> String {
     devices
         .iter()
         .map(ToString::to_string)
@@ -179,8 +179,8 @@ fn show_verdict(verdict: Verdict) -> String {
         Verdict::Stuck => "stuck".into(),
         Verdict::Place { ideal, desperate } => format!(
             "place ideal={} desperate={}",
-            list(sorted(ideal)),
-            list(sorted(desperate))
+            list(&sorted(ideal)),
+            list(&sorted(desperate))
         ),
     }
 }

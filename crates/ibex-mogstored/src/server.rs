@@ -1,0 +1,188 @@
+//! Start and stop, top-down.
+
+use crate::config::Config;
+use crate::conn;
+use crate::disks::Disks;
+use crate::handler::Handler;
+use crate::metrics::Metrics;
+use crate::side::Side;
+use crate::usage::{self, UsageWorker};
+use ibex_kit::page::Section;
+use ibex_kit::{AsyncListener, Failure, Kit, Listener, Peer, Stream};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Arc, RwLock};
+
+/// The configuration that a reload replaces.
+#[derive(Debug)]
+pub(crate) struct Live(RwLock<Config>);
+
+impl Live {
+    /// The configuration now.
+    pub(crate) fn config(&self) -> Config {
+        self.0
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone()
+    }
+
+    fn replace(&self, config: Config) {
+        *self
+            .0
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = config;
+    }
+}
+
+/// Runs the node until it is told to stop.
+///
+/// # Errors
+/// An address that cannot be bound, or a device that cannot be cleaned up.
+pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
+    let disks = Arc::new(Disks::new(Path::new(&config.docroot), config.disk_threads));
+    let metrics = Arc::new(Metrics::register(kit.metrics()));
+    let http = kit.listen("http", &config.listen)?;
+    let side = kit.listen("side", &config.side_addresses())?;
+    let live = Arc::new(Live(RwLock::new(config)));
+
+    prepare(&disks, &live.config()).await?;
+    let reloaded = Arc::clone(&live);
+    kit.on_reload(move |new: &Config| reloaded.replace(new.clone()));
+    kit.worker(UsageWorker {
+        disks: Arc::clone(&disks),
+        live: Arc::clone(&live),
+        metrics: Arc::clone(&metrics),
+        failing: BTreeSet::new(),
+        rounds: 0,
+    });
+    publish_pages(&kit, &disks);
+
+    let handler = Arc::new(Handler {
+        disks: Arc::clone(&disks),
+        live,
+        metrics: Arc::clone(&metrics),
+    });
+    for listener in http {
+        let (handler, connections) = (Arc::clone(&handler), kit.clone());
+        accept(&kit, "http", listener, &metrics, move |stream| {
+            conn::serve(Arc::clone(&handler), connections.clone(), stream)
+        })?;
+    }
+    let side_channel = Arc::new(Side {
+        disks,
+        metrics: Arc::clone(&metrics),
+        kit: kit.clone(),
+    });
+    for listener in side {
+        let side_channel = Arc::clone(&side_channel);
+        accept(&kit, "side", listener, &metrics, move |stream| {
+            let side_channel = Arc::clone(&side_channel);
+            async move { side_channel.serve(stream).await }
+        })?;
+    }
+    kit.ready().await?;
+    kit.draining().cancelled().await;
+    Ok(())
+}
+
+/// Removes unfinished uploads of an earlier process and writes the first usage files, so that a tracker finds them as soon as the port is open.
+async fn prepare(disks: &Arc<Disks>, config: &Config) -> Result<(), Failure> {
+    let disks = Arc::clone(disks);
+    let require_mounts = config.require_mounts;
+    let docroot = config.docroot.clone();
+    let work = tokio::task::spawn_blocking(move || {
+        let devices = disks.present();
+        tracing::info!(docroot, devices = devices.len(), "devices found");
+        for device in devices {
+            match disks.clean_temp(device) {
+                Ok(0) => {}
+                Ok(removed) => {
+                    tracing::info!(devid = %device, removed, "unfinished uploads removed")
+                }
+                Err(error) => {
+                    tracing::warn!(devid = %device, %error, "cannot remove unfinished uploads")
+                }
+            }
+        }
+        for (device, outcome) in usage::round(&disks, require_mounts) {
+            if let Err(error) = outcome {
+                tracing::warn!(devid = %device, %error, "cannot write usage");
+            }
+        }
+    });
+    work.await.map_err(|error| Failure::bug(error.to_string()))
+}
+
+fn accept<F, S>(
+    kit: &Kit,
+    name: &'static str,
+    listener: Listener,
+    metrics: &Arc<Metrics>,
+    serve: S,
+) -> Result<(), Failure>
+where
+    F: Future<Output = ()> + Send + 'static,
+    S: Fn(Stream) -> F + Send + 'static,
+{
+    let listener: AsyncListener = listener
+        .into_tokio()
+        .map_err(|error| Failure::io(error.to_string()))?;
+    let (tasks, metrics) = (kit.clone(), Arc::clone(metrics));
+    kit.spawn("accept", async move {
+        let draining = tasks.draining();
+        loop {
+            let accepted: std::io::Result<(Stream, Peer)> = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = draining.cancelled() => return,
+            };
+            let Ok((stream, peer)) = accepted else { return };
+            let limit = usize::try_from(tasks.common().limits.connections).unwrap_or(usize::MAX);
+            if tasks.connections().count() >= limit {
+                metrics.refused_connections.inc();
+                continue;
+            }
+            let entry = tasks.connections().open(name, &peer);
+            let close = entry.close_wanted();
+            let serving = serve(stream);
+            tasks.spawn("connection", async move {
+                tokio::select! {
+                    () = serving => {}
+                    () = close.cancelled() => {}
+                }
+                drop(entry);
+            });
+        }
+    });
+    Ok(())
+}
+
+fn publish_pages(kit: &Kit, disks: &Arc<Disks>) {
+    let listed = Arc::clone(disks);
+    kit.page(move || {
+        let rows = listed
+            .present()
+            .into_iter()
+            .map(|device| {
+                let usage = std::fs::read(listed.path(device).join("usage"))
+                    .ok()
+                    .and_then(|text| ibex_mogilefs_proto::usage::Usage::parse(&text));
+                let cell = |value: Option<u64>| {
+                    value.map_or_else(|| "–".to_owned(), |kib| format!("{} MiB", kib / 1024))
+                };
+                vec![
+                    format!("dev{device}"),
+                    cell(usage.as_ref().map(|usage| usage.total_kib)),
+                    cell(usage.as_ref().map(|usage| usage.used_kib)),
+                    usage.map_or_else(String::new, |usage| usage.disk),
+                ]
+            })
+            .collect();
+        vec![Section::table(
+            "Devices",
+            ["device", "size", "used", "disk"],
+            rows,
+        )]
+    });
+    let named = Arc::clone(disks);
+    kit.status_line(move || format!("{} devices", named.present().len()));
+}
