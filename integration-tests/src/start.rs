@@ -21,7 +21,46 @@ pub fn member(short: &str) -> Result<&'static Member> {
 pub fn builder(member: &Member, scratch: &Path) -> Result<Builder> {
     let mut builder = Daemon::builder(member.binary);
     for arg in member.args {
-        builder = builder.arg(arg.replace("{dir}", &scratch.to_string_lossy()));
+        builder = builder.arg(*arg);
     }
-    Ok(builder)
+    Ok(match member.short {
+        "mogstored" => {
+            let docroot = scratch.join("docroot");
+            std::fs::create_dir_all(docroot.join("dev1")).context("make the device's folder")?;
+            builder.set("docroot", &docroot.to_string_lossy())
+        }
+        "perlbal" => {
+            let conf = scratch.join("perlbal.conf");
+            std::fs::write(&conf, perlbal_conf(scratch))
+                .context("write the balancer's configuration")?;
+            builder
+                .without_env("IBEX_LISTEN")
+                .set("perlbal_conf", &conf.to_string_lossy())
+        }
+        "journal" => journal(builder, scratch),
+        _ => builder,
+    })
+}
+
+/// A web server over an empty folder: the least a balancer can be told to do.
+fn perlbal_conf(scratch: &Path) -> String {
+    format!(
+        "CREATE SERVICE http\n  SET role = web_server\n  SET listen = 127.0.0.1:0\n  SET docroot = {}\n  SET persist_client = on\nENABLE http\n",
+        scratch.display()
+    )
+}
+
+/// A site of one cluster in two files, with no daemon beside it.
+fn journal(builder: Builder, scratch: &Path) -> Builder {
+    let database = |name: &str| format!("sqlite:{}", scratch.join(name).display());
+    builder
+        .set("db.global.master", &database("global.db"))
+        .set(
+            "cluster",
+            &format!(
+                "[{{ id = 1, a = \"{}\", weight = 100 }}]",
+                database("cluster1.db")
+            ),
+        )
+        .set("files.dir", &scratch.join("files").to_string_lossy())
 }

@@ -13,7 +13,7 @@ pub struct Member {
     pub admin_port: u16,
     /// Name of the first data listener in the port file and in socket units; empty when the daemon has none of its own by default.
     pub listener: &'static str,
-    /// Arguments without which it does not run in a test (a subcommand, a folder), `{dir}` standing for the daemon's own folder.
+    /// Arguments without which it is no daemon: a subcommand.
     pub args: &'static [&'static str],
     /// Whether it keeps data in a SQL store named by `store.url`.
     pub has_store: bool,
@@ -71,7 +71,7 @@ pub const DAEMONS: &[Member] = &[
         short: "journal",
         docs: "journal",
         admin_port: 9818,
-        listener: "http",
+        listener: "journal",
         args: &["serve"],
         has_store: false,
     },

@@ -6,4 +6,5 @@ mod gearman;
 mod memcached;
 mod mogilefs;
 mod ops;
+mod schwartz;
 mod shipped;

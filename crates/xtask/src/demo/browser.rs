@@ -233,12 +233,6 @@ impl Form {
         self
     }
 
-    /// Whether there is a field called `name`.
-    pub(crate) fn has(&self, name: &str) -> bool {
-        self.fields.iter().any(|(field, _)| field == name)
-            || self.choices.iter().any(|(field, _)| field == name)
-    }
-
     /// What a radio button or selection called `name` offers.
     pub(crate) fn choices(&self, name: &str) -> Vec<&str> {
         self.choices

@@ -273,7 +273,7 @@ impl Layout {
             self.write(
                 name,
                 &format!(
-                    "docroot = \"{}\"\nmgmt_listen = [\"{side}\"]\n",
+                    "docroot = \"{}\"\nside_listen = [\"{side}\"]\n",
                     docroot.display()
                 ),
                 "",
@@ -337,7 +337,7 @@ impl Layout {
         let state = self.state("perlbal1");
         fs::create_dir_all(&state)?;
         let text = format!(
-            "perlbal_config = \"{}\"\nnode_name = \"perlbal1\"\nstate_dir = \"{}\"\n[admin]\nlisten = \"127.0.0.1:0\"\n",
+            "perlbal_conf = \"{}\"\nnode_name = \"perlbal1\"\nstate_dir = \"{}\"\n[admin]\nlisten = \"127.0.0.1:0\"\n",
             file.display(),
             state.display()
         );

@@ -30,6 +30,8 @@ use crate::sh;
 
 /// How often the running demo looks at its processes and their logs.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// More people than this are a big town.
+const TOWN_PEOPLE: u32 = 500;
 /// The family of the demo's people, the same everywhere.
 const SEED: &str = "7";
 
@@ -137,17 +139,21 @@ fn stop_flag() -> Result<Arc<AtomicBool>> {
 fn seed(stack: &Stack, users: u32) -> Result<()> {
     eprintln!("people and entries:");
     sh::run(&mut stack.layout.journal(&["migrate"]))?;
-    // 14.1 of the site's description: fifteen entries for each person.
-    let entries = (users * 15).to_string();
-    let mut command = stack.layout.journal(&[
+    // Fifteen entries for each person; ten in a big town, where more of them only read.
+    let entries = users.saturating_mul(if users > TOWN_PEOPLE { 10 } else { 15 });
+    let (users, entries) = (users.to_string(), entries.to_string());
+    let args = [
         "seed-demo",
         "--users",
-        &users.to_string(),
-        "--seed",
-        SEED,
+        &users,
         "--entries",
         &entries,
-    ]);
+        "--seed",
+        SEED,
+        "--password",
+        tour::PASSWORD,
+    ];
+    let mut command = stack.layout.journal(&args);
     sh::run(&mut command)
 }
 

@@ -48,16 +48,12 @@ impl Person {
     /// Makes an account through the form.
     fn sign_up(site: SocketAddr, name: &str) -> Result<Self> {
         let mut browser = Browser::new(site);
-        let form = browser.open("/create")?.form_with("user")?;
-        let mut form = form
+        let form = browser
+            .open("/create")?
+            .form_to("/create")?
             .fill("user", name)
-            .fill("email", &format!("{name}@example.org"));
-        for field in ["password", "password1", "password2"] {
-            if form.has(field) {
-                form = form.fill(field, PASSWORD);
-            }
-        }
-        browser.submit(&form)?;
+            .fill("password", PASSWORD);
+        browser.submit(&form.fill("email", &format!("{name}@example.org")))?;
         Ok(Self {
             name: name.to_owned(),
             browser,
@@ -67,7 +63,7 @@ impl Person {
     /// Logs in through the form, with an empty cookie jar.
     fn log_in(site: SocketAddr, name: &str) -> Result<Self> {
         let mut browser = Browser::new(site);
-        let form = browser.open("/login")?.form_with("user")?;
+        let form = browser.open("/login")?.form_to("/login")?;
         browser.submit(&form.fill("user", name).fill("password", PASSWORD))?;
         let home = browser.open("/")?;
         ensure!(home.has(name), "the front page does not greet {name}");
@@ -85,11 +81,10 @@ impl Person {
             "the form offers {:?} only",
             form.choices("security")
         );
-        let field = if form.has("event") { "event" } else { "body" };
         let page = self.browser.submit(
             &form
                 .fill("subject", subject)
-                .fill(field, body)
+                .fill("event", body)
                 .fill("security", security),
         )?;
         if is_entry(&page.path) {
@@ -105,9 +100,7 @@ impl Person {
     /// Comments on an entry.
     pub(super) fn comment(&mut self, entry: &str, body: &str) -> Result<()> {
         let page = self.browser.open(entry)?;
-        let form = page
-            .form_to("comment")
-            .or_else(|_| page.form_with("body"))?;
+        let form = page.form_to("/reply")?;
         let page = self.browser.submit(&form.fill("body", body))?;
         ensure!(
             page.has(body),
@@ -119,7 +112,7 @@ impl Person {
     /// Adds a friend.
     fn befriend(&mut self, other: &str) -> Result<()> {
         let page = self.browser.open(&format!("/users/{other}/profile"))?;
-        let form = page.form_to("friend").or_else(|_| page.form_to("circle"))?;
+        let form = page.form_to("/manage/circle")?;
         self.browser.submit(&form)?;
         Ok(())
     }
@@ -292,12 +285,8 @@ fn plain(text: &str) -> String {
 fn pictures(stack: &Stack, seen: &mut Seen) -> Result<String> {
     let png = picture::png(96, 96, 40);
     let page = seen.anna.browser.open("/manage/icons")?;
-    let field = ["picture", "file", "icon", "userpic"]
-        .into_iter()
-        .find(|field| page.form_with(field).is_ok())
-        .context("no form for a picture on /manage/icons")?;
-    let form = page.form_with(field)?.choose(
-        field,
+    let form = page.form_with("file")?.choose(
+        "file",
         File {
             name: "ibex.png".to_owned(),
             content_type: "image/png",
@@ -327,19 +316,15 @@ fn pictures(stack: &Stack, seen: &mut Seen) -> Result<String> {
 /// Uploads a picture for friends and remembers what Ben gets.
 fn friends_picture(seen: &mut Seen) -> Result<String> {
     let page = seen.anna.browser.open("/manage/photos")?;
-    let field = ["picture", "file", "photo"]
-        .into_iter()
-        .find(|field| page.form_with(field).is_ok())
-        .context("no form for a photo on /manage/photos")?;
     let file = File {
         name: "spring.png".to_owned(),
         content_type: "image/png",
         bytes: picture::png(320, 240, 200),
     };
     let form = page
-        .form_with(field)?
+        .form_with("file")?
         .fill("security", "friends")
-        .choose(field, file);
+        .choose("file", file);
     let page = seen.anna.browser.submit(&form)?;
     let address = page
         .links()
