@@ -1,1 +1,60 @@
-//! TheSchwartz: reliable jobs over databases, client and worker.
+//! TheSchwartz in Rust: reliable jobs kept in a database's tables, drop-in on the data with the Perl library.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), ibex_schwartz::Error> {
+//! use ibex_schwartz::{Client, Job, Outcome, Worker};
+//!
+//! let client = Client::open(["sqlite:/var/lib/app/jobs.db"]).await?;
+//! client.insert(Job::new("SendMail", "to=fred@example.org").uniqkey("welcome-7")).await?;
+//!
+//! let worker = Worker::new(&client).function("SendMail", |job| async move {
+//!     println!("mail: {:?}", job.arg());
+//!     Outcome::Complete
+//! });
+//! worker.work_until_done().await?;
+//! # Ok(()) }
+//! ```
+//!
+//! ```text
+//!  Client ── insert / insert_all / insert_tx ──► funcmap, job
+//!    │                                             ▲
+//!  Worker ── grab (lease = grabbed_until) ─────────┤
+//!    └── Outcome ── complete / fail / decline / replace, conditional on the lease ──► error, exitstatus
+//! ```
+//!
+//! A job is acknowledged when its row is committed. It is worked by one worker per lease, at least once in all: a worker that
+//! dies loses its lease, and the job comes back. Every finish is conditional on the lease, so a worker that was late changes
+//! nothing of what another does with the job meanwhile.
+//!
+//! It is apart from the daemon because programs use it directly, without any server but the database. It does not speak HTTP, and
+//! it spawns nothing that outlives a call, except what [`Worker::run`] awaits.
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod client;
+mod database;
+mod dsn;
+mod error;
+mod finish;
+mod funcs;
+mod grab;
+mod handle;
+mod insert;
+mod job;
+mod list;
+pub mod schema;
+pub mod storable;
+mod tables;
+mod worker;
+
+pub use client::{Client, ClientBuilder};
+pub use database::{Database, Roles};
+pub use error::{Causes, Error};
+pub use finish::{Finish, Finished, RetryPolicy};
+pub use grab::{Grab, GrabbedJob, Only};
+pub use handle::Handle;
+pub use insert::Inserted;
+pub use job::{Job, StoredJob, When, limits};
+pub use list::{Failure, FuncCount, Query, State, Status};
+pub use worker::{FunctionOptions, JobContext, Outcome, Worker};

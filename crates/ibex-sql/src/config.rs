@@ -197,6 +197,54 @@ impl Config {
         }
     }
 
+    /// The file of a SQLite database; `None` in memory and for MySQL.
+    #[must_use]
+    pub fn path(&self) -> Option<&std::path::Path> {
+        match &self.target {
+            Target::Sqlite(target) => target.path.as_deref(),
+            Target::MySql(_) => None,
+        }
+    }
+
+    /// The account at a MySQL server.
+    #[must_use]
+    pub fn user(&self) -> Option<&str> {
+        match &self.target {
+            Target::Sqlite(_) => None,
+            Target::MySql(target) => target.user.as_deref(),
+        }
+    }
+
+    /// The name of a MySQL database.
+    #[must_use]
+    pub fn database(&self) -> Option<&str> {
+        match &self.target {
+            Target::Sqlite(_) => None,
+            Target::MySql(target) => Some(&target.database),
+        }
+    }
+
+    /// The first host of a MySQL database and its port.
+    #[must_use]
+    pub fn host(&self) -> Option<(&str, u16)> {
+        match &self.target {
+            Target::Sqlite(_) => None,
+            Target::MySql(target) => target
+                .hosts
+                .first()
+                .map(|(host, port)| (host.as_str(), *port)),
+        }
+    }
+
+    /// The local socket of a MySQL database.
+    #[must_use]
+    pub fn socket(&self) -> Option<&str> {
+        match &self.target {
+            Target::Sqlite(_) => None,
+            Target::MySql(target) => target.socket.as_deref(),
+        }
+    }
+
     /// The deadline of each call with its retries.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {

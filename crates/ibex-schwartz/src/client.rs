@@ -1,0 +1,573 @@
+//! A client of one or several databases: where jobs go, where they come from, which database is asked next.
+//!
+//! Apart from `database.rs` because the choice between databases is a policy: random order, the dead ones rested, the causes kept
+//! when none is left. One failing database never shows while another lives.
+
+use crate::database::{Database, Roles, Settings};
+use crate::dsn::Address;
+use crate::error::{Causes, Error};
+use crate::grab::{Grab, GrabbedJob, Only};
+use crate::handle::Handle;
+use crate::insert::Inserted;
+use crate::job::{Job, StoredJob};
+use crate::list::{Failure, FuncCount, Query, State, Status};
+use crate::schema::check_prefix;
+use crate::tables::Clock;
+use ibex_base::rng::Rng;
+use ibex_sql::{Db, Tx};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// A database that failed is left alone this long, as the original does.
+const REST: Duration = Duration::from_secs(30);
+
+/// A client. Clones share its databases and what it knows of them.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    databases: Vec<Database>,
+    rng: Mutex<Rng>,
+    clock: Arc<Clock>,
+    /// Wakes workers of this process after an insert of this process.
+    inserted: Notify,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("databases", &self.inner.databases)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a client is made.
+#[derive(Debug, Default)]
+pub struct ClientBuilder {
+    urls: Vec<(String, Roles)>,
+    shared: Vec<Db>,
+    prefix: String,
+    auto_init: Option<bool>,
+    rest: Option<Duration>,
+}
+
+impl ClientBuilder {
+    /// A database by its URL; see [`ibex_sql::Config::new`] for the forms.
+    #[must_use]
+    pub fn db(self, url: impl Into<String>) -> Self {
+        self.db_with_roles(url, Roles::default())
+    }
+
+    /// A database that takes only part of the work, for instance one that is being drained.
+    #[must_use]
+    pub fn db_with_roles(mut self, url: impl Into<String>, roles: Roles) -> Self {
+        self.urls.push((url.into(), roles));
+        self
+    }
+
+    /// A database the program has open already, so that jobs and its own rows can share a transaction.
+    #[must_use]
+    pub fn shared(mut self, db: Db) -> Self {
+        self.shared.push(db);
+        self
+    }
+
+    /// What the tables' names start with; empty by default.
+    #[must_use]
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// Whether missing tables are made; by default only in SQLite files.
+    #[must_use]
+    pub fn auto_init(mut self, auto_init: bool) -> Self {
+        self.auto_init = Some(auto_init);
+        self
+    }
+
+    /// How long a database that failed is left alone; 30 seconds by default.
+    #[must_use]
+    pub fn retry_after(mut self, rest: Duration) -> Self {
+        self.rest = Some(rest);
+        self
+    }
+
+    /// Makes the client. Databases that do not answer now are rested and tried later; at least one must answer.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for addresses that make no sense, [`Error::NoDatabase`] when none answers.
+    pub async fn build(self) -> Result<Client, Error> {
+        let client = self.build_lazy().await?;
+        let mut causes = Vec::new();
+        for database in client.databases() {
+            match database.judge(database.db().await.map(|_| ())) {
+                Ok(()) => {}
+                Err(Error::Sql(error)) => causes.push((database.address(), error)),
+                Err(error) => return Err(error),
+            }
+        }
+        if causes.len() == client.databases().len() {
+            Err(Error::NoDatabase(Causes(causes)))
+        } else {
+            Ok(client)
+        }
+    }
+
+    /// As [`ClientBuilder::build`], but asks no database yet except those that are open already.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for addresses that make no sense.
+    pub async fn build_lazy(self) -> Result<Client, Error> {
+        check_prefix(&self.prefix)?;
+        let clock = Arc::new(Clock::default());
+        let settings = Settings {
+            prefix: Arc::from(self.prefix.as_str()),
+            auto_init: self.auto_init,
+            rest: self.rest.unwrap_or(REST),
+        };
+        let mut databases = Vec::new();
+        for (url, roles) in &self.urls {
+            databases.push(Database::new(
+                Address::parse(url)?,
+                settings.clone(),
+                *roles,
+                Arc::clone(&clock),
+            ));
+        }
+        for db in self.shared {
+            let database = Database::new(
+                Address::of(db.config()),
+                settings.clone(),
+                Roles::default(),
+                Arc::clone(&clock),
+            );
+            database.adopt(db).await?;
+            databases.push(database);
+        }
+        if databases.is_empty() {
+            return Err(Error::Config(
+                "a client needs at least one database".to_owned(),
+            ));
+        }
+        let seed = std::time::SystemTime::UNIX_EPOCH
+            .elapsed()
+            .map_or(1, |since| u64::from(since.subsec_nanos()))
+            ^ u64::from(std::process::id());
+        Ok(Client {
+            inner: Arc::new(Inner {
+                databases,
+                rng: Mutex::new(Rng::new(seed)),
+                clock,
+                inserted: Notify::new(),
+            }),
+        })
+    }
+}
+
+impl Client {
+    /// Opens a client of these databases, see [`ClientBuilder`] for more.
+    ///
+    /// # Errors
+    /// As [`ClientBuilder::build`].
+    pub async fn open<U: Into<String>>(urls: impl IntoIterator<Item = U>) -> Result<Self, Error> {
+        urls.into_iter()
+            .fold(Self::builder(), |builder, url| builder.db(url))
+            .build()
+            .await
+    }
+
+    /// A client step by step.
+    #[must_use]
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::default()
+    }
+
+    /// Its databases, in the order they were given.
+    #[must_use]
+    pub fn databases(&self) -> &[Database] {
+        &self.inner.databases
+    }
+
+    /// Waits until this process inserted a job. Register before looking, then await.
+    pub fn inserted(&self) -> tokio::sync::futures::Notified<'_> {
+        self.inner.inserted.notified()
+    }
+
+    /// Wakes the workers of this process: someone else inserted.
+    pub fn wake(&self) {
+        self.inner.inserted.notify_waiters();
+    }
+
+    /// Moves the clock of SQLite databases ahead, for tests of delays and leases. A MySQL server keeps its own time.
+    pub fn advance_clock(&self, by: Duration) {
+        self.inner.clock.advance(by.as_secs());
+    }
+
+    /// Databases with a role, in random order, the rested ones left out.
+    fn choose(&self, role: impl Fn(Roles) -> bool) -> Vec<Database> {
+        let mut chosen: Vec<Database> = self
+            .inner
+            .databases
+            .iter()
+            .filter(|database| role(database.roles()))
+            .cloned()
+            .collect();
+        self.inner
+            .rng
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .shuffle(&mut chosen);
+        let admitted: Vec<Database> = chosen
+            .iter()
+            .filter(|database| database.admits())
+            .cloned()
+            .collect();
+        // When all are down each call tries them anyway: an error of now is worth more than one of half a minute ago.
+        if admitted.is_empty() {
+            chosen
+        } else {
+            admitted
+        }
+    }
+
+    /// Tries databases in turn until one answers; only a failure of the database as a whole goes on to the next.
+    async fn first<T, F>(
+        &self,
+        role: impl Fn(Roles) -> bool,
+        call: impl Fn(Database) -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let mut causes = Vec::new();
+        for database in self.choose(role) {
+            match database.judge(call(database.clone()).await) {
+                Err(Error::Sql(error)) if crate::error::is_down(error.kind()) => {
+                    causes.push((database.address(), error))
+                }
+                other => return other,
+            }
+        }
+        Err(Error::NoDatabase(Causes(causes)))
+    }
+
+    /// Puts a job into one of the databases; on disk when this returns.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] and [`Error::TooLarge`] for the job, [`Error::NoDatabase`] with a cause each.
+    pub async fn insert(&self, job: Job) -> Result<Inserted, Error> {
+        job.check()?;
+        let job = Arc::new(job);
+        let outcome = self
+            .first(
+                |roles| roles.insert,
+                |database| {
+                    let job = Arc::clone(&job);
+                    async move { database.insert(&job).await }
+                },
+            )
+            .await;
+        self.wake_after(outcome)
+    }
+
+    /// Puts all jobs into one database in one transaction, or none.
+    ///
+    /// # Errors
+    /// As [`Client::insert`], and [`Error::Duplicate`].
+    pub async fn insert_all(&self, jobs: Vec<Job>) -> Result<Vec<Handle>, Error> {
+        let jobs = Arc::new(jobs);
+        let outcome = self
+            .first(
+                |roles| roles.insert,
+                |database| {
+                    let jobs = Arc::clone(&jobs);
+                    async move { database.insert_all(&jobs).await }
+                },
+            )
+            .await;
+        self.wake_after(outcome)
+    }
+
+    /// Puts jobs into one database in one transaction, each with its own outcome: a pending key refuses that job only.
+    ///
+    /// # Errors
+    /// As [`Client::insert`]; then none was written.
+    pub async fn insert_each(&self, jobs: Vec<Job>) -> Result<Vec<Inserted>, Error> {
+        let jobs = Arc::new(jobs);
+        let outcome = self
+            .first(
+                |roles| roles.insert,
+                |database| {
+                    let jobs = Arc::clone(&jobs);
+                    async move { database.insert_each(&jobs).await }
+                },
+            )
+            .await;
+        self.wake_after(outcome)
+    }
+
+    fn wake_after<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
+        if outcome.is_ok() {
+            self.wake();
+        }
+        outcome
+    }
+
+    /// Inserts inside the caller's own transaction on the first database, see [`Database::insert_tx`]. Workers are not woken before it
+    /// commits: call [`Client::wake`] then, or let them poll.
+    ///
+    /// # Errors
+    /// As [`Database::insert_tx`].
+    pub async fn insert_tx(&self, tx: &mut Tx, job: &Job) -> Result<Inserted, Error> {
+        match self.inner.databases.first() {
+            Some(database) => database.insert_tx(tx, job).await,
+            None => Err(Error::NoDatabase(Causes(Vec::new()))),
+        }
+    }
+
+    /// Takes ready jobs from the databases in turn until `want.max` are there. Databases that fail are passed over while one answers.
+    ///
+    /// # Errors
+    /// [`Error::NoDatabase`] when none answered.
+    pub async fn grab(&self, want: &Grab) -> Result<Vec<GrabbedJob>, Error> {
+        let mut jobs = Vec::new();
+        let mut causes = Vec::new();
+        let mut answered = false;
+        for database in self.choose(|roles| roles.work) {
+            let rest = Grab {
+                max: want.max.saturating_sub(jobs.len()),
+                ..want.clone()
+            };
+            if rest.max == 0 {
+                break;
+            }
+            match database.judge(database.grab(&rest).await) {
+                Ok(found) => {
+                    answered = true;
+                    jobs.extend(found);
+                }
+                Err(Error::Sql(error)) => causes.push((database.address(), error)),
+                Err(error) => return Err(error),
+            }
+        }
+        if answered || causes.is_empty() {
+            Ok(jobs)
+        } else {
+            Err(Error::NoDatabase(Causes(causes)))
+        }
+    }
+
+    /// Takes one job by its handle; `None` when it is gone or another has it.
+    ///
+    /// # Errors
+    /// [`Error::ForeignHandle`], and what a database can answer.
+    pub async fn grab_handle(
+        &self,
+        handle: &Handle,
+        grab_for: u64,
+    ) -> Result<Option<GrabbedJob>, Error> {
+        let database = self.of(handle)?;
+        let Some(found) = database.judge(database.peek(handle.jobid()).await)? else {
+            return Ok(None);
+        };
+        let want = Grab {
+            only: Only::Job(handle.jobid()),
+            grab_for,
+            ..Grab::new(vec![found.job.funcname])
+        };
+        Ok(database
+            .judge(database.grab(&want).await)?
+            .into_iter()
+            .next())
+    }
+
+    /// The job behind a handle with the lease it has, without grabbing it (the classic `work_on`).
+    ///
+    /// # Errors
+    /// As [`Client::grab_handle`].
+    pub async fn peek(&self, handle: &Handle) -> Result<Option<GrabbedJob>, Error> {
+        let database = self.of(handle)?;
+        database.judge(database.peek(handle.jobid()).await)
+    }
+
+    /// The database a handle belongs to.
+    ///
+    /// # Errors
+    /// [`Error::ForeignHandle`].
+    pub fn of(&self, handle: &Handle) -> Result<&Database, Error> {
+        let found = self
+            .inner
+            .databases
+            .iter()
+            .find(|database| database.hash() == handle.database());
+        found.ok_or_else(|| Error::ForeignHandle(handle.to_string()))
+    }
+
+    /// The handle of a job of a database.
+    #[must_use]
+    pub fn handle(&self, database: &Database, jobid: u64) -> Handle {
+        Handle::new(database.hash(), jobid)
+    }
+
+    /// The job's row, while it is pending.
+    ///
+    /// # Errors
+    /// As [`Client::grab_handle`].
+    pub async fn lookup(&self, handle: &Handle) -> Result<Option<StoredJob>, Error> {
+        Ok(self.status(handle).await?.pending.map(|(job, _)| job))
+    }
+
+    /// Whether the job's row exists.
+    ///
+    /// # Errors
+    /// As [`Client::grab_handle`].
+    pub async fn is_pending(&self, handle: &Handle) -> Result<bool, Error> {
+        Ok(self.lookup(handle).await?.is_some())
+    }
+
+    /// State, exit status and failures of a job.
+    ///
+    /// # Errors
+    /// As [`Client::grab_handle`].
+    pub async fn status(&self, handle: &Handle) -> Result<Status, Error> {
+        let database = self.of(handle)?;
+        database.judge(database.status(handle.jobid()).await)
+    }
+
+    /// The messages of failed runs, oldest first.
+    ///
+    /// # Errors
+    /// As [`Client::grab_handle`].
+    pub async fn failure_log(&self, handle: &Handle) -> Result<Vec<String>, Error> {
+        let database = self.of(handle)?;
+        let failures = database.judge(database.failures_of(handle.jobid()).await)?;
+        Ok(failures
+            .into_iter()
+            .map(|failure| failure.message)
+            .collect())
+    }
+
+    /// Removes a job that no worker has.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Grabbed`], and as [`Client::grab_handle`].
+    pub async fn cancel(&self, handle: &Handle) -> Result<(), Error> {
+        let database = self.of(handle)?;
+        database.judge(database.cancel(handle.jobid()).await)
+    }
+
+    /// Pending jobs, per database up to the limit; nothing is locked.
+    ///
+    /// # Errors
+    /// What a database answers.
+    pub async fn list(&self, query: &Query) -> Result<Vec<(Handle, StoredJob, State)>, Error> {
+        let mut all = Vec::new();
+        for database in self.databases() {
+            for (job, state) in database.judge(database.list(query).await)? {
+                all.push((Handle::new(database.hash(), job.jobid), job, state));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Jobs per function, summed over the databases that answer.
+    ///
+    /// # Errors
+    /// [`Error::NoDatabase`] when none answers.
+    pub async fn counts(&self) -> Result<Vec<FuncCount>, Error> {
+        let mut sums: std::collections::BTreeMap<String, FuncCount> =
+            std::collections::BTreeMap::new();
+        let mut causes = Vec::new();
+        for database in self.databases() {
+            match database.judge(database.counts().await) {
+                Ok(counts) => {
+                    for count in counts {
+                        match sums.get_mut(&count.funcname) {
+                            Some(sum) => {
+                                sum.ready += count.ready;
+                                sum.grabbed += count.grabbed;
+                                sum.scheduled += count.scheduled;
+                                sum.oldest_ready_age =
+                                    sum.oldest_ready_age.max(count.oldest_ready_age);
+                            }
+                            None => drop(sums.insert(count.funcname.clone(), count)),
+                        }
+                    }
+                }
+                Err(Error::Sql(error)) => causes.push((database.address(), error)),
+                Err(error) => return Err(error),
+            }
+        }
+        if causes.len() == self.databases().len() {
+            Err(Error::NoDatabase(Causes(causes)))
+        } else {
+            Ok(sums.into_values().collect())
+        }
+    }
+
+    /// The newest failures over all databases, newest first; `since` in epoch seconds.
+    ///
+    /// # Errors
+    /// What a database answers.
+    pub async fn errors(
+        &self,
+        func: Option<&str>,
+        since: u64,
+        limit: u32,
+    ) -> Result<Vec<(Handle, Failure)>, Error> {
+        let mut all = Vec::new();
+        for database in self.databases() {
+            let failures = database.judge(database.errors(func, since, limit).await)?;
+            all.extend(
+                failures
+                    .into_iter()
+                    .map(|failure| (Handle::new(database.hash(), failure.jobid), failure)),
+            );
+        }
+        all.sort_by_key(|(_, failure)| std::cmp::Reverse(failure.time));
+        all.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(all)
+    }
+
+    /// The clock of the first database that answers, in epoch seconds.
+    ///
+    /// # Errors
+    /// [`Error::NoDatabase`].
+    pub async fn time(&self) -> Result<u64, Error> {
+        self.first(|_| true, |database| async move { database.time().await })
+            .await
+    }
+
+    /// The largest job number of each database, for noticing inserts of others.
+    ///
+    /// # Errors
+    /// What the database answers.
+    pub async fn newest(&self, database: &Database) -> Result<u64, Error> {
+        database.judge(database.newest().await)
+    }
+
+    /// Removes one chunk of old errors and exit statuses from a database; call again while it answers more than 0.
+    ///
+    /// # Errors
+    /// What the database answers.
+    pub async fn clean(&self, database: &Database) -> Result<u64, Error> {
+        database.judge(database.clean().await)
+    }
+
+    /// Closes every database cleanly.
+    ///
+    /// # Errors
+    /// The first failure; all are closed.
+    pub async fn close(&self) -> Result<(), Error> {
+        let mut outcome = Ok(());
+        for database in self.databases() {
+            outcome = outcome.and(database.close().await);
+        }
+        outcome
+    }
+}

@@ -1,0 +1,429 @@
+//! Finding ready jobs and taking them under a lease.
+//!
+//! Apart because exactly one statement decides who has a job: the conditional UPDATE of `grabbed_until`. The value written there is
+//! the lease; every later statement about the job carries it. Perl workers do the same on the same rows.
+
+use crate::database::{Database, Work};
+use crate::error::Error;
+use crate::handle::Handle;
+use crate::job::StoredJob;
+use crate::tables::marks;
+use bytes::Bytes;
+use ibex_base::rng::Rng;
+use ibex_sql::{Row, Value, params};
+
+/// A lease is a minute less than for ever: what fits the classic column.
+const LEASE_MAX: u64 = 365 * 86_400;
+
+/// Which jobs of the functions are wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Only {
+    /// Any that is ready.
+    #[default]
+    Any,
+    /// Those with this coalescing value.
+    Coalesce(String),
+    /// Those whose coalescing value starts so.
+    CoalescePrefix(String),
+    /// This one.
+    Job(u64),
+}
+
+/// A request for jobs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grab {
+    /// Functions the worker can do.
+    pub funcs: Vec<String>,
+    /// Jobs wanted, at most.
+    pub max: usize,
+    /// Seconds of the lease; at least 1.
+    pub grab_for: u64,
+    /// Candidates read per function; more than `max`, so that others who grab at the same time leave some.
+    pub batch_size: usize,
+    /// Order by priority, the biggest first.
+    pub prioritize: bool,
+    /// Only jobs of at least this priority.
+    pub floor: Option<u16>,
+    /// Which ones.
+    pub only: Only,
+    /// Mix candidates, so that workers of several programs do not all try the same job first.
+    pub shuffle: bool,
+}
+
+impl Grab {
+    /// One job of these functions, with the classic lease of an hour.
+    #[must_use]
+    pub fn new(funcs: Vec<String>) -> Self {
+        Self {
+            funcs,
+            max: 1,
+            grab_for: 3600,
+            batch_size: 50,
+            prioritize: false,
+            floor: None,
+            only: Only::Any,
+            shuffle: true,
+        }
+    }
+}
+
+/// A job under our lease.
+#[derive(Debug, Clone)]
+pub struct GrabbedJob {
+    /// The row.
+    pub job: StoredJob,
+    /// Its name outside.
+    pub handle: Handle,
+    /// The value in `grabbed_until` that makes it ours, in epoch seconds.
+    pub lease: u64,
+    /// Which run this is, from 1.
+    pub attempt: u32,
+    /// Where it lives.
+    pub database: Database,
+}
+
+#[derive(Clone, Copy)]
+struct Candidate {
+    jobid: u64,
+    grabbed_until: u64,
+    priority: Option<u16>,
+}
+
+impl Database {
+    /// Takes up to `want.max` ready jobs.
+    pub(crate) async fn grab(&self, want: &Grab) -> Result<Vec<GrabbedJob>, Error> {
+        let funcids = self.funcids(&want.funcs).await?;
+        if funcids.is_empty() || want.max == 0 {
+            return Ok(Vec::new());
+        }
+        // Others may be faster with every candidate; then there are newer ones.
+        for _ in 0..4 {
+            let (now, mut candidates) = self.candidates(want, &funcids).await?;
+            if candidates.is_empty() {
+                return Ok(Vec::new());
+            }
+            if want.shuffle {
+                mix(&mut candidates, want.prioritize);
+            }
+            let lease = now + want.grab_for.clamp(1, LEASE_MAX);
+            let jobs = self.take(candidates, lease, want.max).await?;
+            if !jobs.is_empty() {
+                return Ok(jobs);
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// Ready rows and the database's now.
+    async fn candidates(
+        &self,
+        want: &Grab,
+        funcids: &[u32],
+    ) -> Result<(u64, Vec<Candidate>), Error> {
+        let limit = want.batch_size.max(want.max);
+        let (filter, filter_params) = filters(want);
+        // DIFFERS(theschwartz): oldest due time first and not lowest jobid first, so that an index finds the next job whatever lies
+        // before it; new rows and those whose lease ran out are two short ranges of that index.
+        let order = if want.prioritize {
+            "priority DESC, jobid"
+        } else {
+            "run_after, jobid"
+        };
+        let mut parts = Vec::new();
+        let mut params = Vec::new();
+        for (index, funcid) in funcids.iter().enumerate() {
+            for (part, fence) in [
+                ("n", "grabbed_until = 0"),
+                ("e", "grabbed_until > 0 AND grabbed_until <= :now"),
+            ] {
+                parts.push(format!(
+                    "SELECT * FROM (SELECT jobid, grabbed_until, priority, run_after, :now AS now FROM {{p}}job \
+                     WHERE funcid = ? AND {fence} AND run_after <= :now{filter} ORDER BY {order} LIMIT {limit}) {part}{index}"
+                ));
+                params.push(Value::from(*funcid));
+                params.extend(filter_params.iter().cloned());
+            }
+        }
+        let rows = self.query(&parts.join(" UNION ALL "), params).await?;
+        let mut now = 0;
+        let mut found = Vec::with_capacity(rows.len());
+        for row in &rows {
+            now = row.get(4)?;
+            // A row with values that are no numbers is nobody's; it must not stop the others.
+            if let Ok(candidate) = candidate(row) {
+                found.push((row.get::<u64>(3).unwrap_or(0), candidate));
+            }
+        }
+        if want.prioritize {
+            found.sort_by_key(|(_, candidate)| {
+                (std::cmp::Reverse(candidate.priority), candidate.jobid)
+            });
+        } else {
+            found.sort_by_key(|(run_after, candidate)| (*run_after, candidate.jobid));
+        }
+        found.truncate(limit);
+        Ok((
+            now,
+            found.into_iter().map(|(_, candidate)| candidate).collect(),
+        ))
+    }
+
+    async fn take(
+        &self,
+        candidates: Vec<Candidate>,
+        lease: u64,
+        max: usize,
+    ) -> Result<Vec<GrabbedJob>, Error> {
+        let scope = self.scope();
+        let rows = self
+            .db()
+            .await?
+            .write(move |tx| {
+                let (scope, candidates) = (scope.clone(), candidates.clone());
+                Box::pin(async move { take(&mut scope.on(tx), &candidates, lease, max).await })
+            })
+            .await;
+        let rows = match rows {
+            Err(Error::Sql(error)) if error.is_outcome_unknown() => {
+                // The leases may be ours or not; nobody works those jobs until they end, which is what a lease is for.
+                return Err(Error::Sql(error));
+            }
+            other => other?,
+        };
+        let mut jobs = Vec::with_capacity(rows.len());
+        for (row, failures) in rows {
+            match self.grabbed(&row, lease, failures).await {
+                Ok(Some(job)) => jobs.push(job),
+                Ok(None) => {
+                    tracing::warn!(database = %self.address(), "job of an unknown function skipped")
+                }
+                Err(Error::Sql(error)) if error.kind() == ibex_sql::ErrorKind::Decode => {
+                    tracing::warn!(database = %self.address(), error = %error, "job with odd values skipped");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(jobs)
+    }
+
+    async fn grabbed(
+        &self,
+        row: &Row,
+        lease: u64,
+        failures: u32,
+    ) -> Result<Option<GrabbedJob>, Error> {
+        let Some(job) = self.stored(row).await? else {
+            return Ok(None);
+        };
+        Ok(Some(GrabbedJob {
+            handle: Handle::new(self.hash(), job.jobid),
+            lease,
+            attempt: failures.saturating_add(1),
+            job,
+            database: self.clone(),
+        }))
+    }
+
+    /// A row of [`COLUMNS`] as a job; `None` when its function has no name.
+    pub(crate) async fn stored(&self, row: &Row) -> Result<Option<StoredJob>, Error> {
+        let funcid: u32 = row.get(1)?;
+        let Some(funcname) = self.funcname(funcid).await? else {
+            return Ok(None);
+        };
+        Ok(Some(StoredJob {
+            jobid: row.get(0)?,
+            funcid,
+            funcname,
+            arg: row.get::<Option<Bytes>>(2)?.unwrap_or_default(),
+            uniqkey: row.get(3)?,
+            coalesce: row.get(4)?,
+            insert_time: row.get(5)?,
+            run_after: row.get(6)?,
+            grabbed_until: row.get(7)?,
+            priority: row.get(8)?,
+        }))
+    }
+
+    /// A job as it is now, with the lease it has; for working on a handle without grabbing it.
+    pub(crate) async fn peek(&self, jobid: u64) -> Result<Option<GrabbedJob>, Error> {
+        let rows = self
+            .query(
+                &format!("SELECT {COLUMNS} FROM {{p}}job WHERE jobid = ?"),
+                params![jobid],
+            )
+            .await?;
+        let Some(row) = rows.first() else {
+            return Ok(None);
+        };
+        let failures = self
+            .query(
+                "SELECT COUNT(*) FROM {p}error WHERE jobid = ?",
+                params![jobid],
+            )
+            .await?;
+        let failures = failures.first().map_or(Ok(0), |row| row.get(0))?;
+        self.grabbed(row, row.get(7)?, failures).await
+    }
+}
+
+/// The columns [`Database::stored`] reads, in its order.
+pub(crate) const COLUMNS: &str =
+    "jobid, funcid, arg, uniqkey, coalesce, insert_time, run_after, grabbed_until, priority";
+
+fn candidate(row: &Row) -> Result<Candidate, ibex_sql::Error> {
+    Ok(Candidate {
+        jobid: row.get(0)?,
+        grabbed_until: row.get(1)?,
+        priority: row.get(2)?,
+    })
+}
+
+fn filters(want: &Grab) -> (String, Vec<Value>) {
+    let mut filter = String::new();
+    let mut params = Vec::new();
+    if let Some(floor) = want.floor {
+        filter.push_str(" AND priority >= ?");
+        params.push(Value::from(floor));
+    }
+    match &want.only {
+        Only::Any => {}
+        Only::Coalesce(value) => {
+            filter.push_str(" AND coalesce = ?");
+            params.push(Value::from(value));
+        }
+        Only::CoalescePrefix(prefix) => {
+            filter.push_str(" AND coalesce LIKE ? ESCAPE '|'");
+            params.push(Value::from(like_prefix(prefix)));
+        }
+        Only::Job(jobid) => {
+            filter.push_str(" AND jobid = ?");
+            params.push(Value::from(*jobid));
+        }
+    }
+    (filter, params)
+}
+
+/// `p%` with the wildcards inside `p` taken literally.
+pub(crate) fn like_prefix(prefix: &str) -> String {
+    let mut pattern = String::with_capacity(prefix.len() + 1);
+    for c in prefix.chars() {
+        if matches!(c, '%' | '_' | '|') {
+            pattern.push('|');
+        }
+        pattern.push(c);
+    }
+    pattern.push('%');
+    pattern
+}
+
+/// Shuffles; with priorities only among equals.
+fn mix(candidates: &mut [Candidate], prioritize: bool) {
+    let seed = std::time::SystemTime::UNIX_EPOCH
+        .elapsed()
+        .map_or(0, |since| u64::from(since.subsec_nanos()))
+        ^ (u64::from(std::process::id()) << 32);
+    let mut rng = Rng::new(seed);
+    if !prioritize {
+        return rng.shuffle(candidates);
+    }
+    for equals in candidates.chunk_by_mut(|a, b| a.priority == b.priority) {
+        rng.shuffle(equals);
+    }
+}
+
+/// Inside a transaction: conditional updates until `max` are ours, then their rows and failures.
+async fn take(
+    work: &mut Work<'_>,
+    candidates: &[Candidate],
+    lease: u64,
+    max: usize,
+) -> Result<Vec<(Row, u32)>, Error> {
+    const UPDATE: &str = "UPDATE {p}job SET grabbed_until = ? WHERE jobid = ? AND grabbed_until = ? AND grabbed_until <= :now";
+    let mut ours: Vec<u64> = Vec::new();
+    let mut rest = candidates;
+    while ours.len() < max && !rest.is_empty() {
+        let (now, later) = rest.split_at((max - ours.len()).min(rest.len()));
+        rest = later;
+        // Ascending ids: two programs that grab the same rows cannot deadlock.
+        let mut now = now.to_vec();
+        now.sort_by_key(|candidate| candidate.jobid);
+        let sets = now
+            .iter()
+            .map(|candidate| params![lease, candidate.jobid, candidate.grabbed_until])
+            .collect();
+        for (done, candidate) in work.execute_each(UPDATE, sets).await?.iter().zip(&now) {
+            if done.rows_affected == 1 {
+                ours.push(candidate.jobid);
+            }
+        }
+    }
+    if ours.is_empty() {
+        return Ok(Vec::new());
+    }
+    let list = marks(ours.len());
+    let ids: Vec<Value> = ours.iter().map(|id| Value::from(*id)).collect();
+    let rows = work
+        .query(
+            &format!("SELECT {COLUMNS} FROM {{p}}job WHERE jobid IN ({list})"),
+            ids.clone(),
+        )
+        .await?;
+    let mut failures = std::collections::BTreeMap::new();
+    for row in work
+        .query(
+            &format!(
+                "SELECT jobid, COUNT(*) FROM {{p}}error WHERE jobid IN ({list}) GROUP BY jobid"
+            ),
+            ids,
+        )
+        .await?
+    {
+        failures.insert(row.get::<u64>(0)?, row.get::<u32>(1)?);
+    }
+    let order = |jobid: u64| {
+        candidates
+            .iter()
+            .position(|candidate| candidate.jobid == jobid)
+    };
+    let mut all: Vec<(Row, u32)> = rows
+        .into_iter()
+        .map(|row| {
+            let count = row
+                .get(0)
+                .ok()
+                .and_then(|id: u64| failures.get(&id).copied())
+                .unwrap_or(0);
+            (row, count)
+        })
+        .collect();
+    all.sort_by_key(|(row, _)| row.get(0).ok().and_then(order));
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wildcards_in_a_prefix_are_literal() {
+        assert_eq!(like_prefix("a_b%c|"), "a|_b|%c||%");
+    }
+
+    #[test]
+    fn mixing_keeps_priorities_in_order() {
+        let mut candidates: Vec<Candidate> = (0..50)
+            .map(|n| Candidate {
+                jobid: n,
+                grabbed_until: 0,
+                priority: Some(if n < 25 { 9 } else { 1 }),
+            })
+            .collect();
+        mix(&mut candidates, true);
+        assert!(
+            candidates
+                .iter()
+                .take(25)
+                .all(|candidate| candidate.priority == Some(9))
+        );
+    }
+}

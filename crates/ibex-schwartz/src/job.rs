@@ -1,0 +1,224 @@
+//! Jobs before and after they are rows.
+//!
+//! Apart because both directions and all limits of the classic columns are here, checked before any database is asked. It
+//! writes nothing.
+
+use crate::error::Error;
+use bytes::Bytes;
+
+/// Limits of the classic tables; what exceeds them is refused before a statement is sent.
+pub mod limits {
+    /// Characters of a function name, key or coalescing value: the columns are VARCHAR(255).
+    pub const NAME_CHARS_MAX: usize = 255;
+    /// Bytes of an argument: MEDIUMBLOB.
+    pub const ARG_BYTES_MAX: usize = 16_777_215;
+    /// The last second a job can be set to; one more is the mark of parked jobs.
+    pub const RUN_AFTER_MAX: u64 = 4_294_967_294;
+    /// Characters of an error message: VARCHAR(255).
+    pub const MESSAGE_CHARS_MAX: usize = 255;
+}
+
+/// When a job may run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum When {
+    /// As soon as a worker takes it.
+    #[default]
+    Now,
+    /// This many seconds from the database's now.
+    In(u64),
+    /// At this second since the epoch.
+    At(u64),
+}
+
+/// A job to insert.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    pub(crate) funcname: String,
+    pub(crate) arg: Bytes,
+    pub(crate) uniqkey: Option<String>,
+    pub(crate) coalesce: Option<String>,
+    pub(crate) run_after: When,
+    pub(crate) priority: Option<u16>,
+}
+
+impl Job {
+    /// A job for `funcname`; the argument is bytes, stored as they are.
+    pub fn new(funcname: impl Into<String>, arg: impl Into<Bytes>) -> Self {
+        Self {
+            funcname: funcname.into(),
+            arg: arg.into(),
+            uniqkey: None,
+            coalesce: None,
+            run_after: When::Now,
+            priority: None,
+        }
+    }
+
+    /// A job whose argument Perl thaws to the same structure (arrays and objects only).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when `value` is neither an array nor an object, or too deep.
+    pub fn with_storable(
+        funcname: impl Into<String>,
+        value: &serde_json::Value,
+    ) -> Result<Self, Error> {
+        let arg =
+            crate::storable::encode(value).map_err(|error| Error::Invalid(error.to_string()))?;
+        Ok(Self::new(funcname, arg))
+    }
+
+    /// While a job of the same function with this key is pending, inserting another one does nothing.
+    #[must_use]
+    pub fn uniqkey(mut self, key: impl Into<String>) -> Self {
+        self.uniqkey = Some(key.into());
+        self
+    }
+
+    /// Jobs with the same value can be worked together.
+    #[must_use]
+    pub fn coalesce(mut self, value: impl Into<String>) -> Self {
+        self.coalesce = Some(value.into());
+        self
+    }
+
+    /// Not before this second since the epoch.
+    #[must_use]
+    pub fn run_after(mut self, epoch: u64) -> Self {
+        self.run_after = When::At(epoch);
+        self
+    }
+
+    /// Not before this many seconds from now, by the database's clock.
+    #[must_use]
+    pub fn delay(mut self, seconds: u64) -> Self {
+        self.run_after = When::In(seconds);
+        self
+    }
+
+    /// Bigger is more urgent, for workers that look at priorities.
+    #[must_use]
+    pub fn priority(mut self, priority: u16) -> Self {
+        self.priority = Some(priority);
+        self
+    }
+
+    /// The function.
+    #[must_use]
+    pub fn funcname(&self) -> &str {
+        &self.funcname
+    }
+
+    /// Checks every limit of the classic columns.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] or [`Error::TooLarge`].
+    pub fn check(&self) -> Result<(), Error> {
+        check_funcname(&self.funcname)?;
+        check_name("uniqkey", self.uniqkey.as_deref())?;
+        check_name("coalesce", self.coalesce.as_deref())?;
+        if self.arg.len() > limits::ARG_BYTES_MAX {
+            return Err(Error::TooLarge {
+                bytes: self.arg.len(),
+                max: limits::ARG_BYTES_MAX,
+            });
+        }
+        match self.run_after {
+            When::At(epoch) if epoch > limits::RUN_AFTER_MAX => Err(Error::Invalid(format!(
+                "run_after is at most {}",
+                limits::RUN_AFTER_MAX
+            ))),
+            When::In(seconds) if seconds > limits::RUN_AFTER_MAX / 2 => {
+                Err(Error::Invalid("delay is beyond the end of time".to_owned()))
+            }
+            When::Now | When::In(_) | When::At(_) => Ok(()),
+        }
+    }
+}
+
+pub(crate) fn check_funcname(name: &str) -> Result<(), Error> {
+    let count = name.chars().count();
+    if count == 0 || count > limits::NAME_CHARS_MAX || name.chars().any(char::is_control) {
+        return Err(Error::Invalid(
+            "a function name has 1 to 255 characters, none of them a control".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+fn check_name(what: &str, value: Option<&str>) -> Result<(), Error> {
+    match value {
+        Some(value) if value.chars().count() > limits::NAME_CHARS_MAX => {
+            Err(Error::Invalid(format!("{what} has at most 255 characters")))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// A job as its row says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredJob {
+    /// The row's number, never used again in its database.
+    pub jobid: u64,
+    /// Number of the function there.
+    pub funcid: u32,
+    /// The function.
+    pub funcname: String,
+    /// The argument; see [`crate::storable`] for those that Perl froze.
+    pub arg: Bytes,
+    /// Unique among pending jobs of the function.
+    pub uniqkey: Option<String>,
+    /// Groups jobs that can be worked together.
+    pub coalesce: Option<String>,
+    /// Epoch seconds.
+    pub insert_time: Option<u64>,
+    /// Epoch seconds.
+    pub run_after: u64,
+    /// Epoch seconds; the end of the lease, and its fence.
+    pub grabbed_until: u64,
+    /// Bigger is more urgent.
+    pub priority: Option<u16>,
+}
+
+/// Cuts a message to what the classic column holds, in characters and never inside one.
+pub(crate) fn cut_message(message: &str) -> String {
+    // The column's character set may have no four-byte characters; U+0000 cannot be told from an end by C programs.
+    message
+        .chars()
+        .map(|c| if c == '\0' { ' ' } else { c })
+        .take(limits::MESSAGE_CHARS_MAX)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_at_minus_one_zero_and_plus_one() {
+        let name = |count| Job::new("x".repeat(count), "").check().is_ok();
+        assert_eq!(
+            [name(0), name(1), name(254), name(255), name(256)],
+            [false, true, true, true, false]
+        );
+        let key = |count: usize| Job::new("f", "").uniqkey("☺".repeat(count)).check().is_ok();
+        assert_eq!([key(0), key(255), key(256)], [true, true, false]);
+        let arg = |bytes: usize| Job::new("f", vec![0; bytes]).check().is_ok();
+        assert_eq!(
+            [arg(limits::ARG_BYTES_MAX), arg(limits::ARG_BYTES_MAX + 1)],
+            [true, false]
+        );
+        let at = |epoch| Job::new("f", "").run_after(epoch).check().is_ok();
+        assert_eq!(
+            [at(limits::RUN_AFTER_MAX), at(limits::RUN_AFTER_MAX + 1)],
+            [true, false]
+        );
+        assert!(Job::new("a\nb", "").check().is_err());
+    }
+
+    #[test]
+    fn messages_are_cut_between_characters() {
+        let cut = cut_message(&"☺".repeat(300));
+        assert_eq!((cut.chars().count(), cut.len()), (255, 765));
+        assert_eq!(cut_message("short"), "short");
+    }
+}

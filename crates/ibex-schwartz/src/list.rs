@@ -1,0 +1,326 @@
+//! Looking at jobs without touching them: lists, states, failures, counts, and the cleaning of what is past its time.
+//!
+//! Apart because nothing here takes a lease. It never decides what runs.
+
+use crate::database::Database;
+use crate::error::Error;
+use crate::grab::{COLUMNS, like_prefix};
+use crate::job::StoredJob;
+use crate::tables::marks;
+use ibex_sql::{Engine, Value, params};
+
+/// Rows of one cleaning statement, at most, so that no lock is held for long.
+const CLEAN_ROWS_MAX: u32 = 1000;
+/// Errors are kept for a week, as the original keeps them.
+const ERROR_SECONDS: u64 = 7 * 86_400;
+
+/// Where a pending job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Its time has not come.
+    Scheduled,
+    /// A worker may take it.
+    Ready,
+    /// A worker has it.
+    Grabbed,
+}
+
+/// Which jobs to list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Query {
+    /// Only these functions; all when empty.
+    pub funcs: Vec<String>,
+    /// Only with this coalescing value.
+    pub coalesce: Option<String>,
+    /// Only with a coalescing value that starts so.
+    pub coalesce_prefix: Option<String>,
+    /// Only in this state.
+    pub state: Option<State>,
+    /// Only this one.
+    pub jobid: Option<u64>,
+    /// Only those after this one.
+    pub after: u64,
+    /// At most so many; 0 is the classic 50.
+    pub limit: u32,
+}
+
+/// One failed run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Epoch seconds.
+    pub time: u64,
+    /// Which job.
+    pub jobid: u64,
+    /// What it said, 255 characters at most.
+    pub message: String,
+    /// Number of the function.
+    pub funcid: u32,
+}
+
+/// What is known of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// The row, while it is pending, and its state.
+    pub pending: Option<(StoredJob, State)>,
+    /// The exit status, once it is over and while it is kept.
+    pub exit_status: Option<u16>,
+    /// Failed runs, oldest first.
+    pub failures: Vec<Failure>,
+}
+
+/// Jobs of one function in one database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FuncCount {
+    /// The function.
+    pub funcname: String,
+    /// A worker may take them.
+    pub ready: u64,
+    /// Workers have them.
+    pub grabbed: u64,
+    /// Their time has not come.
+    pub scheduled: u64,
+    /// Seconds the oldest ready job waits beyond its time.
+    pub oldest_ready_age: u64,
+}
+
+impl State {
+    fn of(job: &StoredJob, now: u64) -> Self {
+        if job.grabbed_until > now {
+            Self::Grabbed
+        } else if job.run_after > now {
+            Self::Scheduled
+        } else {
+            Self::Ready
+        }
+    }
+
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Scheduled => "scheduled",
+            Self::Ready => "ready",
+            Self::Grabbed => "grabbed",
+        }
+    }
+}
+
+impl Database {
+    /// The database's clock, in epoch seconds.
+    pub(crate) async fn time(&self) -> Result<u64, Error> {
+        match self.query("SELECT :now", params![]).await?.first() {
+            Some(row) => Ok(row.get(0)?),
+            None => Ok(self.now()),
+        }
+    }
+
+    pub(crate) async fn list(&self, query: &Query) -> Result<Vec<(StoredJob, State)>, Error> {
+        let mut template = format!("SELECT {COLUMNS}, :now FROM {{p}}job WHERE jobid > ?");
+        let mut params = params![query.after];
+        if !query.funcs.is_empty() {
+            let ids = self.funcids(&query.funcs).await?;
+            if ids.is_empty() {
+                return Ok(Vec::new());
+            }
+            template.push_str(&format!(" AND funcid IN ({})", marks(ids.len())));
+            params.extend(ids.into_iter().map(Value::from));
+        }
+        if let Some(value) = &query.coalesce {
+            template.push_str(" AND coalesce = ?");
+            params.push(Value::from(value));
+        }
+        if let Some(prefix) = &query.coalesce_prefix {
+            template.push_str(" AND coalesce LIKE ? ESCAPE '|'");
+            params.push(Value::from(like_prefix(prefix)));
+        }
+        if let Some(jobid) = query.jobid {
+            template.push_str(" AND jobid = ?");
+            params.push(Value::from(jobid));
+        }
+        match query.state {
+            None => {}
+            Some(State::Ready) => {
+                template.push_str(" AND run_after <= :now AND grabbed_until <= :now")
+            }
+            Some(State::Scheduled) => {
+                template.push_str(" AND run_after > :now AND grabbed_until <= :now")
+            }
+            Some(State::Grabbed) => template.push_str(" AND grabbed_until > :now"),
+        }
+        template.push_str(" ORDER BY jobid LIMIT ?");
+        params.push(Value::from(if query.limit == 0 { 50 } else { query.limit }));
+        let mut jobs = Vec::new();
+        for row in self.query(&template, params).await? {
+            match self.stored(&row).await {
+                Ok(Some(job)) => {
+                    let state = State::of(&job, row.get(9)?);
+                    jobs.push((job, state));
+                }
+                Ok(None) => {}
+                Err(Error::Sql(error)) if error.kind() == ibex_sql::ErrorKind::Decode => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(jobs)
+    }
+
+    pub(crate) async fn status(&self, jobid: u64) -> Result<Status, Error> {
+        let query = Query {
+            jobid: Some(jobid),
+            limit: 1,
+            ..Query::default()
+        };
+        let pending = self.list(&query).await?.into_iter().next();
+        let exit = self
+            .query(
+                "SELECT status FROM {p}exitstatus WHERE jobid = ?",
+                params![jobid],
+            )
+            .await?;
+        let exit_status = exit
+            .first()
+            .map(|row| row.get::<Option<u16>>(0))
+            .transpose()?
+            .flatten();
+        Ok(Status {
+            pending,
+            exit_status,
+            failures: self.failures_of(jobid).await?,
+        })
+    }
+
+    pub(crate) async fn failures_of(&self, jobid: u64) -> Result<Vec<Failure>, Error> {
+        let rows = self.query("SELECT error_time, jobid, message, funcid FROM {p}error WHERE jobid = ? ORDER BY error_time", params![jobid]).await?;
+        rows.iter().map(failure).collect()
+    }
+
+    /// The newest failures, newest first.
+    pub(crate) async fn errors(
+        &self,
+        func: Option<&str>,
+        since: u64,
+        limit: u32,
+    ) -> Result<Vec<Failure>, Error> {
+        let mut template =
+            "SELECT error_time, jobid, message, funcid FROM {p}error WHERE error_time >= ?"
+                .to_owned();
+        let mut params = params![since];
+        if let Some(func) = func {
+            let Some(id) = self.funcids(&[func.to_owned()]).await?.first().copied() else {
+                return Ok(Vec::new());
+            };
+            template.push_str(" AND funcid = ?");
+            params.push(Value::from(id));
+        }
+        template.push_str(" ORDER BY error_time DESC LIMIT ?");
+        params.push(Value::from(limit));
+        self.query(&template, params)
+            .await?
+            .iter()
+            .map(failure)
+            .collect()
+    }
+
+    pub(crate) async fn counts(&self) -> Result<Vec<FuncCount>, Error> {
+        let names = self.all_funcs().await?;
+        let rows = self
+            .query(
+                "SELECT funcid, SUM(CASE WHEN grabbed_until > :now THEN 1 ELSE 0 END), \
+                 SUM(CASE WHEN grabbed_until <= :now AND run_after <= :now THEN 1 ELSE 0 END), \
+                 SUM(CASE WHEN grabbed_until <= :now AND run_after > :now THEN 1 ELSE 0 END), \
+                 MIN(CASE WHEN grabbed_until <= :now AND run_after <= :now THEN run_after END), :now FROM {p}job GROUP BY funcid",
+                params![],
+            )
+            .await?;
+        let mut counts = std::collections::BTreeMap::new();
+        for row in &rows {
+            let (now, oldest): (u64, Option<u64>) = (row.get(5)?, row.get(4)?);
+            let age = oldest.map_or(0, |oldest| now.saturating_sub(oldest));
+            counts.insert(
+                row.get::<u32>(0)?,
+                (row.get(1)?, row.get(2)?, row.get(3)?, age),
+            );
+        }
+        Ok(names
+            .into_iter()
+            .map(|(id, funcname)| {
+                let (grabbed, ready, scheduled, oldest_ready_age) =
+                    counts.get(&id).copied().unwrap_or_default();
+                FuncCount {
+                    funcname,
+                    ready,
+                    grabbed,
+                    scheduled,
+                    oldest_ready_age,
+                }
+            })
+            .collect())
+    }
+
+    /// The largest job number; grows with every insert of whoever.
+    pub(crate) async fn newest(&self) -> Result<u64, Error> {
+        match self
+            .query("SELECT MAX(jobid) FROM {p}job", params![])
+            .await?
+            .first()
+        {
+            Some(row) => Ok(row.get::<Option<u64>>(0)?.unwrap_or(0)),
+            None => Ok(0),
+        }
+    }
+
+    /// Removes one job that nobody works on.
+    pub(crate) async fn cancel(&self, jobid: u64) -> Result<(), Error> {
+        if self
+            .execute(
+                "DELETE FROM {p}job WHERE jobid = ? AND grabbed_until <= :now",
+                params![jobid],
+            )
+            .await?
+            .rows_affected
+            == 1
+        {
+            return Ok(());
+        }
+        match self
+            .query("SELECT jobid FROM {p}job WHERE jobid = ?", params![jobid])
+            .await?
+            .first()
+        {
+            Some(_) => Err(Error::Grabbed(jobid)),
+            None => Err(Error::NotFound(jobid)),
+        }
+    }
+
+    /// One chunk of old errors and exit statuses; answers how many rows went.
+    pub(crate) async fn clean(&self) -> Result<u64, Error> {
+        let (errors, statuses) = match self.engine() {
+            Engine::Sqlite => (
+                "DELETE FROM {p}error WHERE rowid IN (SELECT rowid FROM {p}error WHERE error_time < :now - ? LIMIT ?)",
+                "DELETE FROM {p}exitstatus WHERE jobid IN (SELECT jobid FROM {p}exitstatus WHERE delete_after < :now LIMIT ?)",
+            ),
+            Engine::MySql => (
+                "DELETE FROM {p}error WHERE error_time < :now - ? LIMIT ?",
+                "DELETE FROM {p}exitstatus WHERE delete_after < :now LIMIT ?",
+            ),
+        };
+        let first = self
+            .execute(errors, params![ERROR_SECONDS, CLEAN_ROWS_MAX])
+            .await?
+            .rows_affected;
+        Ok(first
+            + self
+                .execute(statuses, params![CLEAN_ROWS_MAX])
+                .await?
+                .rows_affected)
+    }
+}
+
+fn failure(row: &ibex_sql::Row) -> Result<Failure, Error> {
+    Ok(Failure {
+        time: row.get(0)?,
+        jobid: row.get(1)?,
+        message: row.get(2)?,
+        funcid: row.get(3)?,
+    })
+}
