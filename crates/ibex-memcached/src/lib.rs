@@ -1,1 +1,50 @@
 //! Cache daemon speaking the memcached protocols.
+//!
+//! ```text
+//!  acceptor thread ──sockets──▶ worker threads (mio, one Poll each; a connection stays with its worker)
+//!                                  │ bytes → conn.rs → proto::request → exec/ → reply bytes
+//!                                  ▼
+//!                     store.rs: shards of ibex-cache-core, each behind one short lock
+//!                                  ▲
+//!  upkeep thread ── every second: expiry sweep, memory charged for buffers ┘      kit (tokio): admin HTTP, signals
+//! ```
+//! Life of a request: the worker's poll says a socket is readable; `conn.rs` reads into the worker's scratch buffer, cuts lines and blocks,
+//! and hands each request to `exec/`, which locks the key's shard, does the work and appends the reply to the connection's output; when the input is
+//! used up the output is written with one system call. A connection whose output is not taken is not read from.
+//!
+//! Locks: a shard's lock is a leaf; nothing else is locked or waited for while it is held.
+#![forbid(unsafe_code)]
+
+mod acceptor;
+mod args;
+mod clock;
+mod config;
+mod conn;
+mod counters;
+mod exec;
+mod metrics;
+mod ports;
+mod server;
+mod shared;
+mod stats;
+mod store;
+mod stream;
+mod upkeep;
+mod worker;
+
+pub use args::Args;
+pub use config::Config;
+pub use server::run;
+
+/// Who this daemon is.
+pub const ABOUT: ibex_kit::About = ibex_kit::About {
+    name: "ibex-memcached",
+    short: "memcached",
+    summary: "cache daemon speaking the memcached protocols",
+    version: env!("CARGO_PKG_VERSION"),
+    admin_port: 9811,
+    original_flags: "The flags of memcached 1.6 are accepted; those about slab classes and LRU threads are kept for the statistics and change nothing.",
+};
+
+/// What `version` answers. Clients read the number to learn which commands there are: it names the release whose protocol this is.
+pub(crate) const PROTOCOL_VERSION: &str = "1.6.45";

@@ -1,3 +1,8 @@
-//! Cache daemon speaking the memcached protocols.
+//! The `ibex-memcached` program: hands everything to the library.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    ibex_kit::main::<ibex_memcached::Args, ibex_memcached::Config, _>(
+        ibex_memcached::ABOUT,
+        ibex_memcached::run,
+    )
+}

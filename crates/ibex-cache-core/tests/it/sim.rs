@@ -22,7 +22,7 @@ fn value(rng: &mut Rng, flavour: u64) -> Vec<u8> {
 fn run(seed: u64) -> String {
     let mut rng = Rng::new(seed);
     let evicts = rng.chance(4, 5);
-    let limit = 64 * 1024 + rng.below(512 * 1024) as usize;
+    let mut limit = 96 * 1024 + rng.below(512 * 1024) as usize;
     let mut pair = Pair::new(limit, 4096, evicts, seed);
     let keys = 1 + rng.below(2000);
     let flavour = rng.next_u64();
@@ -36,9 +36,10 @@ fn run(seed: u64) -> String {
                     let ttl = [0, 0, 1, 5, 100, 5000][rng.index(6)];
                     let bytes = value(&mut rng, flavour);
                     let flags = rng.below(2) as u32;
+                    let is_over_half = 2 * (bytes.len() + 4096) > limit;
                     let outcome = pair.write(&key, bytes, flags, ttl, false);
                     assert!(
-                        outcome.is_ok() || !evicts,
+                        outcome.is_ok() || !evicts || is_over_half,
                         "with eviction there is always room"
                     );
                     full += u64::from(outcome.is_err());
@@ -53,11 +54,9 @@ fn run(seed: u64) -> String {
         if rng.chance(1, 60) {
             pair.shard.sweep(pair.now, rng.below(64) as usize);
         }
-        if rng.chance(1, 150) {
-            let limit = 32 * 1024 + rng.below(1024 * 1024) as usize;
-            if evicts {
-                pair.shard.set_limit(pair.now, limit);
-            }
+        if rng.chance(1, 150) && evicts {
+            limit = 96 * 1024 + rng.below(1024 * 1024) as usize;
+            pair.shard.set_limit(pair.now, limit);
         }
         if rng.chance(1, 300) {
             pair.flush();

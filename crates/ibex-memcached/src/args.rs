@@ -1,0 +1,330 @@
+//! Flags: the family's, and the letters of memcached's own command line.
+
+use crate::ABOUT;
+use ibex_kit::{CommonArgs, DaemonArgs, Detach};
+use std::path::PathBuf;
+
+/// Flags of ibex-memcached.
+#[derive(Debug, clap::Parser)]
+#[command(name = ABOUT.name, about = ABOUT.summary)]
+pub struct Args {
+    /// Flags of every daemon.
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// TCP port; 0 is off, -1 any free one.
+    #[arg(short = 'p', long, value_name = "NUM", allow_negative_numbers = true)]
+    port: Option<i32>,
+    /// UDP port; only 0 (off) is supported.
+    #[arg(short = 'U', long, value_name = "NUM")]
+    udp_port: Option<u16>,
+    /// Unix socket to listen on instead of TCP.
+    #[arg(short = 's', long, value_name = "FILE")]
+    unix_socket: Option<PathBuf>,
+    /// Access mask of the unix socket, octal.
+    #[arg(short = 'a', long, value_name = "MASK")]
+    unix_mask: Option<String>,
+    /// Accept the shutdown command.
+    #[arg(short = 'A', long)]
+    enable_shutdown: bool,
+    /// Addresses to listen on, comma list of host[:port]; may be repeated.
+    #[arg(short = 'l', value_name = "ADDR")]
+    interfaces: Vec<String>,
+    /// Go into the background.
+    #[arg(short = 'd', long)]
+    daemon: bool,
+    /// Accepted and ignored: core size is the supervisor's business.
+    #[arg(short = 'r', long)]
+    enable_coredumps: bool,
+    /// Become this user when started as root.
+    #[arg(short = 'u', long, value_name = "USER")]
+    user: Option<String>,
+    /// Memory for items in megabytes.
+    #[arg(short = 'm', long, value_name = "MB")]
+    memory_limit: Option<u64>,
+    /// Answer "out of memory" rather than evict.
+    #[arg(short = 'M', long)]
+    disable_evictions: bool,
+    /// Connections at one time.
+    #[arg(short = 'c', long, value_name = "NUM")]
+    conn_limit: Option<u32>,
+    /// Accepted and ignored: locking memory needs a privilege the service does not have.
+    #[arg(short = 'k', long)]
+    lock_memory: bool,
+    /// More log; twice for debug, three times for trace.
+    #[arg(short = 'v', long = "verbose", action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// File for the process id.
+    #[arg(short = 'P', long, value_name = "FILE")]
+    pidfile: Option<PathBuf>,
+    /// Growth factor of the size classes in the statistics.
+    #[arg(short = 'f', long, value_name = "FACTOR")]
+    slab_growth_factor: Option<f64>,
+    /// Smallest value of the size classes in the statistics.
+    #[arg(short = 'n', long, value_name = "BYTES")]
+    slab_min_size: Option<u32>,
+    /// Accepted and ignored.
+    #[arg(short = 'L', long)]
+    enable_largepages: bool,
+    /// Delimiter of prefixes for "stats detail".
+    #[arg(short = 'D', value_name = "CHAR")]
+    prefix_delimiter: Option<String>,
+    /// Worker threads.
+    #[arg(short = 't', long, value_name = "NUM")]
+    threads: Option<u32>,
+    /// Requests of one connection in a row.
+    #[arg(short = 'R', long, value_name = "NUM")]
+    max_reqs_per_event: Option<u32>,
+    /// No cas numbers.
+    #[arg(short = 'C', long)]
+    disable_cas: bool,
+    /// Queue of connections not yet accepted.
+    #[arg(short = 'b', long, value_name = "NUM")]
+    listen_backlog: Option<u32>,
+    /// Largest item in bytes, with k or m.
+    #[arg(short = 'I', long, value_name = "SIZE")]
+    max_item_size: Option<String>,
+    /// Refuse flush_all.
+    #[arg(short = 'F', long)]
+    disable_flush_all: bool,
+    /// Refuse dumps of keys.
+    #[arg(short = 'X', long)]
+    disable_dumping: bool,
+    /// Refuse watch.
+    #[arg(short = 'W', long)]
+    disable_watch: bool,
+    /// Extended options, comma list.
+    #[arg(short = 'o', long = "extended", value_name = "LIST")]
+    extended: Vec<String>,
+    /// Commands that only tests need.
+    #[arg(long, hide = true)]
+    test_hooks: bool,
+}
+
+/// Words of `-o` without effect here: the memory they tune does not exist in this daemon.
+const IGNORED_WORDS: &[&str] = &[
+    "no_hashexpand",
+    "slab_reassign",
+    "no_slab_reassign",
+    "slab_automove",
+    "no_slab_automove",
+    "slab_automove_ratio",
+    "slab_automove_window",
+    "tail_repair_time",
+    "hash_algorithm",
+    "lru_crawler",
+    "no_lru_crawler",
+    "lru_crawler_sleep",
+    "lru_crawler_tocrawl",
+    "lru_maintainer",
+    "no_lru_maintainer",
+    "hot_lru_pct",
+    "warm_lru_pct",
+    "hot_max_factor",
+    "warm_max_factor",
+    "temporary_ttl",
+    "watcher_logbuf_size",
+    "worker_logbuf_size",
+    "slab_sizes",
+    "slab_chunk_max",
+    "no_inline_ascii_resp",
+    "inline_ascii_resp",
+    "modern",
+    "no_modern",
+    "no_chunked_items",
+    "no_drop_privileges",
+    "drop_privileges",
+    "resp_obj_mem_limit",
+    "read_buf_mem_limit",
+    "relaxed_privileges",
+];
+
+impl Args {
+    fn words(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+        let words = self
+            .extended
+            .iter()
+            .flat_map(|list| list.split(','))
+            .filter(|word| !word.is_empty());
+        words.map(|word| match word.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (word, None),
+        })
+    }
+
+    /// The addresses the original's letters ask for, in the family's notation.
+    fn addresses(&self) -> Vec<String> {
+        if let Some(path) = &self.unix_socket {
+            return vec![format!("unix:{}", path.display())];
+        }
+        let mut addresses = self.common.listen.clone();
+        let port = match self.port {
+            None => 11211,
+            Some(-1) => 0,
+            Some(port) => port,
+        };
+        for interface in self
+            .interfaces
+            .iter()
+            .flat_map(|list| list.split(','))
+            .filter(|interface| !interface.is_empty())
+        {
+            addresses.push(address(interface, port));
+        }
+        if addresses.is_empty() && self.port.is_some() && self.port != Some(0) {
+            addresses.push(format!(":{port}"));
+        }
+        addresses
+    }
+}
+
+/// `host`, `host:port`, `[v6]:port` or a bare IPv6 address, with the port of `-p` where none is given.
+fn address(interface: &str, port: i32) -> String {
+    if interface.parse::<std::net::Ipv6Addr>().is_ok() {
+        return format!("[{interface}]:{port}");
+    }
+    let has_port = interface
+        .rsplit_once(':')
+        .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    if has_port {
+        interface.to_owned()
+    } else {
+        format!("{interface}:{port}")
+    }
+}
+
+/// `-I`: bytes, or with k or m. What is no size is passed on, so that the configuration names it.
+fn item_size(text: &str) -> toml::Value {
+    text.parse::<i64>()
+        .map_or_else(|_| text.to_uppercase().into(), toml::Value::Integer)
+}
+
+impl DaemonArgs for Args {
+    fn common(&self) -> &CommonArgs {
+        &self.common
+    }
+
+    fn listen_key() -> Option<&'static str> {
+        None
+    }
+
+    fn settings(&self) -> Vec<(String, toml::Value)> {
+        let mut settings: Vec<(String, toml::Value)> = Vec::new();
+        let mut set = |key: &str, value: Option<toml::Value>| {
+            settings.extend(value.map(|value| (key.to_owned(), value)));
+        };
+        let on = |given: bool| given.then_some(toml::Value::Boolean(true));
+        let number =
+            |number: Option<u32>| number.map(|number| toml::Value::Integer(i64::from(number)));
+        let addresses = self.addresses();
+        set(
+            "listen",
+            (!addresses.is_empty()).then(|| {
+                addresses
+                    .into_iter()
+                    .map(toml::Value::from)
+                    .collect::<Vec<_>>()
+                    .into()
+            }),
+        );
+        set(
+            "memory",
+            self.memory_limit
+                .map(|megabytes| format!("{megabytes}M").into()),
+        );
+        set("no_evictions", on(self.disable_evictions));
+        set("limits.connections", number(self.conn_limit));
+        set(
+            "item_size_max",
+            self.max_item_size.as_deref().map(item_size),
+        );
+        set("threads", number(self.threads));
+        set("requests_per_turn", number(self.max_reqs_per_event));
+        set("no_cas", on(self.disable_cas));
+        set("no_flush_all", on(self.disable_flush_all));
+        set("no_dumping", on(self.disable_dumping));
+        set("no_watch", on(self.disable_watch));
+        set("shutdown_command", on(self.enable_shutdown));
+        set("test_hooks", on(self.test_hooks));
+        set("backlog", number(self.listen_backlog));
+        set(
+            "growth_factor",
+            self.slab_growth_factor.map(toml::Value::Float),
+        );
+        set("chunk_size", number(self.slab_min_size));
+        set(
+            "prefix_delimiter",
+            self.prefix_delimiter.clone().map(toml::Value::String),
+        );
+        let mask = self.unix_mask.as_deref().map(|mask| {
+            i64::from_str_radix(mask, 8).map_or_else(|_| mask.into(), toml::Value::Integer)
+        });
+        set("unix_mask", mask);
+        set(
+            "verbosity",
+            (self.verbose > 0).then(|| i64::from(self.verbose.min(2)).into()),
+        );
+        let level = match self.verbose {
+            0 => None,
+            1 => Some("info"),
+            2 => Some("debug"),
+            _ => Some("trace"),
+        };
+        set(
+            "log.level",
+            level
+                .filter(|_| self.common.log_level.is_none())
+                .map(Into::into),
+        );
+        for (word, value) in self.words() {
+            match word {
+                "maxconns_fast" => set("maxconns_fast", Some(true.into())),
+                "no_maxconns_fast" => set("maxconns_fast", Some(false.into())),
+                "idle_timeout" => set(
+                    "idle_timeout",
+                    value.map(|seconds| format!("{seconds}s").into()),
+                ),
+                "hashpower" => set(
+                    "hash_power",
+                    value.map(|power| {
+                        power
+                            .parse::<i64>()
+                            .map_or_else(|_| power.into(), toml::Value::Integer)
+                    }),
+                ),
+                known if IGNORED_WORDS.contains(&known) => {}
+                // An unknown key is refused by the loader, with a suggestion.
+                unknown => set(unknown, Some(value.unwrap_or("true").into())),
+            }
+        }
+        settings
+    }
+
+    fn ignored(&self) -> Vec<String> {
+        let flags = [
+            (self.enable_coredumps, "-r"),
+            (self.lock_memory, "-k"),
+            (self.enable_largepages, "-L"),
+        ];
+        let flags = flags
+            .iter()
+            .filter(|(given, _)| *given)
+            .map(|(_, flag)| (*flag).to_owned());
+        let udp = self
+            .udp_port
+            .filter(|port| *port != 0)
+            .map(|port| format!("-U {port}"));
+        let words = self
+            .words()
+            .filter(|(word, _)| IGNORED_WORDS.contains(word))
+            .map(|(word, _)| format!("-o {word}"));
+        flags.chain(udp).chain(words).collect()
+    }
+
+    fn detach(&self) -> Detach {
+        Detach {
+            background: self.daemon,
+            pid_file: self.pidfile.clone(),
+            user: self.user.clone(),
+        }
+    }
+}

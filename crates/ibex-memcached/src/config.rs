@@ -1,0 +1,138 @@
+//! The whole configuration as one documented struct.
+
+use ibex_kit::{AdminConfig, ByteSize, Duration, ListenAddr, Problem, Validate};
+
+/// Memory for items by default, as the original's `-m 64`.
+const MEMORY: ByteSize = ByteSize::from_bytes(64 << 20);
+/// Largest item by default, as the original's `-I 1m`.
+const ITEM_SIZE_MAX: ByteSize = ByteSize::from_bytes(1 << 20);
+/// The original's `-t 4`.
+const THREADS: u32 = 4;
+/// The original's `-R 20`: requests of one connection before another has its turn.
+const REQUESTS_PER_TURN: u32 = 20;
+/// Unsent replies of one connection before its requests wait: one largest item.
+const OUTPUT_MAX: ByteSize = ByteSize::from_bytes(1 << 20);
+/// Smallest and largest item size limit, the original's.
+const ITEM_SIZE_RANGE: std::ops::RangeInclusive<u64> = 1024..=1 << 30;
+/// Smallest memory in which the segments of one shard fit.
+const MEMORY_MIN: u64 = 1 << 20;
+
+ibex_kit::config! {
+    /// Whole configuration of ibex-memcached.
+    pub struct Config {
+        /// Data addresses, TCP and unix sockets.
+        restart listen: Vec<ListenAddr> = vec![ListenAddr::Tcp { host: None, port: 11211 }],
+        /// Memory for items, index and connection buffers (at least 1M). The original's -m.
+        live memory: ByteSize = MEMORY,
+        /// Answer "out of memory" rather than evict. The original's -M.
+        restart no_evictions: bool = false,
+        /// Largest item, 1K to 1G and at most half of the memory. The original's -I.
+        restart item_size_max: ByteSize = ITEM_SIZE_MAX,
+        /// Worker threads, 1 to 512. The original's -t.
+        restart threads: u32 = THREADS,
+        /// Requests of one connection in a row before others have their turn, at least 1. The original's -R.
+        restart requests_per_turn: u32 = REQUESTS_PER_TURN,
+        /// Unsent reply bytes of a connection at which its requests wait.
+        restart output_max: ByteSize = OUTPUT_MAX,
+        /// Refuse a connection over the limit with an error line, rather than leave it waiting. The original's -o maxconns_fast.
+        restart maxconns_fast: bool = true,
+        /// Close connections without a command for this long; 0 = never. The original's -o idle_timeout.
+        restart idle_timeout: Duration = Duration::ZERO,
+        /// No cas numbers: gets shows 0. The original's -C.
+        restart no_cas: bool = false,
+        /// Refuse flush_all. The original's -F.
+        restart no_flush_all: bool = false,
+        /// Refuse dumps of keys. The original's -X.
+        restart no_dumping: bool = false,
+        /// Refuse watch. The original's -W.
+        restart no_watch: bool = false,
+        /// Accept the shutdown command. The original's -A.
+        restart shutdown_command: bool = false,
+        /// Verbosity as `stats settings` shows it, 0 to 2. The original's -v.
+        restart verbosity: u32 = 0,
+        /// Delimiter of prefixes in `stats detail`. The original's -D.
+        restart prefix_delimiter: String = ":".to_owned(),
+        /// Growth factor of the size classes shown by `stats slabs`. The original's -f; no memory is arranged by it.
+        restart growth_factor: f64 = 1.25,
+        /// Smallest value of the size classes shown by `stats slabs`, in bytes. The original's -n.
+        restart chunk_size: u32 = 48,
+        /// Shown as hash_power_level until more items are held. The original's -o hashpower.
+        restart hash_power: u32 = 16,
+        /// Length of the queue of connections not yet accepted. The original's -b.
+        restart backlog: u32 = 1024,
+        /// Directory mode of unix sockets as `stats settings` shows it, octal. The original's -a.
+        restart unix_mask: u32 = 0o700,
+        /// Commands that only tests need (debugtime).
+        restart test_hooks: bool = false,
+        /// Admin HTTP: health, metrics, status page.
+        table admin: AdminConfig = AdminConfig::for_port(crate::ABOUT.admin_port),
+    }
+}
+
+impl Validate for Config {
+    fn validate(&self) -> Result<(), Vec<Problem>> {
+        let mut problems = Vec::new();
+        let mut require = |ok: bool, key: &str, message: &str| {
+            if !ok {
+                problems.push(Problem::new(key, message));
+            }
+        };
+        require(
+            !self.listen.is_empty(),
+            "listen",
+            "is empty: there must be an address to listen on",
+        );
+        require(
+            self.memory.bytes() >= MEMORY_MIN,
+            "memory",
+            "must be at least 1M",
+        );
+        let item_size = self.item_size_max.bytes();
+        require(
+            ITEM_SIZE_RANGE.contains(&item_size),
+            "item_size_max",
+            "must be from 1K to 1G",
+        );
+        require(
+            item_size <= self.memory.bytes() / 2,
+            "item_size_max",
+            "must be at most half of memory",
+        );
+        require(
+            (1..=512).contains(&self.threads),
+            "threads",
+            "must be from 1 to 512",
+        );
+        require(
+            self.requests_per_turn >= 1,
+            "requests_per_turn",
+            "must be at least 1",
+        );
+        require(
+            self.output_max.bytes() >= 4096,
+            "output_max",
+            "must be at least 4K",
+        );
+        require(
+            self.growth_factor > 1.0,
+            "growth_factor",
+            "must be greater than 1",
+        );
+        require(self.chunk_size >= 1, "chunk_size", "must be at least 1");
+        require(
+            self.prefix_delimiter.len() == 1,
+            "prefix_delimiter",
+            "must be one byte",
+        );
+        require(
+            (12..=32).contains(&self.hash_power),
+            "hash_power",
+            "must be from 12 to 32",
+        );
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(problems)
+        }
+    }
+}

@@ -1,0 +1,459 @@
+//! One connection: bytes in, requests carried out, bytes out.
+//!
+//! ```text
+//!            line without block ─▶ execute ─▶ out
+//! Command ──┤ line with block ──▶ Block ─▶ execute ─▶ out ─▶ Command
+//!            └ too large, refused ▶ Swallow ─▶ out ─▶ Command
+//!              many keys, dump ───▶ Job (steps while the output is taken) ─▶ Command
+//! ```
+//! Limits: output beyond `output_max` stops the reading of requests until it is taken; at most `requests_per_turn` requests before other connections have
+//! their turn. A value being received is kept apart from the store until its last byte is there.
+
+use crate::exec::{self, After, Cx, Job};
+use crate::shared::WorkerNumbers;
+use crate::stream::Stream;
+use ibex_memcached_proto::line::{self, Step};
+use ibex_memcached_proto::request::{self, Answer, Refusal, Request, StoreLine, block_ends_well};
+use ibex_memcached_proto::texts;
+use std::io;
+
+/// Output buffers up to this size go back to the worker's spares; larger ones are freed.
+const SPARE_OUTPUT_BYTES_MAX: usize = 64 << 10;
+/// Spare output buffers of a worker.
+const SPARE_OUTPUTS_MAX: usize = 64;
+/// Bytes a value's buffer is first given; it grows as bytes arrive, so an announced length alone costs nothing.
+const VALUE_BYTES_FIRST: usize = 16 << 10;
+/// Length of CRLF.
+const CRLF_BYTES: usize = 2;
+
+/// What the worker lends a connection for a turn.
+pub(crate) struct Turn<'w> {
+    pub(crate) cx: Cx<'w>,
+    pub(crate) numbers: &'w WorkerNumbers,
+    /// Where sockets are read into.
+    pub(crate) scratch: &'w mut [u8],
+    pub(crate) spares: &'w mut Vec<Vec<u8>>,
+}
+
+/// What the worker does with the connection after its turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Wait for the socket.
+    Wait,
+    /// It has more to do: give it another turn soon.
+    Again,
+    /// It is over.
+    Close,
+}
+
+#[derive(Debug)]
+enum State {
+    Command,
+    /// A data block of `wanted` bytes, CRLF included, belongs to `line`.
+    Block {
+        line: Vec<u8>,
+        value: Vec<u8>,
+        wanted: usize,
+    },
+    /// Bytes to throw away, then something to say.
+    Swallow {
+        left: usize,
+        then: &'static [u8],
+    },
+    Job(Job),
+    Closing,
+}
+
+/// Why the input is not processed any further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    NeedInput,
+    OutputFull,
+    TurnOver,
+    Closing,
+}
+
+/// A client.
+#[derive(Debug)]
+pub(crate) struct Conn {
+    pub(crate) stream: Stream,
+    pub(crate) peer: String,
+    /// Input that was read and not used yet, from `start`.
+    input: Vec<u8>,
+    start: usize,
+    /// Bytes of the input known to hold no LF.
+    scanned: usize,
+    out: Vec<u8>,
+    sent: usize,
+    state: State,
+    pub(crate) readable: bool,
+    /// The peer has closed its side: read until the end whatever the socket's readiness says.
+    pub(crate) peer_closed: bool,
+    writable: bool,
+    pub(crate) last_command: u32,
+    /// Queued for a turn.
+    pub(crate) is_queued: bool,
+    charged_read: u64,
+    charged_write: u64,
+}
+
+impl Conn {
+    pub(crate) fn new(stream: Stream, peer: String, now: u32) -> Self {
+        Self {
+            stream,
+            peer,
+            input: Vec::new(),
+            start: 0,
+            scanned: 0,
+            out: Vec::new(),
+            sent: 0,
+            state: State::Command,
+            readable: true,
+            peer_closed: false,
+            writable: true,
+            last_command: now,
+            is_queued: false,
+            charged_read: 0,
+            charged_write: 0,
+        }
+    }
+
+    pub(crate) fn set_writable(&mut self) {
+        self.writable = true;
+    }
+
+    /// The name of its state in `stats conns`.
+    pub(crate) fn state_name(&self) -> &'static str {
+        match self.state {
+            State::Command if self.sent < self.out.len() => "conn_mwrite",
+            State::Command => "conn_read",
+            State::Block { .. } => "conn_nread",
+            State::Swallow { .. } => "conn_swallow",
+            State::Job(_) => "conn_mwrite",
+            State::Closing => "conn_closing",
+        }
+    }
+
+    /// Does what can be done now.
+    pub(crate) fn turn(&mut self, turn: &mut Turn<'_>) -> Verdict {
+        let verdict = self.run(turn);
+        self.charge(turn.numbers);
+        verdict
+    }
+
+    fn run(&mut self, turn: &mut Turn<'_>) -> Verdict {
+        let mut budget = turn.cx.shared.config.requests_per_turn;
+        loop {
+            let mut input = std::mem::take(&mut self.input);
+            let (used, stop) = self.process(
+                turn,
+                input.get(self.start..).unwrap_or_default(),
+                &mut budget,
+            );
+            self.start += used;
+            if self.start >= input.len() {
+                input = Vec::new();
+                self.start = 0;
+            }
+            self.input = input;
+            let outcome = match stop {
+                Stop::NeedInput if self.readable => self.fill(turn, &mut budget),
+                Stop::NeedInput | Stop::OutputFull | Stop::TurnOver | Stop::Closing => Ok(stop),
+            };
+            let Ok(stop) = outcome else {
+                return Verdict::Close;
+            };
+            if !self.flush(turn) {
+                return Verdict::Close;
+            }
+            let is_taken = self.out.is_empty();
+            match stop {
+                Stop::Closing => {
+                    return if is_taken {
+                        Verdict::Close
+                    } else {
+                        Verdict::Wait
+                    };
+                }
+                Stop::TurnOver => {
+                    turn.cx.counters.conn_yields.add(1);
+                    return Verdict::Again;
+                }
+                Stop::OutputFull if is_taken => {}
+                Stop::NeedInput if self.readable => {}
+                Stop::OutputFull | Stop::NeedInput => return Verdict::Wait,
+            }
+        }
+    }
+
+    /// Reads once and processes what came, straight from the scratch buffer where possible.
+    fn fill(&mut self, turn: &mut Turn<'_>, budget: &mut u32) -> io::Result<Stop> {
+        let read = match self.stream.read(turn.scratch) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.readable = false;
+                return Ok(Stop::NeedInput);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(Stop::NeedInput),
+            Err(error) => {
+                turn.cx.counters.conn_errors.add(1);
+                return Err(error);
+            }
+        };
+        // A short read means that the socket is empty; new bytes make a new event.
+        if read < turn.scratch.len() && !self.peer_closed {
+            self.readable = false;
+        }
+        turn.cx.counters.bytes_read.add(read as u64);
+        let scratch = std::mem::take(&mut turn.scratch);
+        let bytes = scratch.get(..read).unwrap_or_default();
+        let stop = if self.input.is_empty() {
+            let (used, stop) = self.process(turn, bytes, budget);
+            self.input
+                .extend_from_slice(bytes.get(used..).unwrap_or_default());
+            self.start = 0;
+            stop
+        } else {
+            self.compact();
+            self.input.extend_from_slice(bytes);
+            let input = std::mem::take(&mut self.input);
+            let (used, stop) = self.process(turn, &input, budget);
+            self.input = input;
+            self.start = used;
+            stop
+        };
+        turn.scratch = scratch;
+        Ok(stop)
+    }
+
+    fn compact(&mut self) {
+        if self.start > 0 {
+            self.input.drain(..self.start);
+            self.start = 0;
+        }
+    }
+
+    /// Uses up input; returns how much was used and why it stopped.
+    fn process(&mut self, turn: &mut Turn<'_>, input: &[u8], budget: &mut u32) -> (usize, Stop) {
+        let out_max = turn.cx.shared.config.output_max.as_usize();
+        let mut at = 0;
+        loop {
+            if self.out.len() - self.sent > out_max {
+                return (at, Stop::OutputFull);
+            }
+            let rest = input.get(at..).unwrap_or_default();
+            match &mut self.state {
+                State::Closing => return (at, Stop::Closing),
+                State::Swallow { left, then } => {
+                    let now = rest.len().min(*left);
+                    at += now;
+                    *left -= now;
+                    if *left > 0 {
+                        return (at, Stop::NeedInput);
+                    }
+                    self.out.extend_from_slice(then);
+                    self.state = State::Command;
+                }
+                State::Block { value, wanted, .. } => {
+                    let now = rest.len().min(*wanted - value.len());
+                    value.extend_from_slice(&rest[..now]);
+                    at += now;
+                    if value.len() < *wanted {
+                        return (at, Stop::NeedInput);
+                    }
+                    self.finish_block(turn, out_max);
+                }
+                State::Job(job) => {
+                    let mut out = std::mem::take(&mut self.out);
+                    let is_done = job.step(&turn.cx, &mut out, out_max);
+                    self.out = out;
+                    if is_done {
+                        self.state = State::Command;
+                    }
+                }
+                State::Command => match line::split(rest, self.scanned) {
+                    Step::Need => {
+                        self.scanned = rest.len();
+                        return (at, Stop::NeedInput);
+                    }
+                    Step::TooLong => self.state = State::Closing,
+                    Step::Line { .. } if *budget == 0 => return (at, Stop::TurnOver),
+                    Step::Line { line, consumed } => {
+                        *budget -= 1;
+                        self.scanned = 0;
+                        self.last_command = turn.cx.now;
+                        turn.cx.counters.requests.add(1);
+                        at += consumed;
+                        at += self.command(turn, line, &rest[consumed..], out_max);
+                    }
+                },
+            }
+        }
+    }
+
+    /// Carries out a line; returns how many of the bytes behind it were its data block.
+    fn command(
+        &mut self,
+        turn: &mut Turn<'_>,
+        line: &[u8],
+        behind: &[u8],
+        out_max: usize,
+    ) -> usize {
+        if self.out.capacity() == 0 {
+            self.out = turn.spares.pop().unwrap_or_default();
+        }
+        let request = match request::parse(line) {
+            Ok(request) => request,
+            Err(refusal) => {
+                self.refuse(&refusal);
+                return 0;
+            }
+        };
+        let Some(bytes) = exec::block_bytes(&request) else {
+            self.execute(turn, &request, &[], out_max);
+            return 0;
+        };
+        let wanted = bytes + CRLF_BYTES;
+        if let Some(answer) = exec::refuse_too_large(&turn.cx, &request) {
+            let then = if answer == Answer::Wanted {
+                texts::TOO_LARGE
+            } else {
+                b""
+            };
+            self.state = State::Swallow { left: wanted, then };
+            return 0;
+        }
+        if let Some(block) = behind.get(..wanted) {
+            self.stored(turn, &request, block, out_max);
+            return wanted;
+        }
+        let value = Vec::with_capacity(wanted.min(VALUE_BYTES_FIRST));
+        self.state = State::Block {
+            line: line.to_vec(),
+            value,
+            wanted,
+        };
+        0
+    }
+
+    fn finish_block(&mut self, turn: &mut Turn<'_>, out_max: usize) {
+        let State::Block { line, value, .. } = std::mem::replace(&mut self.state, State::Command)
+        else {
+            return;
+        };
+        // The line was read before; it is kept as text because a request borrows from it.
+        if let Ok(request) = request::parse(&line) {
+            self.stored(turn, &request, &value, out_max);
+        }
+    }
+
+    fn stored(&mut self, turn: &mut Turn<'_>, request: &Request<'_>, block: &[u8], out_max: usize) {
+        let (value, end) = block.split_at(block.len() - CRLF_BYTES);
+        if block_ends_well(end) {
+            self.execute(turn, request, value, out_max);
+        } else if !matches!(
+            request,
+            Request::Store(StoreLine {
+                answer: Answer::Suppressed,
+                ..
+            })
+        ) {
+            self.out.extend_from_slice(texts::BAD_CHUNK);
+        }
+    }
+
+    fn execute(
+        &mut self,
+        turn: &mut Turn<'_>,
+        request: &Request<'_>,
+        value: &[u8],
+        out_max: usize,
+    ) {
+        match exec::execute(&turn.cx, request, value, &mut self.out, out_max) {
+            After::Continue => {}
+            After::Close => self.state = State::Closing,
+            After::Start(job) => self.state = State::Job(job),
+        }
+    }
+
+    fn refuse(&mut self, refusal: &Refusal) {
+        if refusal.close {
+            self.state = State::Closing;
+            return;
+        }
+        if refusal.answer == Answer::Wanted {
+            self.out.extend_from_slice(refusal.text);
+        }
+        if let Some(bytes) = refusal.swallow {
+            self.state = State::Swallow {
+                left: bytes + CRLF_BYTES,
+                then: b"",
+            };
+        }
+    }
+
+    /// Writes what the socket takes; `false` if the connection is broken.
+    fn flush(&mut self, turn: &mut Turn<'_>) -> bool {
+        while self.writable && self.sent < self.out.len() {
+            match self.stream.write(&self.out[self.sent..]) {
+                Ok(0) => return false,
+                Ok(written) => {
+                    turn.cx.counters.bytes_written.add(written as u64);
+                    self.sent += written;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => {
+                    turn.cx.counters.conn_errors.add(1);
+                    return false;
+                }
+            }
+        }
+        if self.sent == self.out.len() {
+            self.release_output(turn);
+        }
+        true
+    }
+
+    fn release_output(&mut self, turn: &mut Turn<'_>) {
+        self.sent = 0;
+        let mut out = std::mem::take(&mut self.out);
+        if out.capacity() > 0
+            && out.capacity() <= SPARE_OUTPUT_BYTES_MAX
+            && turn.spares.len() < SPARE_OUTPUTS_MAX
+        {
+            out.clear();
+            turn.spares.push(out);
+        }
+    }
+
+    /// Keeps the worker's sums of buffer memory right.
+    fn charge(&mut self, numbers: &WorkerNumbers) {
+        let value = match &self.state {
+            State::Block { line, value, .. } => line.capacity() + value.capacity(),
+            State::Job(Job::Read { keys, .. }) => keys.capacity(),
+            State::Command | State::Swallow { .. } | State::Job(Job::Dump(_)) | State::Closing => 0,
+        };
+        let (read, write) = (
+            (self.input.capacity() + value) as u64,
+            self.out.capacity() as u64,
+        );
+        if read != self.charged_read {
+            numbers.gauges.read_bytes.add(read);
+            numbers.gauges.read_bytes.sub(self.charged_read);
+            self.charged_read = read;
+        }
+        if write != self.charged_write {
+            numbers.gauges.write_bytes.add(write);
+            numbers.gauges.write_bytes.sub(self.charged_write);
+            self.charged_write = write;
+        }
+    }
+
+    /// Takes its buffers out of the sums, when it is closed.
+    pub(crate) fn discharge(&self, numbers: &WorkerNumbers) {
+        numbers.gauges.read_bytes.sub(self.charged_read);
+        numbers.gauges.write_bytes.sub(self.charged_write);
+    }
+}

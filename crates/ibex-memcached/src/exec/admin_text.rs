@@ -1,0 +1,197 @@
+//! Operators' text commands: slabs, lru, lru_crawler, debugtime.
+//!
+//! This store has no slabs and no LRU threads; commands that tune them are checked and answered as the original does and change nothing but what
+//! `stats settings` shows.
+
+use super::dump::{Dump, DumpStyle};
+use super::{After, Cx, Job};
+use ibex_base::ascii::{parse_i64, parse_u64};
+use ibex_cache_core::BAND_COUNT_MAX;
+use ibex_memcached_proto::line::Words;
+use ibex_memcached_proto::texts;
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+
+/// Longest sleep of the crawler, in microseconds.
+const CRAWLER_SLEEP_MAX: u64 = 1_000_000;
+/// Range of the automove window.
+const AUTOMOVE_WINDOW: std::ops::RangeInclusive<u64> = 3..=1800;
+/// Largest sum of the hot and warm shares, in percent.
+const LRU_PERCENT_MAX: u64 = 80;
+
+/// `slabs …`
+pub(super) fn slabs(cx: &Cx<'_>, words: &[u8]) -> &'static [u8] {
+    let mut words = Words::new(words);
+    match (words.next(), words.next(), words.next()) {
+        (Some(b"reassign"), Some(from), Some(to)) => reassign(from, to),
+        (Some(b"automove"), Some(b"ratio" | b"freeratio"), Some(ratio)) => {
+            let is_number =
+                std::str::from_utf8(ratio).is_ok_and(|text| text.parse::<f64>().is_ok());
+            if is_number {
+                texts::OK
+            } else {
+                texts::BAD_FORMAT
+            }
+        }
+        (Some(b"automove"), Some(b"window"), Some(window)) => match parse_u64(window) {
+            None => texts::BAD_FORMAT,
+            Some(window) if AUTOMOVE_WINDOW.contains(&window) => texts::OK,
+            Some(_) => texts::AUTOMOVE_WINDOW,
+        },
+        (Some(b"automove"), Some(level), None) => match parse_u64(level).map(u32::try_from) {
+            None => texts::BAD_FORMAT,
+            Some(Ok(level @ 0..=2)) => {
+                cx.shared.live.slab_automove.store(level, Ordering::Relaxed);
+                texts::OK
+            }
+            Some(_) => texts::ERROR,
+        },
+        _ => texts::ERROR,
+    }
+}
+
+fn reassign(from: &[u8], to: &[u8]) -> &'static [u8] {
+    let (Some(from), Some(to)) = (parse_i64(from), parse_i64(to)) else {
+        return texts::BAD_FORMAT;
+    };
+    let is_class = |class: i64| {
+        usize::try_from(class).is_ok_and(|class| (1..=BAND_COUNT_MAX).contains(&class))
+    };
+    if from == to {
+        return texts::SLABS_SAME;
+    }
+    // -1 lets the original choose the source.
+    if !(is_class(to) && (from == -1 || is_class(from))) {
+        return texts::SLABS_BAD_CLASS;
+    }
+    texts::OK
+}
+
+/// `lru …`
+pub(super) fn lru(words: &[u8]) -> &'static [u8] {
+    let words: Vec<&[u8]> = Words::new(words).collect();
+    match words.as_slice() {
+        [b"tune", hot, warm, hot_factor, warm_factor] => {
+            let factor = |text: &[u8]| {
+                std::str::from_utf8(text)
+                    .ok()
+                    .and_then(|text| text.parse::<f64>().ok())
+            };
+            match (
+                parse_u64(hot),
+                parse_u64(warm),
+                factor(hot_factor),
+                factor(warm_factor),
+            ) {
+                (Some(hot), Some(warm), Some(hot_factor), Some(warm_factor)) => {
+                    if hot.saturating_add(warm) > LRU_PERCENT_MAX {
+                        texts::LRU_PERCENT
+                    } else if hot_factor <= 0.0 || warm_factor <= 0.0 {
+                        texts::LRU_FACTOR
+                    } else {
+                        texts::OK
+                    }
+                }
+                _ => texts::ERROR,
+            }
+        }
+        [b"mode", b"flat" | b"segmented"] => texts::OK,
+        [b"temp_ttl", seconds] if parse_i64(seconds).is_some() => texts::OK,
+        _ => texts::ERROR,
+    }
+}
+
+/// `lru_crawler …`
+pub(super) fn lru_crawler(cx: &Cx<'_>, words: &[u8], out: &mut Vec<u8>) -> After {
+    let mut words = Words::new(words);
+    let live = &cx.shared.live;
+    let text = match (words.next(), words.next()) {
+        (Some(b"enable"), _) if live.crawler_enabled.swap(true, Ordering::Relaxed) => {
+            texts::CRAWLER_RUNNING
+        }
+        (Some(b"enable"), _) => texts::OK,
+        (Some(b"disable"), _) => {
+            live.crawler_enabled.store(false, Ordering::Relaxed);
+            texts::OK
+        }
+        (Some(b"sleep"), Some(micros)) => match parse_u64(micros) {
+            None => texts::BAD_FORMAT,
+            Some(micros) if micros > CRAWLER_SLEEP_MAX => texts::CRAWLER_SLEEP,
+            Some(micros) => {
+                live.crawler_sleep
+                    .store(u32::try_from(micros).unwrap_or(u32::MAX), Ordering::Relaxed);
+                texts::OK
+            }
+        },
+        (Some(b"tocrawl"), Some(count)) => match parse_u64(count).map(u32::try_from) {
+            Some(Ok(count)) => {
+                live.crawler_tocrawl.store(count, Ordering::Relaxed);
+                texts::OK
+            }
+            _ => texts::BAD_FORMAT,
+        },
+        (Some(b"crawl"), Some(ids)) => match classes(ids) {
+            Ok(_) => {
+                live.crawl_now.store(true, Ordering::Relaxed);
+                texts::OK
+            }
+            Err(text) => text,
+        },
+        (Some(b"metadump"), Some(ids)) => return dump(cx, DumpStyle::Metadump, ids, out),
+        (Some(b"mgdump"), Some(ids)) => return dump(cx, DumpStyle::Mgdump, ids, out),
+        _ => texts::ERROR,
+    };
+    out.extend_from_slice(text);
+    After::Continue
+}
+
+/// Class ids from a comma list; `None` for all.
+fn classes(ids: &[u8]) -> Result<Option<BTreeSet<usize>>, &'static [u8]> {
+    if matches!(ids, b"all" | b"hash") {
+        return Ok(None);
+    }
+    let id = |text: &[u8]| {
+        parse_u64(text)
+            .and_then(|id| usize::try_from(id).ok())
+            .filter(|id| (1..=BAND_COUNT_MAX).contains(id))
+    };
+    ids.split(|byte| *byte == b',')
+        .map(|text| id(text).ok_or(texts::CRAWLER_BAD_CLASS))
+        .collect::<Result<_, _>>()
+        .map(Some)
+}
+
+fn dump(cx: &Cx<'_>, style: DumpStyle, ids: &[u8], out: &mut Vec<u8>) -> After {
+    let refusal = if cx.shared.config.no_dumping {
+        match style {
+            DumpStyle::Metadump => texts::METADUMP_DISABLED,
+            DumpStyle::Mgdump => texts::MGDUMP_DISABLED,
+        }
+    } else {
+        match classes(ids) {
+            Err(text) => text,
+            Ok(classes) => match Dump::begin(cx, style, classes) {
+                None => texts::CRAWLER_BUSY,
+                Some(dump) => {
+                    out.extend_from_slice(texts::OK);
+                    return After::Start(Job::Dump(dump));
+                }
+            },
+        }
+    };
+    out.extend_from_slice(refusal);
+    After::Continue
+}
+
+/// `debugtime <seconds>`: moves the clock forward.
+pub(super) fn debugtime(cx: &Cx<'_>, words: &[u8]) -> &'static [u8] {
+    // Pausing (`p`, `r`) is not needed here: tests that pause want seconds not to pass meanwhile.
+    if let Some(Ok(seconds)) = Words::new(words)
+        .next()
+        .and_then(parse_u64)
+        .map(u32::try_from)
+    {
+        cx.shared.clock.advance(seconds);
+    }
+    texts::OK
+}

@@ -1,0 +1,309 @@
+//! The classic text commands.
+
+use super::{Cx, ReadMode, write};
+use ibex_cache_core::{Absent, Bits, Found, NewItem, Shard};
+use ibex_memcached_proto::line::Words;
+use ibex_memcached_proto::request::{Answer, Direction, StoreLine, StoreVerb, WithCas};
+use ibex_memcached_proto::texts;
+
+/// Longest text that is taken for a number, blanks included.
+const NUMBER_BYTES_MAX: usize = 20;
+
+pub(super) fn get_mode(with_cas: WithCas) -> ReadMode {
+    match with_cas {
+        WithCas::Omitted => ReadMode::Get,
+        WithCas::Shown => ReadMode::Gets,
+    }
+}
+
+pub(super) fn touch_mode(with_cas: WithCas, expiry: u32) -> ReadMode {
+    match with_cas {
+        WithCas::Omitted => ReadMode::Touch(expiry),
+        WithCas::Shown => ReadMode::TouchWithCas(expiry),
+    }
+}
+
+/// Answers the keys in the text `keys` until the output is full; returns how many bytes of `keys` are left, 0 when `END` was written.
+pub(super) fn read(
+    cx: &Cx<'_>,
+    mode: ReadMode,
+    keys: &[u8],
+    out: &mut Vec<u8>,
+    out_max: usize,
+) -> usize {
+    let mut words = Words::new(keys);
+    while let Some(key) = words.next() {
+        read_one(cx, mode, key, out);
+        if out.len() > out_max && !words.rest().is_empty() {
+            return words.rest().len();
+        }
+    }
+    out.extend_from_slice(texts::END);
+    0
+}
+
+fn read_one(cx: &Cx<'_>, mode: ReadMode, key: &[u8], out: &mut Vec<u8>) {
+    let store = &cx.shared.store;
+    let hash = store.hash(key);
+    let mut shard = store.shard(hash);
+    let found = shard.find(cx.now, hash, key);
+    count_read(cx, mode, found);
+    let Ok(found) = found else { return };
+    shard.accessed(cx.now, found);
+    if let ReadMode::Touch(expiry) | ReadMode::TouchWithCas(expiry) = mode {
+        shard.set_expiry(found, expiry);
+    }
+    let item = shard.view(found);
+    out.extend_from_slice(b"VALUE ");
+    out.extend_from_slice(key);
+    out.push(b' ');
+    write::number(out, u64::from(item.flags()));
+    out.push(b' ');
+    write::number(out, item.value_len() as u64);
+    if matches!(mode, ReadMode::Gets | ReadMode::TouchWithCas(_)) {
+        out.push(b' ');
+        write::number(out, item.cas());
+    }
+    out.extend_from_slice(b"\r\n");
+    write::block(out, &item);
+}
+
+fn count_read(cx: &Cx<'_>, mode: ReadMode, found: Result<Found, Absent>) {
+    let counters = cx.counters;
+    match mode {
+        ReadMode::Get | ReadMode::Gets => {
+            counters.cmd_get.add(1);
+            match found {
+                Ok(_) => counters.get_hits.add(1),
+                Err(absent) => {
+                    counters.get_misses.add(1);
+                    counters
+                        .get_expired
+                        .add(u64::from(absent == Absent::Expired));
+                }
+            }
+        }
+        ReadMode::Touch(_) | ReadMode::TouchWithCas(_) => {
+            counters.cmd_touch.add(1);
+            match found {
+                Ok(_) => counters.touch_hits.add(1),
+                Err(_) => counters.touch_misses.add(1),
+            }
+        }
+    }
+}
+
+/// A storage command; its reply.
+pub(super) fn store(cx: &Cx<'_>, line: &StoreLine<'_>, value: &[u8]) -> &'static [u8] {
+    cx.counters.cmd_set.add(1);
+    let store = &cx.shared.store;
+    let hash = store.hash(line.key);
+    let mut shard = store.shard(hash);
+    let new = NewItem {
+        key: line.key,
+        value: &[value],
+        flags: line.flags,
+        expiry: cx.expiry(line.exptime),
+        cas: 0,
+        bits: Bits::default(),
+    };
+    match line.verb {
+        StoreVerb::Set => put(cx, &mut shard, hash, &new),
+        StoreVerb::Add => match shard.find(cx.now, hash, line.key) {
+            Ok(found) => {
+                shard.bumped(found);
+                texts::NOT_STORED
+            }
+            Err(_) => put(cx, &mut shard, hash, &new),
+        },
+        StoreVerb::Replace => match shard.find(cx.now, hash, line.key) {
+            Ok(_) => put(cx, &mut shard, hash, &new),
+            Err(_) => texts::NOT_STORED,
+        },
+        StoreVerb::Append | StoreVerb::Prepend => match shard.find(cx.now, hash, line.key) {
+            Ok(found) => join(cx, &mut shard, found, &new, line.verb == StoreVerb::Append),
+            Err(_) => texts::NOT_STORED,
+        },
+        StoreVerb::Cas(cas) => match shard.find(cx.now, hash, line.key) {
+            Err(_) => {
+                cx.counters.cas_misses.add(1);
+                texts::NOT_FOUND
+            }
+            Ok(found) if cas == 0 || shard.view(found).cas() != cas => {
+                cx.counters.cas_badval.add(1);
+                texts::EXISTS
+            }
+            Ok(_) => {
+                cx.counters.cas_hits.add(1);
+                put(cx, &mut shard, hash, &new)
+            }
+        },
+    }
+}
+
+/// Stores with a new cas number. Without room the old value goes too: a stale one must not survive.
+fn put(cx: &Cx<'_>, shard: &mut Shard, hash: u64, new: &NewItem<'_>) -> &'static [u8] {
+    let new = NewItem {
+        cas: cx.next_cas(),
+        ..*new
+    };
+    if shard.insert(cx.now, hash, &new).is_ok() {
+        return texts::STORED;
+    }
+    cx.counters.store_no_memory.add(1);
+    if let Ok(found) = shard.find(cx.now, hash, new.key) {
+        shard.remove(found);
+    }
+    texts::NO_MEMORY
+}
+
+/// append and prepend: flags and expiry stay those of the stored item.
+fn join(
+    cx: &Cx<'_>,
+    shard: &mut Shard,
+    found: Found,
+    new: &NewItem<'_>,
+    is_append: bool,
+) -> &'static [u8] {
+    let item = shard.view(found);
+    let (flags, expiry, bits) = (item.flags(), item.expiry(), item.bits());
+    let old = item.value().collect::<Vec<_>>().concat();
+    let added = new.value.first().copied().unwrap_or_default();
+    if cx.is_too_large(new.key.len(), old.len() + added.len(), flags) {
+        cx.counters.store_too_large.add(1);
+        return texts::TOO_LARGE;
+    }
+    let parts: [&[u8]; 2] = if is_append {
+        [&old, added]
+    } else {
+        [added, &old]
+    };
+    let joined = NewItem {
+        key: new.key,
+        value: &parts,
+        flags,
+        expiry,
+        cas: cx.next_cas(),
+        bits,
+    };
+    match shard.insert(cx.now, cx.shared.store.hash(new.key), &joined) {
+        Ok(()) => texts::STORED,
+        Err(_) => {
+            cx.counters.store_no_memory.add(1);
+            texts::NO_MEMORY
+        }
+    }
+}
+
+/// Removes the item without counting.
+pub(super) fn remove(cx: &Cx<'_>, key: &[u8]) {
+    let store = &cx.shared.store;
+    let hash = store.hash(key);
+    let mut shard = store.shard(hash);
+    if let Ok(found) = shard.find(cx.now, hash, key) {
+        shard.remove(found);
+    }
+}
+
+pub(super) fn delete(cx: &Cx<'_>, key: &[u8]) -> &'static [u8] {
+    let store = &cx.shared.store;
+    let hash = store.hash(key);
+    let mut shard = store.shard(hash);
+    match shard.find(cx.now, hash, key) {
+        Ok(found) => {
+            shard.remove(found);
+            cx.counters.delete_hits.add(1);
+            texts::DELETED
+        }
+        Err(_) => {
+            cx.counters.delete_misses.add(1);
+            texts::NOT_FOUND
+        }
+    }
+}
+
+pub(super) fn touch(cx: &Cx<'_>, key: &[u8], exptime: i64) -> &'static [u8] {
+    cx.counters.cmd_touch.add(1);
+    let store = &cx.shared.store;
+    let hash = store.hash(key);
+    let mut shard = store.shard(hash);
+    match shard.find(cx.now, hash, key) {
+        Ok(found) => {
+            shard.accessed(cx.now, found);
+            shard.set_expiry(found, cx.expiry(exptime));
+            cx.counters.touch_hits.add(1);
+            texts::TOUCHED
+        }
+        Err(_) => {
+            cx.counters.touch_misses.add(1);
+            texts::NOT_FOUND
+        }
+    }
+}
+
+/// The number a value stands for: blanks, zeros or a `+` may stand before it, blanks behind it.
+pub(super) fn numeric(value: &[u8]) -> Option<u64> {
+    if value.len() > NUMBER_BYTES_MAX {
+        return None;
+    }
+    let text = value.trim_ascii();
+    ibex_base::ascii::parse_u64(text.strip_prefix(b"+").unwrap_or(text))
+}
+
+/// The new number: up wraps at 2^64, down stops at 0.
+pub(super) fn moved(direction: Direction, number: u64, delta: u64) -> u64 {
+    match direction {
+        Direction::Incr => number.wrapping_add(delta),
+        Direction::Decr => number.saturating_sub(delta),
+    }
+}
+
+pub(super) fn count_arithmetic(cx: &Cx<'_>, direction: Direction, is_hit: bool) {
+    let counters = cx.counters;
+    let counter = match (direction, is_hit) {
+        (Direction::Incr, true) => &counters.incr_hits,
+        (Direction::Incr, false) => &counters.incr_misses,
+        (Direction::Decr, true) => &counters.decr_hits,
+        (Direction::Decr, false) => &counters.decr_misses,
+    };
+    counter.add(1);
+}
+
+pub(super) fn arithmetic(
+    cx: &Cx<'_>,
+    direction: Direction,
+    key: &[u8],
+    delta: u64,
+    answer: Answer,
+    out: &mut Vec<u8>,
+) {
+    let store = &cx.shared.store;
+    let hash = store.hash(key);
+    let mut shard = store.shard(hash);
+    let Ok(found) = shard.find(cx.now, hash, key) else {
+        count_arithmetic(cx, direction, false);
+        return super::answer(answer, out, texts::NOT_FOUND);
+    };
+    let item = shard.view(found);
+    let Some(number) = item.contiguous().and_then(numeric) else {
+        return super::answer(answer, out, texts::NON_NUMERIC);
+    };
+    count_arithmetic(cx, direction, true);
+    let mut digits = [0; ibex_base::ascii::U64_DIGITS_MAX];
+    let text = ibex_base::ascii::format_u64(moved(direction, number, delta), &mut digits);
+    let new = NewItem {
+        key,
+        value: &[text],
+        flags: item.flags(),
+        expiry: item.expiry(),
+        cas: cx.next_cas(),
+        bits: item.bits(),
+    };
+    if shard.insert(cx.now, hash, &new).is_err() {
+        return super::answer(answer, out, texts::NO_MEMORY);
+    }
+    if answer == Answer::Wanted {
+        out.extend_from_slice(text);
+        out.extend_from_slice(b"\r\n");
+    }
+}

@@ -1,0 +1,136 @@
+//! Start and stop, from top to bottom.
+
+use crate::acceptor::Acceptor;
+use crate::config::Config;
+use crate::shared::Shared;
+use crate::store::{Store, StoreOptions};
+use crate::worker::Worker;
+use crate::{metrics, ports, upkeep};
+use ibex_cache_core::Bands;
+use ibex_kit::{Failure, Kit};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+
+fn failed(what: &str) -> impl Fn(io::Error) -> Failure {
+    move |error| Failure::io(format!("{what}: {error}"))
+}
+
+fn make_store(config: &Config) -> Store {
+    Store::new(StoreOptions {
+        limit_bytes: config.memory.as_usize(),
+        item_size_max: config.item_size_max.as_usize(),
+        threads: config.threads as usize,
+        evicts: !config.no_evictions,
+        bands: Bands::new(config.growth_factor, config.chunk_size as usize),
+    })
+}
+
+fn thread(
+    name: &str,
+    body: impl FnOnce() -> io::Result<()> + Send + 'static,
+) -> Result<JoinHandle<io::Result<()>>, Failure> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(body)
+        .map_err(failed("start a thread"))
+}
+
+/// Runs the daemon until it is told to stop.
+///
+/// # Errors
+/// [`Failure`] if an address cannot be had, a thread cannot be started, or a thread failed.
+pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
+    let listeners = kit.listen("memcached", &config.listen)?;
+    let addresses = listeners.iter().map(ibex_kit::Listener::address).collect();
+    let shared = Arc::new(Shared::new(
+        config.clone(),
+        make_store(&config),
+        kit.clone(),
+        addresses,
+    ));
+    metrics::register(&kit, &shared);
+    status_page(&kit, &shared);
+    on_reload(&kit, &shared);
+
+    let mut threads = Vec::new();
+    let mut handles = Vec::new();
+    for number in 0..config.threads as usize {
+        let (worker, handle) =
+            Worker::new(Arc::clone(&shared), number).map_err(failed("make a worker"))?;
+        threads.push(thread(&format!("worker-{number}"), move || worker.run())?);
+        handles.push(handle);
+    }
+    ports::publish(&listeners)?;
+    let (acceptor, waker) = Acceptor::new(Arc::clone(&shared), listeners, handles)
+        .map_err(failed("make the acceptor"))?;
+    threads.push(thread("acceptor", move || acceptor.run())?);
+    let for_upkeep = Arc::clone(&shared);
+    let heartbeat = kit.heartbeat("upkeep");
+    let upkeep = thread("upkeep", move || {
+        upkeep::run(&for_upkeep, &heartbeat);
+        Ok(())
+    })?;
+
+    kit.ready().await?;
+    kit.draining().cancelled().await;
+    tracing::info!(connections = shared.connections(), "closing connections");
+    shared.stopping.store(true, Ordering::Release);
+    waker.wake().map_err(failed("wake the acceptor"))?;
+    upkeep.thread().unpark();
+    threads.push(upkeep);
+    join(threads).await
+}
+
+async fn join(threads: Vec<JoinHandle<io::Result<()>>>) -> Result<(), Failure> {
+    let joined = tokio::task::spawn_blocking(move || {
+        for thread in threads {
+            match thread.join() {
+                Ok(result) => result.map_err(failed("poll"))?,
+                Err(_) => return Err(Failure::bug("a thread panicked")),
+            }
+        }
+        Ok(())
+    });
+    joined
+        .await
+        .map_err(|error| Failure::bug(error.to_string()))?
+}
+
+fn on_reload(kit: &Kit, shared: &Arc<Shared>) {
+    let shared = Arc::clone(shared);
+    kit.on_reload(move |new: &Config| {
+        let memory = new.memory.as_usize();
+        if memory != shared.store.limit_bytes() {
+            tracing::info!(memory, "memory limit changed");
+            shared.store.set_limit(shared.clock.now(), memory);
+        }
+    });
+}
+
+fn status_page(kit: &Kit, shared: &Arc<Shared>) {
+    let for_json = Arc::clone(shared);
+    kit.json("/-/cache", move || {
+        let (items, totals) = (for_json.store.stats(), for_json.lifetime_totals());
+        serde_json::json!({
+            "items": items.curr_items,
+            "bytes": items.bytes,
+            "limit_bytes": for_json.store.limit_bytes(),
+            "evictions": items.evictions,
+            "hits": totals.get_hits,
+            "misses": totals.get_misses,
+            "connections": for_json.connections(),
+        })
+    });
+    let for_line = Arc::clone(shared);
+    kit.status_line(move || {
+        let items = for_line.store.stats();
+        format!(
+            "{} items, {} MiB of {} MiB",
+            items.curr_items,
+            items.bytes >> 20,
+            for_line.store.limit_bytes() >> 20
+        )
+    });
+}

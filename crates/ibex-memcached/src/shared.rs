@@ -1,0 +1,147 @@
+//! What all threads of the daemon share: store, clock, settings that commands may change, everybody's counters.
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::counters::{Counters, Gauges, Totals};
+use crate::store::Store;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// One worker's numbers.
+#[derive(Debug, Default)]
+pub(crate) struct WorkerNumbers {
+    pub(crate) counters: Counters,
+    pub(crate) gauges: Gauges,
+    /// Connections given to the worker and not yet closed. Written by the acceptor and the worker.
+    pub(crate) open: AtomicU64,
+}
+
+/// Settings that admin commands change.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) verbosity: AtomicU32,
+    pub(crate) slab_automove: AtomicU32,
+    pub(crate) crawler_sleep: AtomicU32,
+    pub(crate) crawler_tocrawl: AtomicU32,
+    pub(crate) crawler_enabled: AtomicBool,
+    pub(crate) detail_enabled: AtomicBool,
+    pub(crate) crawl_now: AtomicBool,
+    /// One dump of all keys at a time.
+    pub(crate) dump_busy: Arc<AtomicBool>,
+}
+
+/// Numbers of the acceptor and the upkeep.
+#[derive(Debug, Default)]
+pub(crate) struct Globals {
+    pub(crate) total_connections: AtomicU64,
+    pub(crate) rejected_connections: AtomicU64,
+    pub(crate) listen_disabled: AtomicU64,
+    pub(crate) accepting: AtomicBool,
+    pub(crate) crawler_starts: AtomicU64,
+    pub(crate) hash_power: AtomicU32,
+}
+
+/// Shared by all threads.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) store: Store,
+    pub(crate) clock: Clock,
+    pub(crate) config: Config,
+    pub(crate) live: Live,
+    pub(crate) globals: Globals,
+    pub(crate) workers: Vec<Arc<WorkerNumbers>>,
+    /// Sums at the last `stats reset`.
+    base: Mutex<Totals>,
+    /// Set once: connections are closed, threads end.
+    pub(crate) stopping: AtomicBool,
+    /// Asks the daemon to stop.
+    pub(crate) kit: ibex_kit::Kit,
+    /// Listening addresses as the statistics show them.
+    pub(crate) listeners: Vec<String>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        config: Config,
+        store: Store,
+        kit: ibex_kit::Kit,
+        listeners: Vec<String>,
+    ) -> Self {
+        let live = Live {
+            verbosity: AtomicU32::new(config.verbosity),
+            slab_automove: AtomicU32::new(1),
+            crawler_sleep: AtomicU32::new(100),
+            crawler_tocrawl: AtomicU32::new(0),
+            crawler_enabled: AtomicBool::new(true),
+            detail_enabled: AtomicBool::new(false),
+            crawl_now: AtomicBool::new(false),
+            dump_busy: Arc::default(),
+        };
+        let workers = (0..config.threads).map(|_| Arc::default()).collect();
+        let globals = Globals {
+            accepting: AtomicBool::new(true),
+            hash_power: AtomicU32::new(config.hash_power),
+            ..Globals::default()
+        };
+        Self {
+            store,
+            clock: Clock::new(),
+            live,
+            globals,
+            workers,
+            base: Mutex::default(),
+            stopping: AtomicBool::new(false),
+            kit,
+            listeners,
+            config,
+        }
+    }
+
+    fn raw_totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for worker in &self.workers {
+            totals.add(&worker.counters);
+        }
+        totals
+    }
+
+    /// Everything counted since the start.
+    pub(crate) fn lifetime_totals(&self) -> Totals {
+        self.raw_totals()
+    }
+
+    /// Everything counted since the last reset.
+    pub(crate) fn totals(&self) -> Totals {
+        self.raw_totals()
+            .since(&self.base.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// `stats reset`.
+    pub(crate) fn reset_stats(&self) {
+        *self.base.lock().unwrap_or_else(PoisonError::into_inner) = self.raw_totals();
+        self.store.each(ibex_cache_core::Shard::reset_stats);
+        self.globals.total_connections.store(0, Ordering::Relaxed);
+        self.globals
+            .rejected_connections
+            .store(0, Ordering::Relaxed);
+    }
+
+    pub(crate) fn connections(&self) -> u64 {
+        self.workers
+            .iter()
+            .map(|worker| worker.open.load(Ordering::Relaxed))
+            .sum()
+    }
+
+    /// Bytes of all connections' buffers.
+    pub(crate) fn buffer_bytes(&self) -> u64 {
+        self.workers
+            .iter()
+            .map(|worker| worker.gauges.read_bytes() + worker.gauges.write_bytes())
+            .sum()
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+}

@@ -1,0 +1,548 @@
+//! The answers of `stats`: names and order are the original's, because exporters and graphs read them.
+//!
+//! Numbers come from the same counters as `/metrics`. Names that stand for slabs, LRU threads or libevent exist with the value that fits
+//! (mostly 0), see docs/memcached/compatibility.md.
+
+use crate::PROTOCOL_VERSION;
+use crate::exec::Cx;
+use ibex_cache_core::Band;
+use ibex_memcached_proto::line::Words;
+use ibex_memcached_proto::texts;
+use std::fmt::Display;
+use std::io::Write as _;
+use std::sync::atomic::Ordering;
+
+/// The original's page, in which `total_pages` is counted.
+const PAGE_BYTES: u64 = 1 << 20;
+/// Highest class id in commands.
+const CLASS_ID_MAX: u64 = 63;
+/// Bytes of one entry of the original's hash table.
+const HASH_ENTRY_BYTES: u64 = 8;
+/// Descriptors that are not clients'.
+const RESERVED_FDS: u32 = 20;
+
+/// A reply under construction.
+struct List<'o> {
+    out: &'o mut Vec<u8>,
+}
+
+impl List<'_> {
+    fn add(&mut self, name: &str, value: impl Display) {
+        // Writing to a Vec cannot fail.
+        let _written = write!(self.out, "STAT {name} {value}\r\n").is_ok();
+    }
+
+    fn end(self) {
+        self.out.extend_from_slice(texts::END);
+    }
+}
+
+/// `stats …`
+pub(crate) fn answer(cx: &Cx<'_>, words: &[u8], out: &mut Vec<u8>) {
+    let mut words = Words::new(words);
+    match words.next() {
+        None => general(cx, out),
+        Some(b"reset") => {
+            cx.shared.reset_stats();
+            out.extend_from_slice(texts::RESET);
+        }
+        Some(b"settings") => settings(cx, out),
+        Some(b"items") => items(cx, out),
+        Some(b"slabs") => slabs(cx, out),
+        Some(b"sizes") => {
+            let mut list = List { out };
+            list.add("sizes_status", "disabled");
+            list.end();
+        }
+        Some(b"detail") => detail(cx, words.next(), out),
+        Some(b"cachedump") => cachedump(cx, words, out),
+        Some(b"conns") => conns(cx, out),
+        Some(b"segments") => segments(cx, out),
+        Some(_) => out.extend_from_slice(texts::ERROR),
+    }
+}
+
+/// User and system time of the process in seconds.
+fn cpu_seconds() -> (f64, f64) {
+    let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The program's name may hold blanks; fields are counted behind its closing bracket.
+    let fields: Vec<&str> = text
+        .rsplit_once(')')
+        .map_or(text.as_str(), |(_, rest)| rest)
+        .split_ascii_whitespace()
+        .collect();
+    let per_second = u32::try_from(rustix::param::clock_ticks_per_second())
+        .unwrap_or(100)
+        .max(1);
+    let seconds = |at: usize| {
+        fields
+            .get(at)
+            .and_then(|ticks| ticks.parse::<u32>().ok())
+            .map_or(0.0, |ticks| f64::from(ticks) / f64::from(per_second))
+    };
+    (seconds(11), seconds(12))
+}
+
+fn general(cx: &Cx<'_>, out: &mut Vec<u8>) {
+    let shared = cx.shared;
+    let totals = shared.totals();
+    let items = shared.store.stats();
+    let globals = &shared.globals;
+    let mut list = List { out };
+    let (user, system) = cpu_seconds();
+    let connections = shared.connections();
+    let hash_power = globals.hash_power.load(Ordering::Relaxed);
+    list.add("pid", std::process::id());
+    list.add("uptime", shared.clock.uptime());
+    list.add("time", shared.clock.unix(cx.now));
+    list.add("version", PROTOCOL_VERSION);
+    list.add("libevent", "mio-1.x");
+    list.add("pointer_size", usize::BITS);
+    list.add("rusage_user", format_args!("{user:.6}"));
+    list.add("rusage_system", format_args!("{system:.6}"));
+    list.add("max_connections", shared.kit.common().limits.connections);
+    list.add("curr_connections", connections);
+    list.add(
+        "total_connections",
+        globals.total_connections.load(Ordering::Relaxed),
+    );
+    list.add(
+        "rejected_connections",
+        globals.rejected_connections.load(Ordering::Relaxed),
+    );
+    list.add("connection_structures", connections);
+    list.add("response_obj_oom", 0);
+    list.add("response_obj_count", connections);
+    list.add(
+        "response_obj_bytes",
+        shared
+            .workers
+            .iter()
+            .map(|worker| worker.gauges.write_bytes())
+            .sum::<u64>(),
+    );
+    list.add("read_buf_count", shared.workers.len());
+    list.add(
+        "read_buf_bytes",
+        shared
+            .workers
+            .iter()
+            .map(|worker| worker.gauges.read_bytes())
+            .sum::<u64>(),
+    );
+    list.add("read_buf_bytes_free", 0);
+    list.add("read_buf_oom", 0);
+    list.add("reserved_fds", RESERVED_FDS);
+    for (name, value) in [
+        ("cmd_get", totals.cmd_get),
+        ("cmd_set", totals.cmd_set),
+        ("cmd_flush", totals.cmd_flush),
+        ("cmd_touch", totals.cmd_touch),
+        ("cmd_meta", totals.cmd_meta),
+        ("get_hits", totals.get_hits),
+        ("get_misses", totals.get_misses),
+        ("get_expired", totals.get_expired),
+        ("get_flushed", 0),
+        ("delete_misses", totals.delete_misses),
+        ("delete_hits", totals.delete_hits),
+        ("incr_misses", totals.incr_misses),
+        ("incr_hits", totals.incr_hits),
+        ("decr_misses", totals.decr_misses),
+        ("decr_hits", totals.decr_hits),
+        ("cas_misses", totals.cas_misses),
+        ("cas_hits", totals.cas_hits),
+        ("cas_badval", totals.cas_badval),
+        ("touch_hits", totals.touch_hits),
+        ("touch_misses", totals.touch_misses),
+        ("store_too_large", totals.store_too_large),
+        ("store_no_memory", totals.store_no_memory),
+        ("auth_cmds", totals.auth_cmds),
+        ("auth_errors", totals.auth_errors),
+    ] {
+        list.add(name, value);
+    }
+    if !shared.config.idle_timeout.is_zero() {
+        list.add("idle_kicks", totals.idle_kicks);
+    }
+    list.add("bytes_read", totals.bytes_read);
+    list.add("bytes_written", totals.bytes_written);
+    list.add("limit_maxbytes", shared.store.limit_bytes());
+    list.add(
+        "accepting_conns",
+        u8::from(globals.accepting.load(Ordering::Relaxed)),
+    );
+    list.add(
+        "listen_disabled_num",
+        globals.listen_disabled.load(Ordering::Relaxed),
+    );
+    list.add("time_in_listen_disabled_us", 0);
+    list.add("threads", shared.config.threads);
+    list.add("conn_yields", totals.conn_yields);
+    list.add("hash_power_level", hash_power);
+    list.add("hash_bytes", HASH_ENTRY_BYTES << hash_power);
+    list.add("hash_is_expanding", 0);
+    store_numbers(cx, &items, &mut list);
+    list.end();
+}
+
+/// The second half: the store's numbers.
+fn store_numbers(cx: &Cx<'_>, items: &ibex_cache_core::Stats, list: &mut List<'_>) {
+    for name in [
+        "slab_reassign_rescues",
+        "slab_reassign_chunk_rescues",
+        "slab_reassign_inline_reclaim",
+        "slab_reassign_busy_items",
+        "slab_reassign_busy_deletes",
+        "slab_reassign_busy_nomem",
+    ] {
+        list.add(name, 0);
+    }
+    list.add("slab_reassign_last_busy_status", "none");
+    list.add("slab_reassign_running", 0);
+    list.add("slabs_moved", 0);
+    list.add("lru_crawler_running", 0);
+    list.add(
+        "lru_crawler_starts",
+        cx.shared.globals.crawler_starts.load(Ordering::Relaxed),
+    );
+    list.add(
+        "lru_maintainer_juggles",
+        items.moved_survivors + items.moved_compacted,
+    );
+    for name in [
+        "malloc_fails",
+        "log_worker_dropped",
+        "log_worker_written",
+        "log_watcher_skipped",
+        "log_watcher_sent",
+        "log_watchers",
+        "unexpected_napi_ids",
+        "round_robin_fallback",
+    ] {
+        list.add(name, 0);
+    }
+    for (name, value) in [
+        ("bytes", items.bytes),
+        ("curr_items", items.curr_items),
+        ("total_items", items.total_items),
+        (
+            "slab_global_page_pool",
+            items.segments_free * (items.segment_bytes / items.segments.max(1)) / PAGE_BYTES,
+        ),
+        ("expired_unfetched", items.expired_unfetched),
+        ("evicted_unfetched", items.evicted_unfetched),
+        ("evicted_active", items.evicted_active),
+        ("evictions", items.evictions),
+        ("reclaimed", items.reclaimed),
+        ("crawler_reclaimed", items.sweep_reclaimed),
+        ("crawler_items_checked", items.sweep_checked),
+        ("lrutail_reflocked", 0),
+        ("moves_to_cold", items.moved_compacted),
+        ("moves_to_warm", items.moved_survivors),
+        ("moves_within_lru", 0),
+        ("direct_reclaims", items.direct_reclaims),
+        ("lru_bumps_dropped", 0),
+    ] {
+        list.add(name, value);
+    }
+}
+
+fn yes_no(value: bool) -> &'static str {
+    if value { "yes" } else { "no" }
+}
+
+/// The settings the original shows before those of its LRU.
+fn first_settings(cx: &Cx<'_>, list: &mut List<'_>) {
+    let (shared, config) = (cx.shared, &cx.shared.config);
+    let port = shared
+        .listeners
+        .iter()
+        .find_map(|address| address.rsplit_once(':')?.1.parse::<u16>().ok())
+        .unwrap_or(0);
+    let inter = shared
+        .listeners
+        .iter()
+        .find_map(|address| address.rsplit_once(':').map(|(host, _)| host.to_owned()));
+    let socket = shared
+        .listeners
+        .iter()
+        .find_map(|address| address.strip_prefix("unix:").map(str::to_owned));
+    let is_any = inter
+        .as_deref()
+        .is_none_or(|host| matches!(host, "0.0.0.0" | "[::]"));
+    list.add("maxbytes", shared.store.limit_bytes());
+    list.add("maxconns", shared.kit.common().limits.connections);
+    list.add("tcpport", if socket.is_some() { 0 } else { port });
+    list.add("udpport", 0);
+    list.add(
+        "inter",
+        inter
+            .filter(|_| !is_any && socket.is_none())
+            .unwrap_or_else(|| "NULL".to_owned()),
+    );
+    list.add("verbosity", shared.live.verbosity.load(Ordering::Relaxed));
+    list.add("oldest", 0);
+    list.add("evictions", if config.no_evictions { "off" } else { "on" });
+    list.add("domain_socket", socket.unwrap_or_else(|| "NULL".to_owned()));
+    list.add("umask", format_args!("{:o}", config.unix_mask));
+    list.add("shutdown_command", yes_no(config.shutdown_command));
+    list.add("growth_factor", format_args!("{:.2}", config.growth_factor));
+    list.add("chunk_size", config.chunk_size);
+    list.add("num_threads", config.threads);
+    list.add("num_threads_per_udp", config.threads);
+    list.add("stat_key_prefix", &config.prefix_delimiter);
+    list.add(
+        "detail_enabled",
+        yes_no(shared.live.detail_enabled.load(Ordering::Relaxed)),
+    );
+    list.add("reqs_per_event", config.requests_per_turn);
+    list.add("cas_enabled", yes_no(!config.no_cas));
+    list.add("tcp_backlog", config.backlog);
+    list.add("binding_protocol", "auto-negotiate");
+    list.add("auth_enabled_sasl", "no");
+    list.add("auth_enabled_ascii", "no");
+    list.add("item_size_max", config.item_size_max.bytes());
+    list.add("maxconns_fast", yes_no(config.maxconns_fast));
+    list.add("hashpower_init", config.hash_power);
+}
+
+fn settings(cx: &Cx<'_>, out: &mut Vec<u8>) {
+    let (live, config) = (&cx.shared.live, &cx.shared.config);
+    let mut list = List { out };
+    first_settings(cx, &mut list);
+    list.add("slab_reassign", "yes");
+    list.add("slab_automove", live.slab_automove.load(Ordering::Relaxed));
+    list.add("slab_automove_ratio", "0.80");
+    list.add("slab_automove_window", 30);
+    list.add("slab_chunk_max", 524_288);
+    list.add(
+        "lru_crawler",
+        yes_no(live.crawler_enabled.load(Ordering::Relaxed)),
+    );
+    list.add(
+        "lru_crawler_sleep",
+        live.crawler_sleep.load(Ordering::Relaxed),
+    );
+    list.add(
+        "lru_crawler_tocrawl",
+        live.crawler_tocrawl.load(Ordering::Relaxed),
+    );
+    list.add("tail_repair_time", 0);
+    list.add("flush_enabled", yes_no(!config.no_flush_all));
+    list.add("dump_enabled", yes_no(!config.no_dumping));
+    list.add("hash_algorithm", "xxh3");
+    list.add("lru_maintainer_thread", "yes");
+    list.add("lru_segmented", "yes");
+    list.add("hot_lru_pct", 20);
+    list.add("warm_lru_pct", 40);
+    list.add("hot_max_factor", "0.20");
+    list.add("warm_max_factor", "2.00");
+    list.add("temp_lru", "no");
+    list.add("temporary_ttl", 61);
+    list.add("idle_timeout", config.idle_timeout.std().as_secs());
+    list.add("watcher_logbuf_size", 262_144);
+    list.add("worker_logbuf_size", 65_536);
+    list.add("read_buf_mem_limit", 0);
+    list.add("track_sizes", "no");
+    list.add("inline_ascii_response", "no");
+    list.add("num_napi_ids", "NULL");
+    list.add("memory_file", "NULL");
+    list.add("client_flags_size", 4);
+    list.end();
+}
+
+fn live_bands(cx: &Cx<'_>) -> Vec<(usize, Band)> {
+    cx.shared
+        .store
+        .band_stats()
+        .into_iter()
+        .enumerate()
+        .filter(|(_, band)| band.items > 0)
+        .collect()
+}
+
+fn items(cx: &Cx<'_>, out: &mut Vec<u8>) {
+    let mut list = List { out };
+    for (band, numbers) in live_bands(cx) {
+        let class = band + 1;
+        let mut add = |name: &str, value: u64| list.add(&format!("items:{class}:{name}"), value);
+        add("number", numbers.items);
+        add("number_hot", 0);
+        add("number_warm", 0);
+        add("number_cold", numbers.items);
+        for name in ["age_hot", "age_warm", "age"] {
+            add(name, 0);
+        }
+        add("mem_requested", numbers.bytes);
+        add("evicted", numbers.evicted);
+        for name in [
+            "evicted_nonzero",
+            "evicted_time",
+            "outofmemory",
+            "tailrepairs",
+        ] {
+            add(name, 0);
+        }
+        add("reclaimed", numbers.reclaimed);
+        for name in [
+            "expired_unfetched",
+            "evicted_unfetched",
+            "evicted_active",
+            "crawler_reclaimed",
+            "crawler_items_checked",
+            "lrutail_reflocked",
+            "moves_to_cold",
+            "moves_to_warm",
+            "moves_within_lru",
+            "direct_reclaims",
+            "hits_to_hot",
+            "hits_to_warm",
+            "hits_to_cold",
+            "hits_to_temp",
+        ] {
+            add(name, 0);
+        }
+    }
+    list.end();
+}
+
+fn slabs(cx: &Cx<'_>, out: &mut Vec<u8>) {
+    let bands = &cx.shared.store.bands;
+    let live = live_bands(cx);
+    let mut list = List { out };
+    for (band, numbers) in &live {
+        let class = band + 1;
+        let mut add = |name: &str, value: u64| list.add(&format!("{class}:{name}"), value);
+        let pages = numbers.bytes.div_ceil(PAGE_BYTES).max(1);
+        let per_page = bands.chunks_per_page(*band) as u64;
+        let total = (pages * per_page).max(numbers.items);
+        add("chunk_size", bands.chunk_bytes(*band) as u64);
+        add("chunks_per_page", per_page);
+        add("total_pages", pages);
+        add("total_chunks", total);
+        add("used_chunks", numbers.items);
+        add("free_chunks", total - numbers.items);
+        for name in [
+            "free_chunks_end",
+            "get_hits",
+            "cmd_set",
+            "delete_hits",
+            "incr_hits",
+            "decr_hits",
+            "cas_hits",
+            "cas_badval",
+            "touch_hits",
+        ] {
+            add(name, 0);
+        }
+    }
+    list.add("active_slabs", live.len());
+    list.add("total_malloced", cx.shared.store.stats().segment_bytes);
+    list.end();
+}
+
+fn detail(cx: &Cx<'_>, word: Option<&[u8]>, out: &mut Vec<u8>) {
+    let live = &cx.shared.live;
+    let text = match word {
+        _ if cx.shared.config.no_dumping => texts::STATS_DETAIL_DISABLED,
+        Some(b"on") => {
+            live.detail_enabled.store(true, Ordering::Relaxed);
+            texts::OK
+        }
+        Some(b"off") => {
+            live.detail_enabled.store(false, Ordering::Relaxed);
+            texts::OK
+        }
+        Some(b"dump") => texts::END,
+        Some(_) | None => texts::STATS_DETAIL_USAGE,
+    };
+    out.extend_from_slice(text);
+}
+
+/// `stats cachedump <class> <limit>`: items of one class.
+fn cachedump(cx: &Cx<'_>, mut words: Words<'_>, out: &mut Vec<u8>) {
+    use ibex_base::ascii::parse_u64;
+    let refusal = match (words.next(), words.next()) {
+        _ if cx.shared.config.no_dumping => texts::CACHEDUMP_DISABLED,
+        (Some(class), Some(limit)) => match (parse_u64(class), parse_u64(limit)) {
+            (Some(class), Some(_)) if class > CLASS_ID_MAX => texts::CACHEDUMP_CLASS,
+            (Some(class), Some(limit)) => return cachedump_class(cx, class, limit, out),
+            _ => texts::BAD_FORMAT,
+        },
+        _ => texts::CACHEDUMP_USAGE,
+    };
+    out.extend_from_slice(refusal);
+}
+
+/// The original fills at most a page of two megabytes; policy: the list ends there.
+const CACHEDUMP_BYTES_MAX: usize = 2 << 20;
+/// Index buckets looked at under one hold of a lock.
+const CACHEDUMP_BUCKETS: u32 = 64;
+
+fn cachedump_class(cx: &Cx<'_>, class: u64, limit: u64, out: &mut Vec<u8>) {
+    let start = out.len();
+    let mut left = if limit == 0 { u64::MAX } else { limit };
+    for number in 0..cx.shared.store.count() {
+        let mut cursor = Some(0);
+        while let (Some(at), Some(shard)) = (cursor, cx.shared.store.by_number(number)) {
+            if left == 0 || out.len() - start > CACHEDUMP_BYTES_MAX {
+                break;
+            }
+            cursor = shard.scan(at, CACHEDUMP_BUCKETS, |item| {
+                let is_over = item.expiry() != 0 && item.expiry() <= cx.now;
+                if left == 0
+                    || is_over
+                    || cx.shared.store.bands.of(item.classic_size()) as u64 + 1 != class
+                {
+                    return;
+                }
+                left -= 1;
+                out.extend_from_slice(b"ITEM ");
+                out.extend_from_slice(item.key());
+                let expiry = if item.expiry() == 0 {
+                    0
+                } else {
+                    cx.shared.clock.unix(item.expiry())
+                };
+                let _written = write!(out, " [{} b; {expiry} s]\r\n", item.value_len()).is_ok();
+            });
+        }
+    }
+    out.extend_from_slice(texts::END);
+}
+
+/// Listeners only; each worker knows its own connections, and this one must not wait for the others.
+fn conns(cx: &Cx<'_>, out: &mut Vec<u8>) {
+    let mut list = List { out };
+    for (number, address) in cx.shared.listeners.iter().enumerate() {
+        let shown = if address.starts_with("unix:") {
+            address.clone()
+        } else {
+            format!("tcp:{address}")
+        };
+        list.add(&format!("{number}:addr"), shown);
+        list.add(&format!("{number}:state"), "conn_listening");
+    }
+    list.end();
+}
+
+/// Ours: how the memory is used.
+fn segments(cx: &Cx<'_>, out: &mut Vec<u8>) {
+    let items = cx.shared.store.stats();
+    let mut list = List { out };
+    for (name, value) in [
+        ("shards", cx.shared.store.count() as u64),
+        ("segments", items.segments),
+        ("segments_free", items.segments_free),
+        ("segment_bytes", items.segment_bytes),
+        ("index_bytes", items.index_bytes),
+        ("index_buckets", items.index_buckets),
+        ("live_bytes", items.bytes),
+        ("moved_survivors", items.moved_survivors),
+        ("moved_compacted", items.moved_compacted),
+        ("connection_buffer_bytes", cx.shared.buffer_bytes()),
+    ] {
+        list.add(name, value);
+    }
+    list.end();
+}

@@ -1,0 +1,162 @@
+//! The store: shards of the cache core behind locks, and the numbers they share.
+//!
+//! Decides how many shards there are and how memory is divided; what an item is and who goes is the core's business.
+
+use ibex_cache_core::{BAND_COUNT_MAX, Band, Bands, Shard, ShardConfig, Stats};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Memory a shard should have at least, so that skew between shards stays small.
+const SHARD_BYTES_MIN: usize = 16 << 20;
+/// Memory a shard can address: 32-bit locations in units of 4 bytes, with a margin.
+const SHARD_BYTES_MAX: usize = 12 << 30;
+/// A shard must hold at least this many items of the largest size.
+const LARGEST_ITEMS_PER_SHARD: usize = 4;
+
+/// A shard on cache lines of its own.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Slot(Mutex<Shard>);
+
+/// All items.
+#[derive(Debug)]
+pub(crate) struct Store {
+    shards: Box<[Slot]>,
+    seed: u64,
+    cas: AtomicU64,
+    limit_bytes: AtomicUsize,
+    /// Memory outside the shards that counts against the limit.
+    charged_bytes: AtomicUsize,
+    pub(crate) bands: Bands,
+}
+
+/// How a store is made.
+#[derive(Debug, Clone)]
+pub(crate) struct StoreOptions {
+    pub(crate) limit_bytes: usize,
+    pub(crate) item_size_max: usize,
+    pub(crate) threads: usize,
+    pub(crate) evicts: bool,
+    pub(crate) bands: Bands,
+}
+
+fn shard_count(options: &StoreOptions) -> usize {
+    let by_threads = 4 * options.threads;
+    let by_memory =
+        options.limit_bytes / SHARD_BYTES_MIN.max(LARGEST_ITEMS_PER_SHARD * options.item_size_max);
+    let wanted = by_threads.min(by_memory).max(1);
+    let wanted = if wanted.is_power_of_two() {
+        wanted
+    } else {
+        wanted.next_power_of_two() / 2
+    };
+    wanted.max(
+        options
+            .limit_bytes
+            .div_ceil(SHARD_BYTES_MAX)
+            .next_power_of_two(),
+    )
+}
+
+impl Store {
+    pub(crate) fn new(options: StoreOptions) -> Self {
+        let count = shard_count(&options);
+        let seed = RandomState::new().hash_one(0_u8);
+        let config = ShardConfig {
+            limit_bytes: options.limit_bytes / count,
+            segment_bytes: ShardConfig::segment_bytes_for(options.limit_bytes),
+            evicts: options.evicts,
+            seed,
+            bands: options.bands.clone(),
+        };
+        Self {
+            shards: (0..count)
+                .map(|_| Slot(Mutex::new(Shard::new(config.clone()))))
+                .collect(),
+            seed,
+            cas: AtomicU64::new(0),
+            limit_bytes: AtomicUsize::new(options.limit_bytes),
+            charged_bytes: AtomicUsize::new(0),
+            bands: options.bands,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn hash(&self, key: &[u8]) -> u64 {
+        Shard::hash(self.seed, key)
+    }
+
+    /// The shard of a hash. It is chosen by bits the shard's own index does not use.
+    #[inline]
+    pub(crate) fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
+        let number = (hash >> 32) as usize & (self.shards.len() - 1);
+        self.shards[number]
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.shards.len()
+    }
+
+    pub(crate) fn by_number(&self, number: usize) -> Option<MutexGuard<'_, Shard>> {
+        self.shards
+            .get(number)
+            .map(|slot| slot.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn each(&self, mut act: impl FnMut(&mut Shard)) {
+        for slot in &self.shards {
+            act(&mut slot.0.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    /// The next cas number.
+    #[inline]
+    pub(crate) fn next_cas(&self) -> u64 {
+        self.cas.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(crate) fn limit_bytes(&self) -> usize {
+        self.limit_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Changes the limit of all memory.
+    pub(crate) fn set_limit(&self, now: u32, limit_bytes: usize) {
+        self.limit_bytes.store(limit_bytes, Ordering::Relaxed);
+        self.divide(now);
+    }
+
+    /// Charges memory used elsewhere for clients (buffers) against the limit; shards shrink accordingly.
+    pub(crate) fn charge(&self, now: u32, bytes: usize) {
+        // COMPAT(memcached): the original keeps buffers outside -m. Half of the limit is the most they may take from the items.
+        let bytes = bytes.min(self.limit_bytes() / 2);
+        if self.charged_bytes.swap(bytes, Ordering::Relaxed) != bytes {
+            self.divide(now);
+        }
+    }
+
+    fn divide(&self, now: u32) {
+        let share =
+            (self.limit_bytes() - self.charged_bytes.load(Ordering::Relaxed)) / self.shards.len();
+        self.each(|shard| shard.set_limit(now, share));
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let mut sum = Stats::default();
+        self.each(|shard| sum.merge(&shard.stats()));
+        sum
+    }
+
+    pub(crate) fn band_stats(&self) -> [Band; BAND_COUNT_MAX] {
+        let mut sum = [Band::default(); BAND_COUNT_MAX];
+        self.each(|shard| {
+            for (sum, band) in sum.iter_mut().zip(shard.bands()) {
+                sum.merge(band);
+            }
+        });
+        sum
+    }
+}

@@ -1,0 +1,63 @@
+//! The upkeep thread: once a second it frees expired items and charges the memory of connection buffers against the limit.
+
+use crate::shared::Shared;
+use ibex_kit::Heartbeat;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Segments swept under one hold of a shard's lock: some tens of microseconds.
+const SEGMENTS_PER_HOLD: usize = 4;
+/// Time between rounds.
+const ROUND: Duration = Duration::from_secs(1);
+/// Buffers below this are part of the process's fixed cost and not charged, in bytes.
+const BUFFERS_FREE: u64 = 4 << 20;
+/// Items per index entry before the original's hash table doubles, times two.
+const HASH_FILL_HALVES: u64 = 3;
+
+/// Runs until the daemon stops; `unpark` ends the pause.
+pub(crate) fn run(shared: &Arc<Shared>, heartbeat: &Heartbeat) {
+    while !shared.is_stopping() {
+        heartbeat.beat();
+        round(shared);
+        std::thread::park_timeout(ROUND);
+    }
+}
+
+fn round(shared: &Shared) {
+    let now = shared.clock.now();
+    let charged = shared.buffer_bytes().saturating_sub(BUFFERS_FREE);
+    shared
+        .store
+        .charge(now, usize::try_from(charged).unwrap_or(usize::MAX));
+    if shared.live.crawl_now.swap(false, Ordering::Relaxed)
+        || shared.live.crawler_enabled.load(Ordering::Relaxed)
+    {
+        sweep(shared, now);
+    }
+    let items = shared.store.stats().items_max;
+    let power = &shared.globals.hash_power;
+    while HASH_FILL_HALVES << power.load(Ordering::Relaxed) < 2 * items {
+        power.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn sweep(shared: &Shared, now: u32) {
+    for number in 0..shared.store.count() {
+        let is_over = || {
+            shared
+                .store
+                .by_number(number)
+                .is_none_or(|mut shard| shard.sweep(now, SEGMENTS_PER_HOLD))
+        };
+        while !is_over() {
+            if shared.is_stopping() {
+                return;
+            }
+        }
+    }
+    shared
+        .globals
+        .crawler_starts
+        .fetch_add(1, Ordering::Relaxed);
+}

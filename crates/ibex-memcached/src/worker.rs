@@ -1,0 +1,219 @@
+//! A worker thread: one poll, the connections given to it, one turn after another.
+//!
+//! Readiness is edge-triggered; a connection that stopped before its socket was empty is queued here, because no event will come for it.
+
+use crate::conn::{Conn, Turn, Verdict};
+use crate::exec::Cx;
+use crate::shared::{Shared, WorkerNumbers};
+use crate::stream::Stream;
+use ibex_kit::Heartbeat;
+use mio::{Events, Poll, Token, Waker};
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+/// Events of one poll.
+const EVENTS_MAX: usize = 1024;
+/// Bytes read at once. Larger saves system calls on uploads, smaller stays in the cache.
+const SCRATCH_BYTES: usize = 64 << 10;
+/// A worker turns at least this often, for its heartbeat and idle connections.
+const TURN_MAX: Duration = Duration::from_millis(1000);
+/// The waker's token; connections have lower ones.
+const WAKER: Token = Token(usize::MAX);
+
+/// A socket on its way to a worker.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) stream: Stream,
+    pub(crate) peer: String,
+}
+
+/// How others reach a worker.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    pub(crate) arrivals: Sender<Arrival>,
+    pub(crate) waker: Arc<Waker>,
+}
+
+/// The thread's state.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    shared: Arc<Shared>,
+    numbers: Arc<WorkerNumbers>,
+    poll: Poll,
+    arrivals: Receiver<Arrival>,
+    conns: slab::Slab<Conn>,
+    queue: VecDeque<usize>,
+    scratch: Vec<u8>,
+    spares: Vec<Vec<u8>>,
+    heartbeat: Heartbeat,
+    idle_checked: u32,
+}
+
+impl Worker {
+    /// A worker and the handle others keep of it.
+    pub(crate) fn new(shared: Arc<Shared>, number: usize) -> io::Result<(Self, Handle)> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        let (sender, arrivals) = channel();
+        let numbers = shared.workers.get(number).cloned().unwrap_or_default();
+        let heartbeat = shared.kit.heartbeat(&format!("worker-{number}"));
+        let worker = Self {
+            shared,
+            numbers,
+            poll,
+            arrivals,
+            conns: slab::Slab::new(),
+            queue: VecDeque::new(),
+            scratch: vec![0; SCRATCH_BYTES],
+            spares: Vec::new(),
+            heartbeat,
+            idle_checked: 0,
+        };
+        Ok((
+            worker,
+            Handle {
+                arrivals: sender,
+                waker,
+            },
+        ))
+    }
+
+    /// Runs until the daemon stops.
+    pub(crate) fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(EVENTS_MAX);
+        while !self.shared.is_stopping() {
+            let timeout = if self.queue.is_empty() {
+                TURN_MAX
+            } else {
+                Duration::ZERO
+            };
+            match self.poll.poll(&mut events, Some(timeout)) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => other?,
+            }
+            self.heartbeat.beat();
+            for event in &events {
+                if event.token() == WAKER {
+                    self.welcome();
+                } else {
+                    self.note(event);
+                }
+            }
+            let now = self.shared.clock.now();
+            self.turns(now);
+            self.close_idle(now);
+        }
+        self.finish();
+        Ok(())
+    }
+
+    fn note(&mut self, event: &mio::event::Event) {
+        let Token(id) = event.token();
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        conn.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+        conn.peer_closed |= event.is_read_closed() || event.is_error();
+        if event.is_writable() {
+            conn.set_writable();
+        }
+        if !conn.is_queued {
+            conn.is_queued = true;
+            self.queue.push_back(id);
+        }
+    }
+
+    fn welcome(&mut self) {
+        let now = self.shared.clock.now();
+        while let Ok(Arrival { stream, peer }) = self.arrivals.try_recv() {
+            let entry = self.conns.vacant_entry();
+            let id = entry.key();
+            let conn = entry.insert(Conn::new(stream, peer, now));
+            if conn
+                .stream
+                .register(self.poll.registry(), Token(id))
+                .is_err()
+            {
+                self.close(id);
+            }
+        }
+    }
+
+    /// One turn for each connection that is queued now.
+    fn turns(&mut self, now: u32) {
+        let shared = Arc::clone(&self.shared);
+        let numbers = Arc::clone(&self.numbers);
+        for _ in 0..self.queue.len() {
+            let Some(id) = self.queue.pop_front() else {
+                return;
+            };
+            let Some(conn) = self.conns.get_mut(id) else {
+                continue;
+            };
+            conn.is_queued = false;
+            let cx = Cx {
+                shared: &shared,
+                counters: &numbers.counters,
+                now,
+            };
+            let mut turn = Turn {
+                cx,
+                numbers: &numbers,
+                scratch: &mut self.scratch,
+                spares: &mut self.spares,
+            };
+            match conn.turn(&mut turn) {
+                Verdict::Wait => {}
+                Verdict::Again => {
+                    conn.is_queued = true;
+                    self.queue.push_back(id);
+                }
+                Verdict::Close => self.close(id),
+            }
+        }
+    }
+
+    fn close(&mut self, id: usize) {
+        let Some(conn) = self.conns.try_remove(id) else {
+            return;
+        };
+        tracing::debug!(peer = %conn.peer, fd = conn.stream.fd(), state = conn.state_name(), "connection closed");
+        conn.discharge(&self.numbers);
+        self.numbers.open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Closes connections without a command for too long, once a second.
+    fn close_idle(&mut self, now: u32) {
+        let limit =
+            u32::try_from(self.shared.config.idle_timeout.std().as_secs()).unwrap_or(u32::MAX);
+        if limit == 0 || self.idle_checked == now {
+            return;
+        }
+        self.idle_checked = now;
+        let idle: Vec<usize> = self
+            .conns
+            .iter()
+            .filter(|(_, conn)| now.saturating_sub(conn.last_command) > limit)
+            .map(|(id, _)| id)
+            .collect();
+        for id in idle {
+            self.numbers.counters.idle_kicks.add(1);
+            self.close(id);
+        }
+    }
+
+    /// Answers what was read and closes everything.
+    fn finish(&mut self) {
+        self.welcome();
+        let now = self.shared.clock.now();
+        self.turns(now);
+        let ids: Vec<usize> = self.conns.iter().map(|(id, _)| id).collect();
+        for id in ids {
+            self.close(id);
+        }
+    }
+}
