@@ -20,7 +20,7 @@ fn node() -> Node {
     std::fs::create_dir(docroot.path().join("dev1")).unwrap();
     let builder = Daemon::builder("ibex-mogstored")
         .set("docroot", &docroot.path().to_string_lossy())
-        .set("mgmt_listen", "127.0.0.1:0");
+        .set("side_listen", "127.0.0.1:0");
     let daemon = builder.start().unwrap();
     let url = format!(
         "http://{}",
