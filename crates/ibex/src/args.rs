@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::output::Format;
-use crate::{balance, cache, control, gear, mog, status};
+use crate::{balance, cache, control, gear, mog, schwartz, status};
 
 /// The operator's tool for the ibex daemons.
 #[derive(Debug, Parser)]
@@ -48,6 +48,8 @@ enum Command {
     Gear(gear::Args),
     /// MogileFS: files in and out, hosts, devices, classes.
     Mog(mog::Args),
+    /// TheSchwartz: insert, work, look at jobs.
+    Schwartz(schwartz::Args),
 }
 
 impl Args {
@@ -69,6 +71,7 @@ impl Args {
             Command::Cache(args) => cache::run(args, format).await,
             Command::Gear(args) => gear::run(args).await,
             Command::Mog(args) => mog::run(args, format).await,
+            Command::Schwartz(args) => schwartz::run(args).await,
         }
     }
 }

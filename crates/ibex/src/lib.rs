@@ -15,6 +15,7 @@ pub mod family;
 pub mod gear;
 pub mod mog;
 pub mod output;
+pub mod schwartz;
 pub mod status;
 
 use std::process::ExitCode;
