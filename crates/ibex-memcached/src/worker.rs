@@ -51,6 +51,8 @@ pub(crate) struct Worker {
     spares: Vec<Vec<u8>>,
     heartbeat: Heartbeat,
     idle_checked: u32,
+    /// Kept open here too: a wake-up is lost when the last owner closes it.
+    _waker: Arc<Waker>,
 }
 
 impl Worker {
@@ -72,6 +74,7 @@ impl Worker {
             spares: Vec::new(),
             heartbeat,
             idle_checked: 0,
+            _waker: Arc::clone(&waker),
         };
         Ok((
             worker,

@@ -34,7 +34,13 @@ impl Memcached {
         };
         let dir = tempfile::tempdir().unwrap();
         let port_file = dir.path().join("ports");
+        // Many at a time must not share ours' admin port; the original has none.
+        let is_ours = program
+            .file_name()
+            .is_some_and(|name| name == "ibex-memcached");
+        let admin: &[&str] = if is_ours { &["--admin", "none"] } else { &[] };
         let child = Command::new(program)
+            .args(admin)
             .args([
                 "-l",
                 "127.0.0.1",
