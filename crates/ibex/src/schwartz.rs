@@ -405,7 +405,7 @@ fn clock_text(epoch: u64) -> String {
     time.map_or_else(
         || epoch.to_string(),
         |time| {
-            let local = time.to_zoned(jiff::tz::TimeZone::system());
+            let local = time.to_zoned_datetime(jiff::tz::TimeZone::system());
             local.strftime("%a %b %e %H:%M:%S %Y").to_string()
         },
     )
