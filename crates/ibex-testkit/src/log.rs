@@ -21,7 +21,7 @@ impl Line {
     pub fn parse(raw: &str) -> Self {
         match serde_json::from_str::<Map<String, Value>>(raw) {
             Ok(mut fields) => Self {
-                level: take(&mut fields, "level"),
+                level: take(&mut fields, "level").to_ascii_uppercase(),
                 msg: take(&mut fields, "msg"),
                 fields,
                 raw: raw.to_owned(),
@@ -79,7 +79,7 @@ mod tests {
 
     const LOG: &str = concat!(
         "{\"ts\":\"2026-11-25T00:00:00Z\",\"level\":\"INFO\",\"msg\":\"ready\",\"elapsed\":0.1}\n",
-        "{\"level\":\"WARN\",\"msg\":\"store unreachable, will retry\",\"error\":\"refused\"}\n",
+        "{\"level\":\"warn\",\"msg\":\"store unreachable, will retry\",\"error\":\"refused\"}\n",
         "thread 'main' panicked at src/main.rs\n",
     );
 

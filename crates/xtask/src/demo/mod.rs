@@ -46,7 +46,7 @@ pub(crate) struct Args {
     /// How many people live on the site.
     #[arg(long, default_value_t = 200)]
     users: u32,
-    /// Databases on this server instead of SQLite: mysql://user[:password]@host[:port][/prefix].
+    /// Databases on this server instead of SQLite: mysql://USER:PASSWORD@HOST:PORT/PREFIX.
     #[arg(long, value_name = "URL")]
     db: Option<String>,
     /// Builds and runs with the release profile.

@@ -41,7 +41,6 @@ except MemcacheClientError:
     pass
 same(client.touch("a", expire=100), True)
 same(client.touch("missing", expire=100), False)
-same(client.gat("a", expire=100), b"less-one-more")
 same(client.delete("a"), True)
 same(client.delete("a"), False)
 same(client.set("gone", b"x", expire=-1), True)
