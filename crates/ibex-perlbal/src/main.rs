@@ -1,3 +1,10 @@
-//! Reverse proxy, load balancer and web server in the manner of Perlbal.
+//! The `ibex-perlbal` binary: flags and configuration in, [`ibex_perlbal::run`] on.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ibex_kit::main::<ibex_perlbal::Args, ibex_perlbal::Config, _>(
+        ibex_perlbal::ABOUT,
+        ibex_perlbal::run,
+    )
+}
