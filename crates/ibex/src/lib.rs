@@ -13,6 +13,7 @@ pub mod cache;
 pub mod control;
 pub mod family;
 pub mod gear;
+pub mod generate;
 pub mod mog;
 pub mod output;
 pub mod schwartz;

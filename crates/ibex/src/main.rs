@@ -7,5 +7,6 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    ibex::run(ibex::args::Args::parse())
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    ibex::generate::asked(&arguments).unwrap_or_else(|| ibex::run(ibex::args::Args::parse()))
 }
