@@ -279,3 +279,15 @@ impl JobServer {
         (found.0 == key).then_some(*index)
     }
 }
+
+impl JobServer {
+    /// The jobs a connection waits for as a client, by number.
+    pub fn jobs_of_client(&self, now: Instant, conn: ConnId) -> impl Iterator<Item = JobView> {
+        let ids = self
+            .conns
+            .get(&conn)
+            .into_iter()
+            .flat_map(|c| c.waiting_for.keys());
+        ids.filter_map(move |id| Some(self.job_view(now, self.jobs.get(self.jobs.index_of(*id)?))))
+    }
+}

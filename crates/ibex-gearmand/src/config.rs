@@ -1,0 +1,207 @@
+//! The whole configuration, and what it means to the job server.
+
+use ibex_gearman_core::{TimeoutAction, TimeoutUnit, Wakeup};
+use ibex_kit::{ByteSize, Duration, ListenAddr, Problem, StoreConfig, Validate};
+
+ibex_kit::config! {
+    /// Whole configuration of ibex-gearmand.
+    pub struct Config {
+        /// Data ports, binary and text protocol.
+        restart listen: Vec<ListenAddr> = vec![ListenAddr::Tcp { host: None, port: ibex_gearman_proto::DEFAULT_PORT }],
+        /// Unix socket of operators: everything the text protocol has, and shutdown. "none" or unix:/path.
+        restart admin_socket: String = "none".to_owned(),
+        /// Where background jobs wait: sqlite (in the state directory, or at store.url), mysql (at store.url), memory. libsqlite3 and builtin are other names of sqlite and memory.
+        restart queue: String = "sqlite".to_owned(),
+        /// Database of the background queue; by default jobs.db in the state directory.
+        table store: StoreConfig,
+        /// Reactor threads, 0 to 64; 0 is one up to two processors, else half of them, at most four.
+        restart threads: u32 = 0,
+        /// Prefix of job handles, at most 42 bytes; by default H: and the node's name, cut.
+        restart job_handle_prefix: String,
+        /// Attempts after which a job whose workers disappear is given up, -1 (never) to 255; 0 means one.
+        live job_retries: i64 = -1,
+        /// Sleeping workers woken for one job: auto, 0 for all, or a number.
+        live worker_wakeup: String = "auto".to_owned(),
+        /// How long a woken worker may take before others are woken too (auto only), 1ms to 10s.
+        live wakeup_delay: Duration = Duration::from_millis(50),
+        /// Unit of CAN_DO_TIMEOUT: auto (below 1000 seconds, else milliseconds), s, ms.
+        live timeout_unit: String = "auto".to_owned(),
+        /// What a timeout does to a foreground job: fail or requeue.
+        live timeout_action: String = "fail".to_owned(),
+        /// Foreground jobs fail when their worker is lost, as with the Perl server.
+        live fail_on_worker_loss: bool = false,
+        /// Functions of a worker are served in turn; otherwise the last registered first.
+        live round_robin: bool = true,
+        /// Every client gets exceptions, as if it had asked.
+        live exceptions: bool = false,
+        /// Largest payload of one packet, 1K to 4G-1. Beyond: ERROR DATA_TOO_LARGE, then close.
+        restart packet_size_max: ByteSize = ByteSize::from_mib(128),
+        /// Unsent bytes of one connection, at least 64K. Beyond: it is not read until it drains; after slow_client_timeout, or at twice this, it is closed.
+        restart output_max: ByteSize = ByteSize::from_mib(64),
+        /// How long a connection may stay beyond output_max, 1s to 1h.
+        restart slow_client_timeout: Duration = Duration::from_secs(30),
+        /// Jobs there may be; 0 is no bound. Beyond: ERROR QUEUE_ERROR.
+        live jobs_max: u64 = 0,
+        /// Memory of workloads, with 256 bytes per job; 0 is no bound. Beyond: ERROR QUEUE_ERROR.
+        live memory_max: ByteSize = ByteSize::from_bytes(0),
+        /// Dead jobs that are kept; the oldest goes first.
+        live dead_max: u64 = 10_000,
+    }
+}
+
+/// Which queue holds background jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Queue {
+    Memory,
+    Sqlite,
+    MySql,
+}
+
+impl Config {
+    pub(crate) fn queue_kind(&self) -> Result<Queue, String> {
+        match self.queue.as_str() {
+            "memory" | "builtin" => Ok(Queue::Memory),
+            "sqlite" | "sqlite3" | "libsqlite3" => Ok(Queue::Sqlite),
+            "mysql" | "mariadb" => Ok(Queue::MySql),
+            "postgres" | "redis" | "hiredis" | "libmemcached" | "tokyocabinet"
+            | "libtokyocabinet" | "libdrizzle" => Err(format!(
+                "queue {:?} of the original is not supported; sqlite, mysql and memory are",
+                self.queue
+            )),
+            _ => Err(format!("{:?} is none of sqlite, mysql, memory", self.queue)),
+        }
+    }
+
+    fn wakeup(&self) -> Result<Wakeup, String> {
+        match self.worker_wakeup.as_str() {
+            "auto" => Ok(Wakeup::Auto),
+            "0" => Ok(Wakeup::All),
+            number => number
+                .parse()
+                .map(Wakeup::Count)
+                .map_err(|_| format!("{number:?} is neither a number nor auto")),
+        }
+    }
+
+    fn unit(&self) -> Result<TimeoutUnit, String> {
+        match self.timeout_unit.as_str() {
+            "auto" => Ok(TimeoutUnit::Auto),
+            "s" => Ok(TimeoutUnit::Seconds),
+            "ms" => Ok(TimeoutUnit::Milliseconds),
+            other => Err(format!("{other:?} is none of auto, s, ms")),
+        }
+    }
+
+    fn action(&self) -> Result<TimeoutAction, String> {
+        match self.timeout_action.as_str() {
+            "fail" => Ok(TimeoutAction::Fail),
+            "requeue" => Ok(TimeoutAction::Requeue),
+            other => Err(format!("{other:?} is neither fail nor requeue")),
+        }
+    }
+
+    /// The policies for the job server; `node` names it in handles. Values were checked by [`Validate`].
+    pub(crate) fn policies(&self, node: &str) -> ibex_gearman_core::Config {
+        let prefix = if self.job_handle_prefix.is_empty() {
+            let mut prefix = format!("H:{node}");
+            while prefix.len() > PREFIX_BYTES_MAX {
+                prefix.pop();
+            }
+            prefix
+        } else {
+            self.job_handle_prefix.clone()
+        };
+        ibex_gearman_core::Config {
+            handle_prefix: prefix,
+            durable: !matches!(self.queue_kind(), Ok(Queue::Memory)),
+            retries_max: u32::try_from(self.job_retries).ok(),
+            timeout_unit: self.unit().unwrap_or_default(),
+            timeout_action: self.action().unwrap_or_default(),
+            wakeup: self.wakeup().unwrap_or_default(),
+            wakeup_delay: self.wakeup_delay.std(),
+            is_loss_failure: self.fail_on_worker_loss,
+            is_round_robin: self.round_robin,
+            exceptions_for_all: self.exceptions,
+            jobs_max: usize::try_from(self.jobs_max).unwrap_or(usize::MAX),
+            workload_bytes_max: self.memory_max.bytes(),
+            dead_max: usize::try_from(self.dead_max).unwrap_or(usize::MAX),
+            ..ibex_gearman_core::Config::default()
+        }
+    }
+}
+
+/// Room for a colon and twenty digits in the 63 bytes of a handle.
+const PREFIX_BYTES_MAX: usize = 42;
+
+impl Validate for Config {
+    fn validate(&self) -> Result<(), Vec<Problem>> {
+        let mut problems = Vec::new();
+        let mut check = |key: &str, outcome: Result<(), String>| {
+            if let Err(message) = outcome {
+                problems.push(Problem::new(key, message));
+            }
+        };
+        let within = |is_inside: bool, range: &str| {
+            if is_inside {
+                Ok(())
+            } else {
+                Err(format!("must be {range}"))
+            }
+        };
+        check("queue", self.queue_kind().map(|_| ()));
+        check("worker_wakeup", self.wakeup().map(|_| ()));
+        check("timeout_unit", self.unit().map(|_| ()));
+        check("timeout_action", self.action().map(|_| ()));
+        check("threads", within(self.threads <= 64, "from 0 to 64"));
+        check(
+            "job_retries",
+            within((-1..=255).contains(&self.job_retries), "from -1 to 255"),
+        );
+        check(
+            "job_handle_prefix",
+            within(
+                self.job_handle_prefix.len() <= PREFIX_BYTES_MAX,
+                "at most 42 bytes",
+            ),
+        );
+        let delay = self.wakeup_delay.std();
+        check(
+            "wakeup_delay",
+            within(
+                delay.as_millis() >= 1 && delay.as_secs() <= 10,
+                "from 1ms to 10s",
+            ),
+        );
+        let packet = self.packet_size_max.bytes();
+        check(
+            "packet_size_max",
+            within((1 << 10..1 << 32).contains(&packet), "from 1K to 4G-1"),
+        );
+        check(
+            "output_max",
+            within(self.output_max.bytes() >= 64 << 10, "at least 64K"),
+        );
+        let slow = self.slow_client_timeout.std().as_secs();
+        check(
+            "slow_client_timeout",
+            within((1..=3600).contains(&slow), "from 1s to 1h"),
+        );
+        if self.queue_kind() == Ok(Queue::MySql) && self.store.url.is_empty() {
+            check(
+                "store.url",
+                Err("queue mysql needs store.url = \"mysql://user@host/db\"".into()),
+            );
+        }
+        let socket = &self.admin_socket;
+        let is_socket = socket == "none"
+            || socket
+                .strip_prefix("unix:")
+                .is_some_and(|path| !path.is_empty());
+        check("admin_socket", within(is_socket, "none or unix:/path"));
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(problems)
+        }
+    }
+}

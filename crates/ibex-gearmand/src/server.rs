@@ -1,0 +1,324 @@
+//! Start and stop, top-down, each step logged.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use ibex_gearman_core::{Input, JobId, JobServer};
+use ibex_gearman_proto::Decoder;
+use ibex_kit::{Failure, Kit, ListenAddr};
+use mio::{Poll, Waker};
+
+use crate::config::{Config, Queue};
+use crate::driver::{Bounds, Hub, Mail, Mailbox, Nowhere, Shared, epoch_ms};
+use crate::peers::Peers;
+use crate::reactor::{Reactor, waker_token};
+use crate::store::{Left, Outcomes, Store};
+use crate::{metrics, page};
+
+/// How often a graceful stop looks whether it is done.
+const GRACE_LOOK: Duration = Duration::from_millis(100);
+
+/// Serves until the kit says stop.
+///
+/// # Errors
+/// What keeps the server from starting: addresses, the store, threads.
+pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
+    let backlog = Arc::new(AtomicUsize::new(0));
+    let (store, left) = open_store(&config, &kit, &backlog).await?;
+    let now = Instant::now();
+    let mut policies = config.policies(kit.node());
+    policies.first_job = left.first_job;
+    let mut server = JobServer::new(policies, now, epoch_ms());
+    restore(&mut server, now, left);
+
+    let mut listeners: Vec<_> = kit
+        .listen("gearman", &config.listen)?
+        .into_iter()
+        .map(|listener| (listener, false))
+        .collect();
+    if let Some(address) = admin_socket(&config)? {
+        listeners.extend(
+            kit.listen("gearman_admin", &[address])?
+                .into_iter()
+                .map(|listener| (listener, true)),
+        );
+    }
+
+    let (polls, mailboxes) = make_polls(reactor_count(config.threads))?;
+    let hub = Hub {
+        server,
+        peers: Peers::new(),
+        store: store.as_ref().map(Store::requests),
+    };
+    let bounds = Bounds {
+        output_max: config.output_max.as_usize(),
+        slow_client_timeout: config.slow_client_timeout.std(),
+    };
+    let decoder = Decoder::new(config.packet_size_max.as_usize());
+    let shared = Arc::new(Shared::new(
+        hub,
+        mailboxes,
+        decoder,
+        bounds,
+        backlog,
+        kit.clone(),
+    ));
+    let storing = store.map(|store| {
+        let check = kit.check("store");
+        check.ok();
+        kit.spawn("store", store.run(Mailed(Arc::clone(&shared)), check))
+    });
+    declare(&shared);
+    kit.spawn("grace", watch_grace(Arc::clone(&shared)));
+
+    let mut threads = Vec::new();
+    for (index, poll) in polls.into_iter().enumerate() {
+        let mut reactor = Reactor::new(
+            Arc::clone(&shared),
+            index,
+            poll,
+            kit.heartbeat(&format!("reactor-{index}")),
+        );
+        if index == 0 {
+            for (listener, is_admin) in listeners.drain(..) {
+                reactor
+                    .listen(listener, is_admin)
+                    .map_err(|error| Failure::io(format!("listen: {error}")))?;
+            }
+        }
+        threads.push(kit.thread(&format!("reactor-{index}"), move || reactor.run())?);
+    }
+    kit.ready().await?;
+    kit.draining().cancelled().await;
+
+    tracing::info!("stopping");
+    stop(&shared, threads).await?;
+    if let Some(storing) = storing {
+        storing
+            .await
+            .map_err(|error| Failure::bug(format!("store task: {error}")))?;
+    }
+    Ok(())
+}
+
+async fn open_store(
+    config: &Config,
+    kit: &Kit,
+    backlog: &Arc<AtomicUsize>,
+) -> Result<(Option<Store>, Left), Failure> {
+    let queue = config.queue_kind().map_err(Failure::config)?;
+    let url = match queue {
+        Queue::Memory => {
+            // Without a store, numbers begin where no earlier life can have come: at the second of the start, shifted.
+            let first_job = (epoch_ms() / 1000) << 20;
+            tracing::info!("background jobs wait in memory and do not survive a stop");
+            let left = Left {
+                first_job,
+                ..Left::default()
+            };
+            return Ok((None, left));
+        }
+        Queue::Sqlite if config.store.url.is_empty() => {
+            format!("sqlite:{}", kit.state_dir()?.join("jobs.db").display())
+        }
+        Queue::Sqlite | Queue::MySql => {
+            with_password(&config.store.url, config.store.password.reveal())
+        }
+    };
+    let deadline = Instant::now() + config.store.startup_timeout.std();
+    loop {
+        match Store::open(&url, Arc::clone(backlog)).await {
+            Ok((store, left)) => {
+                tracing::info!(
+                    jobs = left.jobs.len(),
+                    dead = left.dead.len(),
+                    quarantined = left.quarantined,
+                    "job store open"
+                );
+                return Ok((Some(store), left));
+            }
+            Err(failure)
+                if Instant::now() >= deadline || failure.kind() != ibex_kit::Kind::Temporary =>
+            {
+                return Err(failure);
+            }
+            Err(failure) => {
+                tracing::warn!(error = %failure, "job store, will retry");
+                kit.extend_startup(Duration::from_secs(10), "waiting for the job store");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+/// Puts the password into a database URL that names a user without one.
+fn with_password(url: &str, password: &str) -> String {
+    match url
+        .split_once("://")
+        .and_then(|(scheme, rest)| Some((scheme, rest.split_once('@')?)))
+    {
+        Some((scheme, (user, rest))) if !password.is_empty() && !user.contains(':') => {
+            let escaped: String = password
+                .bytes()
+                .map(|b| {
+                    if b.is_ascii_alphanumeric() {
+                        char::from(b).to_string()
+                    } else {
+                        format!("%{b:02X}")
+                    }
+                })
+                .collect();
+            format!("{scheme}://{user}:{escaped}@{rest}")
+        }
+        _ => url.to_owned(),
+    }
+}
+
+fn restore(server: &mut JobServer, now: Instant, left: Left) {
+    for job in left.jobs {
+        server.handle(now, Input::Restored(job));
+    }
+    for (job, reason) in left.dead {
+        server.handle(now, Input::RestoredDead(job, reason));
+    }
+    // Nobody is connected, so nothing can have come out but requests to forget the oldest dead, which the next trim repeats.
+    while server.poll_output().is_some() {}
+}
+
+fn admin_socket(config: &Config) -> Result<Option<ListenAddr>, Failure> {
+    match config.admin_socket.as_str() {
+        "none" => Ok(None),
+        text => text
+            .parse()
+            .map(Some)
+            .map_err(|error| Failure::config(format!("admin_socket: {error}"))),
+    }
+}
+
+fn reactor_count(threads: u32) -> usize {
+    match usize::try_from(threads).unwrap_or(1) {
+        0 => {
+            let processors = std::thread::available_parallelism().map_or(1, usize::from);
+            if processors <= 2 {
+                1
+            } else {
+                (processors / 2).min(4)
+            }
+        }
+        count => count,
+    }
+}
+
+fn make_polls(count: usize) -> Result<(Vec<Poll>, Vec<Mailbox>), Failure> {
+    let failure = |error: std::io::Error| Failure::io(format!("event queue: {error}"));
+    let (mut polls, mut mailboxes) = (Vec::new(), Vec::new());
+    for _ in 0..count {
+        let poll = Poll::new().map_err(failure)?;
+        let waker = Waker::new(poll.registry(), waker_token()).map_err(failure)?;
+        mailboxes.push(Mailbox::new(waker));
+        polls.push(poll);
+    }
+    Ok((polls, mailboxes))
+}
+
+/// Metrics, pages, signals.
+fn declare(shared: &Arc<Shared>) {
+    let kit = &shared.kit;
+    kit.metrics()
+        .with(|registry| metrics::register(registry, shared));
+    page::register(shared);
+    let reloaded = Arc::clone(shared);
+    kit.on_reload(move |new: &Config| {
+        let mut hub = reloaded.hub();
+        let before = hub.server.config_mut();
+        let mut policies = new.policies(reloaded.kit.node());
+        policies.handle_prefix.clone_from(&before.handle_prefix);
+        (policies.first_job, policies.durable) = (before.first_job, before.durable);
+        *before = policies;
+    });
+    let graceful = Arc::clone(shared);
+    kit.on_usr1(move || close_gracefully(&graceful));
+}
+
+/// SIGUSR1 and `shutdown graceful`: no new connections; stops when nothing runs and nothing waits that a connected worker could do.
+pub(crate) fn close_gracefully(shared: &Shared) {
+    if shared.is_closing_doors.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    tracing::info!("closing gracefully");
+    shared.wake_all();
+}
+
+/// Ends the reactors, then the store once it has everything.
+async fn stop(
+    shared: &Arc<Shared>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+) -> Result<(), Failure> {
+    shared.is_stopping.store(true, Ordering::Release);
+    shared.wake_all();
+    let joined = tokio::task::spawn_blocking(move || {
+        threads.into_iter().all(|thread| thread.join().is_ok())
+    });
+    let is_clean = joined
+        .await
+        .map_err(|error| Failure::bug(format!("join reactors: {error}")))?;
+    // The last way to the store task: it ends when it has written everything.
+    let mut hub = shared.hub();
+    hub.pump(shared, &mut Nowhere, &mut []);
+    hub.store = None;
+    if is_clean {
+        Ok(())
+    } else {
+        Err(Failure::bug("a reactor panicked"))
+    }
+}
+
+/// Outcomes of the store go to the first reactor by mail.
+struct Mailed(Arc<Shared>);
+
+impl Mailed {
+    fn mail(&self, mail: Mail) {
+        if let Some(mailbox) = self.0.mailboxes.first() {
+            mailbox.push(mail);
+            mailbox.wake();
+        }
+    }
+}
+
+impl Outcomes for Mailed {
+    fn stored(&self, jobs: Vec<JobId>) {
+        if !jobs.is_empty() {
+            self.mail(Mail::Stored(jobs));
+        }
+    }
+
+    fn failed(&self, jobs: Vec<JobId>) {
+        if !jobs.is_empty() {
+            self.mail(Mail::StoreFailed(jobs));
+        }
+    }
+}
+
+/// Watches a graceful close and stops the process when it is done.
+pub(crate) async fn watch_grace(shared: Arc<Shared>) {
+    let draining = shared.kit.draining();
+    loop {
+        tokio::select! {
+            () = draining.cancelled() => return,
+            () = tokio::time::sleep(GRACE_LOOK) => {}
+        }
+        if shared.is_closing_doors.load(Ordering::Acquire) && is_idle(&shared) {
+            shared.kit.stop("closed gracefully");
+            return;
+        }
+    }
+}
+
+fn is_idle(shared: &Shared) -> bool {
+    let hub = shared.hub();
+    hub.server.functions(Instant::now()).all(|f| {
+        f.running == 0
+            && (f.workers == 0 || f.waiting.iter().sum::<u32>() == 0 && f.committing == 0)
+    })
+}

@@ -1,0 +1,240 @@
+//! The statements of the durable queue, in both dialects.
+//!
+//! `gearman_jobs`: one row per background job that has not ended; its id is the number in the handle, so the order of ids is the order of submission. Keys, names and
+//! workloads are bytes. `gearman_dead`: jobs that were given up. `gearman_quarantine`: rows that could not be read at a start. `gearman_meta`: the first number of the next life.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use ibex_gearman_core::{JobId, StoredJob};
+use ibex_gearman_proto::Priority;
+use ibex_sql::{Db, Engine, Error, Migration, Row, Tx, Value, params};
+
+use super::Left;
+use crate::driver::epoch_ms;
+
+pub(super) const MIGRATIONS: &[Migration] = &[Migration {
+    version: 1,
+    name: "queue",
+    sqlite: &[
+        "CREATE TABLE gearman_jobs (id INTEGER PRIMARY KEY, function BLOB NOT NULL, unique_key BLOB NOT NULL, priority INTEGER NOT NULL, due_ms INTEGER NOT NULL, \
+         attempts INTEGER NOT NULL, created_ms INTEGER NOT NULL, reducer BLOB NOT NULL, workload BLOB NOT NULL)",
+        "CREATE TABLE gearman_dead (id INTEGER PRIMARY KEY, function BLOB NOT NULL, unique_key BLOB NOT NULL, priority INTEGER NOT NULL, due_ms INTEGER NOT NULL, \
+         attempts INTEGER NOT NULL, created_ms INTEGER NOT NULL, reducer BLOB NOT NULL, workload BLOB NOT NULL, reason BLOB NOT NULL, died_ms INTEGER NOT NULL)",
+        "CREATE TABLE gearman_quarantine (id INTEGER PRIMARY KEY, source TEXT NOT NULL, content TEXT NOT NULL, reason TEXT NOT NULL)",
+        "CREATE TABLE gearman_meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL)",
+    ],
+    mysql: &[
+        "CREATE TABLE gearman_jobs (id BIGINT PRIMARY KEY, function VARBINARY(512) NOT NULL, unique_key VARBINARY(64) NOT NULL, priority TINYINT NOT NULL, due_ms BIGINT NOT NULL, \
+         attempts INT UNSIGNED NOT NULL, created_ms BIGINT NOT NULL, reducer VARBINARY(64) NOT NULL, workload LONGBLOB NOT NULL) ENGINE=InnoDB",
+        "CREATE TABLE gearman_dead (id BIGINT PRIMARY KEY, function VARBINARY(512) NOT NULL, unique_key VARBINARY(64) NOT NULL, priority TINYINT NOT NULL, due_ms BIGINT NOT NULL, \
+         attempts INT UNSIGNED NOT NULL, created_ms BIGINT NOT NULL, reducer VARBINARY(64) NOT NULL, workload LONGBLOB NOT NULL, reason VARBINARY(1024) NOT NULL, \
+         died_ms BIGINT NOT NULL) ENGINE=InnoDB",
+        "CREATE TABLE gearman_quarantine (id BIGINT PRIMARY KEY AUTO_INCREMENT, source VARCHAR(64) NOT NULL, content LONGTEXT NOT NULL, reason TEXT NOT NULL) ENGINE=InnoDB",
+        "CREATE TABLE gearman_meta (name VARCHAR(64) PRIMARY KEY, value BIGINT NOT NULL) ENGINE=InnoDB",
+    ],
+}];
+
+const COLUMNS: &str =
+    "id, function, unique_key, priority, due_ms, attempts, created_ms, reducer, workload";
+/// Rows read at once at a start.
+const LOAD_ROWS: i64 = 5000;
+/// Rows of one statement on MySQL, where each statement is a round trip.
+const ROWS_PER_STATEMENT: usize = 64;
+
+fn number(id: JobId) -> i64 {
+    i64::try_from(id.0).unwrap_or(i64::MAX)
+}
+
+fn row_of(job: &StoredJob) -> Vec<Value> {
+    params![
+        number(job.id),
+        job.function.to_vec(),
+        job.unique.to_vec(),
+        i64::try_from(job.priority.index()).unwrap_or(1),
+        i64::try_from(job.due_ms).unwrap_or(i64::MAX),
+        i64::from(job.attempts),
+        i64::try_from(epoch_ms()).unwrap_or(i64::MAX),
+        job.reducer.to_vec(),
+        job.workload.to_vec(),
+    ]
+}
+
+/// Stores jobs; a row that is there already is replaced.
+pub(super) async fn insert(tx: &mut Tx, jobs: &[StoredJob]) -> Result<(), Error> {
+    if jobs.is_empty() {
+        return Ok(());
+    }
+    let values = "(?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    if tx.engine() == Engine::Sqlite {
+        let rows = jobs.iter().map(row_of).collect();
+        tx.execute_each(
+            format!("REPLACE INTO gearman_jobs ({COLUMNS}) VALUES {values}"),
+            rows,
+        )
+        .await?;
+        return Ok(());
+    }
+    for part in jobs.chunks(ROWS_PER_STATEMENT) {
+        let all = vec![values; part.len()].join(", ");
+        let row = part.iter().flat_map(row_of).collect();
+        tx.execute(
+            format!("REPLACE INTO gearman_jobs ({COLUMNS}) VALUES {all}"),
+            row,
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn revive(tx: &mut Tx, jobs: &[StoredJob]) -> Result<(), Error> {
+    if jobs.is_empty() {
+        return Ok(());
+    }
+    insert(tx, jobs).await?;
+    let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
+    delete(tx, "gearman_dead", &ids).await
+}
+
+pub(super) async fn note_attempts(
+    tx: &mut Tx,
+    attempts: &BTreeMap<JobId, (u32, u64)>,
+) -> Result<(), Error> {
+    if attempts.is_empty() {
+        return Ok(());
+    }
+    let rows = attempts
+        .iter()
+        .map(|(job, (attempts, due_ms))| {
+            params![
+                i64::from(*attempts),
+                i64::try_from(*due_ms).unwrap_or(i64::MAX),
+                number(*job)
+            ]
+        })
+        .collect();
+    tx.execute_each(
+        "UPDATE gearman_jobs SET attempts = ?, due_ms = ? WHERE id = ?",
+        rows,
+    )
+    .await?;
+    Ok(())
+}
+
+pub(super) async fn bury(tx: &mut Tx, burials: &[(JobId, u32, Bytes)]) -> Result<(), Error> {
+    for (job, attempts, reason) in burials {
+        let died_ms = i64::try_from(epoch_ms()).unwrap_or(i64::MAX);
+        let sql = "REPLACE INTO gearman_dead (id, function, unique_key, priority, due_ms, attempts, created_ms, reducer, workload, reason, died_ms) \
+                   SELECT id, function, unique_key, priority, due_ms, ?, created_ms, reducer, workload, ?, ? FROM gearman_jobs WHERE id = ?";
+        tx.execute(
+            sql,
+            params![i64::from(*attempts), reason.to_vec(), died_ms, number(*job)],
+        )
+        .await?;
+        tx.execute(
+            "DELETE FROM gearman_jobs WHERE id = ?",
+            params![number(*job)],
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn forget(tx: &mut Tx, jobs: &[JobId]) -> Result<(), Error> {
+    delete(tx, "gearman_jobs", jobs).await?;
+    delete(tx, "gearman_dead", jobs).await
+}
+
+async fn delete(tx: &mut Tx, table: &str, jobs: &[JobId]) -> Result<(), Error> {
+    for part in jobs.chunks(ROWS_PER_STATEMENT) {
+        let marks = vec!["?"; part.len()].join(", ");
+        let ids = part.iter().map(|job| Value::Int(number(*job))).collect();
+        tx.execute(format!("DELETE FROM {table} WHERE id IN ({marks})"), ids)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Reads what an earlier life left and reserves `numbers` job numbers behind everything that was ever given out.
+pub(super) async fn load(db: &Db, numbers: u64) -> Result<Left, Error> {
+    let mut left = Left::default();
+    let mut last = 0;
+    for (table, extra) in [("gearman_jobs", ""), ("gearman_dead", ", reason")] {
+        let mut after = i64::MIN;
+        loop {
+            let sql = format!(
+                "SELECT {COLUMNS}{extra} FROM {table} WHERE id > ? ORDER BY id LIMIT {LOAD_ROWS}"
+            );
+            let rows = db.query(sql, params![after]).await?;
+            let Some(end) = rows.last() else { break };
+            after = end.get::<i64>(0)?;
+            for row in &rows {
+                match (read(row), extra.is_empty()) {
+                    (Ok(job), true) => left.jobs.push(job),
+                    (Ok(job), false) => left
+                        .dead
+                        .push((job, row.get::<Bytes>(9).unwrap_or_default())),
+                    (Err(error), _) => {
+                        quarantine(db, table, row, &error).await?;
+                        left.quarantined += 1;
+                    }
+                }
+            }
+        }
+        last = last.max(after.max(0));
+    }
+    let kept = db
+        .query_one(
+            "SELECT value FROM gearman_meta WHERE name = ?",
+            params!["next_job"],
+        )
+        .await?;
+    let kept: i64 = kept.map(|row| row.get(0)).transpose()?.unwrap_or(1);
+    left.first_job = u64::try_from(kept.max(last.saturating_add(1))).unwrap_or(1);
+    let next = i64::try_from(left.first_job.saturating_add(numbers)).unwrap_or(i64::MAX);
+    db.execute(
+        "REPLACE INTO gearman_meta (name, value) VALUES (?, ?)",
+        params!["next_job", next],
+    )
+    .await?;
+    Ok(left)
+}
+
+fn read(row: &Row) -> Result<StoredJob, Error> {
+    let priority = usize::try_from(row.get::<i64>(3)?)
+        .ok()
+        .and_then(Priority::from_index);
+    let id = u64::try_from(row.get::<i64>(0)?).ok();
+    let bad = |what: &str| {
+        Error::new(
+            ibex_sql::ErrorKind::Decode,
+            format!("{what} makes no sense"),
+        )
+    };
+    Ok(StoredJob {
+        id: JobId(id.ok_or_else(|| bad("id"))?),
+        function: row.get(1)?,
+        unique: row.get(2)?,
+        priority: priority.ok_or_else(|| bad("priority"))?,
+        due_ms: u64::try_from(row.get::<i64>(4)?).unwrap_or(0),
+        attempts: row.get(5)?,
+        reducer: row.get(7)?,
+        workload: row.get(8)?,
+    })
+}
+
+/// Moves a row that cannot be read aside, so that it never keeps the server from starting.
+async fn quarantine(db: &Db, table: &str, row: &Row, reason: &Error) -> Result<(), Error> {
+    let content = format!("{:?}", row.values());
+    let id = row.get::<i64>(0)?;
+    tracing::warn!(table, row = id, error = %reason, "unreadable row moved to gearman_quarantine");
+    let insert = params![table, content, reason.to_string()];
+    db.execute(
+        "INSERT INTO gearman_quarantine (source, content, reason) VALUES (?, ?, ?)",
+        insert,
+    )
+    .await?;
+    db.execute(format!("DELETE FROM {table} WHERE id = ?"), params![id])
+        .await?;
+    Ok(())
+}

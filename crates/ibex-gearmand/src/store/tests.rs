@@ -1,0 +1,174 @@
+//! One suite for both engines: what was stored is there, what was forgotten is not, across closes.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use ibex_gearman_proto::Priority;
+use ibex_kit::Kit;
+
+use super::*;
+
+#[derive(Debug, Default)]
+struct Seen {
+    stored: Mutex<Vec<u64>>,
+    failed: Mutex<Vec<u64>>,
+}
+
+impl Outcomes for Arc<Seen> {
+    fn stored(&self, jobs: Vec<JobId>) {
+        self.stored.lock().unwrap().extend(jobs.iter().map(|j| j.0));
+    }
+
+    fn failed(&self, jobs: Vec<JobId>) {
+        self.failed.lock().unwrap().extend(jobs.iter().map(|j| j.0));
+    }
+}
+
+fn job(id: u64, workload: &'static [u8]) -> StoredJob {
+    StoredJob {
+        id: JobId(id),
+        function: Bytes::from_static(b"f\xff\0n"),
+        unique: Bytes::from_static(b"\x80u"),
+        priority: Priority::Low,
+        due_ms: 7,
+        attempts: 0,
+        reducer: Bytes::new(),
+        workload: Bytes::from_static(workload),
+    }
+}
+
+/// One life: opens, does `ops`, closes. Says what was left and what was stored.
+async fn life(url: &str, ops: Vec<Op>) -> (Left, Vec<u64>) {
+    let backlog = Arc::new(AtomicUsize::new(0));
+    let (store, left) = Store::open(url, Arc::clone(&backlog)).await.unwrap();
+    let requests = store.requests();
+    for op in ops {
+        requests.push(op);
+    }
+    drop(requests);
+    let seen = Arc::new(Seen::default());
+    let check = Kit::for_test(crate::ABOUT).check("store");
+    tokio::time::timeout(Duration::from_secs(60), store.run(Arc::clone(&seen), check))
+        .await
+        .unwrap();
+    assert_eq!(backlog.load(Ordering::Relaxed), 0);
+    assert!(seen.failed.lock().unwrap().is_empty());
+    let stored = seen.stored.lock().unwrap().clone();
+    (left, stored)
+}
+
+async fn suite(url: &str) {
+    let (left, stored) = life(
+        url,
+        vec![
+            Op::Persist(job(1, b"a")),
+            Op::Persist(job(2, b"")),
+            Op::Persist(job(3, b"c\0\xff")),
+        ],
+    )
+    .await;
+    assert!(left.jobs.is_empty() && left.dead.is_empty());
+    assert_eq!(left.first_job, 1);
+    assert_eq!(stored, [1, 2, 3]);
+
+    let second = vec![
+        Op::Forget(JobId(2)),
+        Op::Attempt {
+            job: JobId(3),
+            attempts: 4,
+            due_ms: 9,
+        },
+        Op::Bury {
+            job: JobId(1),
+            attempts: 5,
+            reason: Bytes::from_static(b"why"),
+        },
+        Op::Persist(job(10, b"x")),
+        Op::Forget(JobId(10)),
+    ];
+    let (left, stored) = life(url, second).await;
+    assert_eq!(left.jobs, [job(1, b"a"), job(2, b""), job(3, b"c\0\xff")]);
+    assert_eq!(left.first_job, 1 + NUMBERS);
+    assert_eq!(
+        stored,
+        [10],
+        "a job that came and went in one batch was accepted"
+    );
+
+    let third = vec![
+        Op::Revive(job(1, b"a")),
+        Op::Bury {
+            job: JobId(3),
+            attempts: 6,
+            reason: Bytes::new(),
+        },
+        Op::Revive(job(3, b"again")),
+    ];
+    let (left, stored) = life(url, third).await;
+    assert_eq!(
+        left.jobs,
+        [StoredJob {
+            attempts: 4,
+            due_ms: 9,
+            ..job(3, b"c\0\xff")
+        }]
+    );
+    assert_eq!(
+        left.dead,
+        [(
+            StoredJob {
+                attempts: 5,
+                ..job(1, b"a")
+            },
+            Bytes::from_static(b"why")
+        )]
+    );
+    assert_eq!(stored, [1, 3]);
+
+    let (left, _) = life(url, vec![Op::Forget(JobId(1)), Op::Forget(JobId(3))]).await;
+    assert_eq!(left.jobs, [job(1, b"a"), job(3, b"again")]);
+    assert!(left.dead.is_empty());
+    let (left, _) = life(url, Vec::new()).await;
+    assert!(left.jobs.is_empty());
+    assert_eq!(left.first_job, 1 + 4 * NUMBERS);
+}
+
+#[tokio::test]
+async fn sqlite() {
+    let dir = tempfile::tempdir().unwrap();
+    suite(&format!("sqlite:{}", dir.path().join("jobs.db").display())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mariadb() {
+    let Some(server) = ibex_testkit::mariadb::Server::start().unwrap() else {
+        return;
+    };
+    let database = server.database().unwrap();
+    suite(&database.url()).await;
+}
+
+#[tokio::test]
+async fn a_row_that_makes_no_sense_is_moved_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", dir.path().join("jobs.db").display());
+    life(
+        &url,
+        vec![Op::Persist(job(1, b"a")), Op::Persist(job(2, b"b"))],
+    )
+    .await;
+    let db = Db::open(&ibex_sql::Config::new(&url).unwrap())
+        .await
+        .unwrap();
+    db.execute(
+        "UPDATE gearman_jobs SET priority = 77 WHERE id = 1",
+        Vec::new(),
+    )
+    .await
+    .unwrap();
+    db.close().await.unwrap();
+    let (left, _) = life(&url, Vec::new()).await;
+    assert_eq!((left.jobs.len(), left.quarantined), (1, 1));
+    let (left, _) = life(&url, Vec::new()).await;
+    assert_eq!((left.jobs.len(), left.quarantined), (1, 0));
+}
