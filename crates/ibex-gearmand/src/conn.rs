@@ -206,6 +206,8 @@ pub(crate) struct Conn {
     pub(crate) out: Outbox,
     /// The kernel may have more to read.
     pub(crate) is_readable: bool,
+    /// The kernel has said that the peer sends no more.
+    pub(crate) is_read_closed: bool,
     /// No more will come; what is due is still written.
     pub(crate) is_ended: bool,
     /// It is in the list of connections to write.

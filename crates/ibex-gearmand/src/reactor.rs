@@ -212,6 +212,7 @@ impl Reactor {
                         };
                         if event.is_readable() || event.is_read_closed() || event.is_error() {
                             conn.is_readable = true;
+                            conn.is_read_closed |= event.is_read_closed();
                             readable.push(slot);
                         }
                         if event.is_writable() && !conn.out.is_empty() && !conn.is_dirty {
@@ -366,6 +367,7 @@ impl Reactor {
             need: 1,
             out: Outbox::default(),
             is_readable: true,
+            is_read_closed: false,
             is_ended: false,
             is_dirty: false,
             is_revisited: false,
@@ -420,8 +422,9 @@ impl Reactor {
                 Ok(0) => self.end(slot),
                 Ok(count) => {
                     turn_bytes += count;
-                    // A short read emptied the socket; the kernel tells of the next byte.
-                    conn.is_readable = count == buffer.len();
+                    // A short read emptied the socket; the kernel tells of the next byte. Of an end that came together
+                    // with those bytes it has told already.
+                    conn.is_readable = count == buffer.len() || conn.is_read_closed;
                     self.shared
                         .traffic
                         .received_bytes
