@@ -22,6 +22,7 @@ pub mod args;
 pub mod cache;
 pub mod circle;
 pub mod clock;
+pub mod commands;
 pub mod comment;
 pub mod config;
 pub mod entry;
@@ -34,15 +35,32 @@ pub mod jobs;
 pub mod keys;
 pub mod markup;
 pub mod media;
+mod metrics;
 pub mod notify;
 pub mod picture;
 pub mod queue;
 pub mod reading;
 pub mod schema;
+mod seed;
+mod server;
 pub mod session;
+mod smtp_sink;
 pub mod token;
 pub mod usage;
 pub mod user;
 pub mod visibility;
 pub mod web;
+mod worker;
 
+pub use server::serve;
+pub use worker::work;
+
+/// What the kit tells about this daemon.
+pub const ABOUT: ibex_kit::About = ibex_kit::About {
+    name: "ibex-journal",
+    short: "journal",
+    summary: "blogging site over user clusters",
+    version: env!("CARGO_PKG_VERSION"),
+    admin_port: 9818,
+    original_flags: "",
+};

@@ -37,7 +37,6 @@ pub(super) struct Ctx {
     pub(super) agent: String,
     /// The balancer in front can fetch files itself.
     pub(super) may_reproxy: bool,
-    pub(super) path: String,
     base: String,
     new_visitor: Option<String>,
     headers: HeaderMap,
@@ -76,8 +75,7 @@ impl FromRequestParts<App> for Ctx {
             None => new_visitor.clone().or(known.map(str::to_owned)).unwrap_or_default(),
         };
         let agent = text("user-agent").to_owned();
-        let path = parts.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
-        Ok(Self { app: app.clone(), viewer, session, from, agent, may_reproxy, path, base, new_visitor, headers })
+        Ok(Self { app: app.clone(), viewer, session, from, agent, may_reproxy, base, new_visitor, headers })
     }
 }
 
