@@ -1,0 +1,623 @@
+//! Debian's gearmand beside ours, the same bytes to both. Where they differ, the difference is one of the list below, and it really is one.
+//!
+//! Handles are compared by their order of appearance, not by their numbers.
+
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+
+use ibex_gearman_proto::{Grab, Priority, Request, Submit};
+use ibex_testkit::{Daemon, skip, wait};
+
+use crate::packets::Wire;
+
+/// The original as a child process.
+struct Original(Child, SocketAddr);
+
+impl Original {
+    fn start() -> Option<Self> {
+        let program = skip::program("gearmand")?;
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let child = Command::new(program)
+            .args([
+                "-L",
+                "127.0.0.1",
+                "-p",
+                &port.to_string(),
+                "-t",
+                "1",
+                "-l",
+                "stderr",
+                "-P",
+                "/dev/null",
+            ])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let addr = SocketAddr::from(([127, 0, 0, 1], port));
+        wait::until_true("the original listens", || {
+            std::net::TcpStream::connect(addr).is_ok()
+        })
+        .unwrap();
+        Some(Self(child, addr))
+    }
+}
+
+impl Drop for Original {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+/// One scene: what several connections do, and what they heard.
+struct Scene {
+    addr: SocketAddr,
+    heard: Vec<String>,
+    handles: Vec<String>,
+}
+
+impl Scene {
+    fn new(addr: SocketAddr) -> Self {
+        Self {
+            addr,
+            heard: Vec::new(),
+            handles: Vec::new(),
+        }
+    }
+
+    fn connect(&self) -> Wire {
+        Wire::connect(self.addr)
+    }
+
+    /// Sends, waits until everything is answered, notes what was heard.
+    fn tell(&mut self, who: &str, wire: &mut Wire, requests: &[Request<'_>]) {
+        for request in requests {
+            wire.send(*request);
+        }
+        self.listen(who, wire);
+    }
+
+    fn line(&mut self, who: &str, wire: &mut Wire, line: &str) {
+        wire.send_bytes(line.as_bytes());
+        self.listen(who, wire);
+    }
+
+    fn listen(&mut self, who: &str, wire: &mut Wire) {
+        for packet in wire.said() {
+            let words = packet
+                .split(' ')
+                .map(|word| self.named(word))
+                .collect::<Vec<_>>();
+            self.heard.push(format!("{who}: {}", words.join(" ")));
+        }
+    }
+
+    /// `h1`, `h2` … for handles, in the order in which they were seen.
+    fn named(&mut self, word: &str) -> String {
+        let (handle, rest) = word
+            .split_once("\\t")
+            .map_or((word, String::new()), |(h, rest)| (h, format!("\\t{rest}")));
+        if !handle.starts_with("H:") {
+            return word.to_owned();
+        }
+        let at = self
+            .handles
+            .iter()
+            .position(|h| h == handle)
+            .unwrap_or_else(|| {
+                self.handles.push(handle.to_owned());
+                self.handles.len() - 1
+            });
+        format!("h{}{rest}", at + 1)
+    }
+
+    /// The handle that was seen as the n-th.
+    fn handle(&self, n: usize) -> String {
+        self.handles
+            .get(n - 1)
+            .cloned()
+            .unwrap_or_else(|| "H:none:1".into())
+    }
+}
+
+type Play = fn(&mut Scene);
+
+/// Name, why ours differs (`None`: it must not), and the scene.
+const SCENES: &[(&str, Option<&str>, Play)] = &[
+    ("echo and options", None, |s| {
+        let mut c = s.connect();
+        s.tell(
+            "c",
+            &mut c,
+            &[
+                Request::Echo { data: b"x\0y" },
+                Request::Option {
+                    name: b"exceptions",
+                },
+                Request::Option { name: b"nonsense" },
+            ],
+        );
+    }),
+    ("foreground job with everything", None, |s| {
+        let (mut c, mut w) = (s.connect(), s.connect());
+        s.tell(
+            "w",
+            &mut w,
+            &[
+                Request::SetClientId { id: b"w1" },
+                Request::CanDo { function: b"f" },
+                Request::GrabJob(Grab::Plain),
+            ],
+        );
+        s.tell("w", &mut w, &[Request::PreSleep]);
+        s.tell(
+            "c",
+            &mut c,
+            &[Request::Submit(Submit::new(b"f", b"u", b"work\0load"))],
+        );
+        s.tell("w", &mut w, &[Request::GrabJob(Grab::Unique)]);
+        let h = s.handle(1);
+        let handle = h.as_bytes();
+        s.tell("c", &mut c, &[Request::GetStatus { handle }]);
+        s.tell(
+            "w",
+            &mut w,
+            &[
+                Request::WorkStatus {
+                    handle,
+                    numerator: b"3",
+                    denominator: b"10",
+                },
+                Request::WorkData {
+                    handle,
+                    data: b"part",
+                },
+            ],
+        );
+        s.tell("c", &mut c, &[Request::GetStatus { handle }]);
+        s.tell(
+            "w",
+            &mut w,
+            &[
+                Request::WorkWarning {
+                    handle,
+                    data: b"careful",
+                },
+                Request::WorkComplete {
+                    handle,
+                    data: b"done",
+                },
+            ],
+        );
+        s.tell("c", &mut c, &[Request::GetStatus { handle }]);
+        s.tell("w", &mut w, &[Request::GrabJob(Grab::All)]);
+    }),
+    ("failure", None, |s| {
+        let (mut c, mut w) = (s.connect(), s.connect());
+        s.tell(
+            "c",
+            &mut c,
+            &[Request::Submit(Submit::new(b"f", b"", b"x"))],
+        );
+        s.tell(
+            "w",
+            &mut w,
+            &[
+                Request::CanDo { function: b"f" },
+                Request::GrabJob(Grab::Plain),
+            ],
+        );
+        let h = s.handle(1);
+        s.tell(
+            "w",
+            &mut w,
+            &[Request::WorkFail {
+                handle: h.as_bytes(),
+            }],
+        );
+        s.listen("c", &mut c);
+    }),
+    ("exception to a client that asked", None, |s| {
+        let (mut c, mut w) = (s.connect(), s.connect());
+        s.tell(
+            "c",
+            &mut c,
+            &[
+                Request::Option {
+                    name: b"exceptions",
+                },
+                Request::Submit(Submit::new(b"f", b"", b"x")),
+            ],
+        );
+        s.tell(
+            "w",
+            &mut w,
+            &[
+                Request::CanDo { function: b"f" },
+                Request::GrabJob(Grab::Plain),
+            ],
+        );
+        let h = s.handle(1);
+        s.tell(
+            "w",
+            &mut w,
+            &[Request::WorkException {
+                handle: h.as_bytes(),
+                data: b"boom",
+            }],
+        );
+        s.listen("c", &mut c);
+    }),
+    (
+        "exception to a client that did not ask",
+        Some("no NUL behind the handle of the WORK_FAIL"),
+        |s| {
+            let (mut c, mut w) = (s.connect(), s.connect());
+            s.tell(
+                "c",
+                &mut c,
+                &[Request::Submit(Submit::new(b"f", b"", b"x"))],
+            );
+            s.tell(
+                "w",
+                &mut w,
+                &[
+                    Request::CanDo { function: b"f" },
+                    Request::GrabJob(Grab::Plain),
+                ],
+            );
+            let h = s.handle(1);
+            s.tell(
+                "w",
+                &mut w,
+                &[Request::WorkException {
+                    handle: h.as_bytes(),
+                    data: b"boom",
+                }],
+            );
+            s.listen("c", &mut c);
+        },
+    ),
+    ("coalescing", None, |s| {
+        let (mut a, mut b, mut w) = (s.connect(), s.connect(), s.connect());
+        s.tell(
+            "a",
+            &mut a,
+            &[Request::Submit(Submit::new(b"f", b"k", b"1"))],
+        );
+        s.tell(
+            "b",
+            &mut b,
+            &[Request::Submit(Submit::new(b"f", b"k", b"2"))],
+        );
+        s.tell(
+            "w",
+            &mut w,
+            &[
+                Request::CanDo { function: b"f" },
+                Request::GrabJob(Grab::Plain),
+            ],
+        );
+        let h = s.handle(1);
+        s.tell(
+            "w",
+            &mut w,
+            &[Request::WorkComplete {
+                handle: h.as_bytes(),
+                data: b"r",
+            }],
+        );
+        s.listen("a", &mut a);
+        s.listen("b", &mut b);
+    }),
+    ("priorities of one function", None, |s| {
+        let (mut c, mut w) = (s.connect(), s.connect());
+        for (priority, workload) in [
+            (Priority::Low, b"l"),
+            (Priority::Normal, b"n"),
+            (Priority::High, b"h"),
+        ] {
+            s.tell(
+                "c",
+                &mut c,
+                &[Request::Submit(
+                    Submit::new(b"f", b"", workload)
+                        .background()
+                        .priority(priority),
+                )],
+            );
+        }
+        s.tell("w", &mut w, &[Request::CanDo { function: b"f" }]);
+        for _ in 0..4 {
+            s.tell("w", &mut w, &[Request::GrabJob(Grab::Plain)]);
+        }
+    }),
+    ("reports about jobs nobody has", None, |s| {
+        let mut w = s.connect();
+        let handle = b"H:nowhere:77";
+        s.tell(
+            "w",
+            &mut w,
+            &[
+                Request::WorkData { handle, data: b"" },
+                Request::WorkWarning { handle, data: b"" },
+            ],
+        );
+        s.tell(
+            "w",
+            &mut w,
+            &[
+                Request::WorkStatus {
+                    handle,
+                    numerator: b"1",
+                    denominator: b"2",
+                },
+                Request::WorkComplete { handle, data: b"" },
+            ],
+        );
+        s.tell(
+            "w",
+            &mut w,
+            &[
+                Request::WorkFail { handle },
+                Request::WorkException { handle, data: b"" },
+                Request::GetStatus { handle },
+            ],
+        );
+    }),
+    ("status by unique key", None, |s| {
+        let mut c = s.connect();
+        s.tell(
+            "c",
+            &mut c,
+            &[
+                Request::Submit(Submit::new(b"f", b"k", b"1")),
+                Request::GetStatusUnique { unique: b"k" },
+                Request::GetStatusUnique { unique: b"none" },
+            ],
+        );
+    }),
+    ("a worker that dies", None, |s| {
+        let (mut c, mut w, mut v) = (s.connect(), s.connect(), s.connect());
+        s.tell(
+            "c",
+            &mut c,
+            &[Request::Submit(Submit::new(b"f", b"", b"x"))],
+        );
+        s.tell(
+            "w",
+            &mut w,
+            &[
+                Request::CanDo { function: b"f" },
+                Request::GrabJob(Grab::Plain),
+            ],
+        );
+        s.tell(
+            "v",
+            &mut v,
+            &[
+                Request::CanDo { function: b"f" },
+                Request::GrabJob(Grab::Plain),
+                Request::PreSleep,
+            ],
+        );
+        drop(w);
+        let noop = v.next().unwrap();
+        s.heard.push(format!("v: {noop}"));
+        s.tell("v", &mut v, &[Request::GrabJob(Grab::Plain)]);
+        s.listen("c", &mut c);
+    }),
+    ("types that are not for servers", None, |s| {
+        let mut c = s.connect();
+        for kind in [6_u32, 8, 10, 11, 17, 19, 20, 27, 31] {
+            c.send_bytes(
+                &[
+                    b"\0REQ",
+                    &kind.to_be_bytes()[..],
+                    &9_u32.to_be_bytes(),
+                    b"a\0b\0c\0d\0e",
+                ]
+                .concat(),
+            );
+            s.listen("c", &mut c);
+        }
+    }),
+    (
+        "ALL_YOURS",
+        Some("accepted silently; the original answers INVALID_COMMAND"),
+        |s| {
+            let mut w = s.connect();
+            s.tell("w", &mut w, &[Request::AllYours]);
+        },
+    ),
+    (
+        "a worker registered twice",
+        Some("counts once; the original counts it twice"),
+        |s| {
+            let mut w = s.connect();
+            s.tell(
+                "w",
+                &mut w,
+                &[
+                    Request::CanDo { function: b"twice" },
+                    Request::CanDo { function: b"twice" },
+                ],
+            );
+            let line = w
+                .list("status")
+                .into_iter()
+                .find(|l| l.starts_with("twice"))
+                .unwrap();
+            s.heard.push(line);
+        },
+    ),
+    ("text commands", None, |s| {
+        let mut c = s.connect();
+        for line in [
+            "create function x\r\n",
+            "drop function x\r\n",
+            "drop function x\r\n",
+            "maxqueue x 5\r\n",
+            "maxqueue\r\n",
+            "create\r\n",
+            "drop\r\n",
+            "cancel job H:none:1\r\n",
+            "show nonsense\r\n",
+            "nonsense\r\n",
+            "shutdown\r\n",
+        ] {
+            s.line("c", &mut c, line);
+        }
+    }),
+    ("text lists", None, |s| {
+        let (mut c, mut w, mut o) = (s.connect(), s.connect(), s.connect());
+        s.tell(
+            "w",
+            &mut w,
+            &[
+                Request::SetClientId { id: b"me" },
+                Request::CanDo { function: b"f" },
+            ],
+        );
+        s.tell(
+            "c",
+            &mut c,
+            &[
+                Request::Submit(Submit::new(b"f", b"k", b"x")),
+                Request::Submit(
+                    Submit::new(b"f", b"k2", b"x")
+                        .background()
+                        .priority(Priority::Low),
+                ),
+            ],
+        );
+        s.tell("w", &mut w, &[Request::GrabJob(Grab::Plain)]);
+        for list in ["status", "prioritystatus"] {
+            let lines = o.list(list).into_iter().filter(|l| l.starts_with("f\\t"));
+            s.heard.extend(lines);
+        }
+        let mut jobs = o.list("show unique jobs");
+        jobs.sort();
+        s.heard.extend(jobs);
+        let workers = o
+            .list("workers")
+            .into_iter()
+            .filter(|l| l.contains(" me "))
+            .map(|l| l.split_once(' ').unwrap().1.to_owned());
+        s.heard.extend(workers);
+    }),
+    (
+        "a unique key of 64 bytes",
+        Some("kept whole; the original loses the last byte"),
+        |s| {
+            let (mut c, mut w) = (s.connect(), s.connect());
+            s.tell(
+                "c",
+                &mut c,
+                &[Request::Submit(
+                    Submit::new(b"f", &[b'u'; 64], b"x").background(),
+                )],
+            );
+            s.tell(
+                "w",
+                &mut w,
+                &[
+                    Request::CanDo { function: b"f" },
+                    Request::GrabJob(Grab::Unique),
+                ],
+            );
+        },
+    ),
+    ("a unique key of 65 bytes", None, |s| {
+        let mut c = s.connect();
+        s.tell(
+            "c",
+            &mut c,
+            &[Request::Submit(
+                Submit::new(b"f", &[b'u'; 65], b"x").background(),
+            )],
+        );
+    }),
+    (
+        "priorities over functions",
+        Some("high before normal before low over all functions; 1.1.20 goes by function"),
+        |s| {
+            let (mut c, mut w) = (s.connect(), s.connect());
+            s.tell(
+                "c",
+                &mut c,
+                &[Request::Submit(
+                    Submit::new(b"a", b"", b"low")
+                        .background()
+                        .priority(Priority::Low),
+                )],
+            );
+            s.tell(
+                "c",
+                &mut c,
+                &[Request::Submit(
+                    Submit::new(b"b", b"", b"high")
+                        .background()
+                        .priority(Priority::High),
+                )],
+            );
+            for functions in [[&b"a"[..], b"b"], [&b"b"[..], b"a"]] {
+                s.tell(
+                    "w",
+                    &mut w,
+                    &[
+                        Request::ResetAbilities,
+                        Request::CanDo {
+                            function: functions[0],
+                        },
+                        Request::CanDo {
+                            function: functions[1],
+                        },
+                    ],
+                );
+                s.tell("w", &mut w, &[Request::GrabJob(Grab::Plain)]);
+            }
+        },
+    ),
+];
+
+#[test]
+fn the_same_bytes_to_both() {
+    let mut wrong = Vec::new();
+    for (name, difference, play) in SCENES {
+        // Fresh servers: what one scene leaves behind must not play in the next.
+        let Some(original) = Original::start() else {
+            return;
+        };
+        let daemon = Daemon::builder("ibex-gearmand")
+            .set("queue", "memory")
+            .start()
+            .unwrap();
+        let (mut ours, mut theirs) = (
+            Scene::new(daemon.addr("gearman").unwrap()),
+            Scene::new(original.1),
+        );
+        play(&mut ours);
+        play(&mut theirs);
+        daemon.stop().unwrap();
+        let is_same = ours.heard == theirs.heard;
+        match difference {
+            None if !is_same => wrong.push(format!(
+                "{name}\n  ours   {:#?}\n  theirs {:#?}",
+                ours.heard, theirs.heard
+            )),
+            Some(reason) if is_same => wrong.push(format!(
+                "{name}: no difference any more ({reason}): {:#?}",
+                ours.heard
+            )),
+            _ => {}
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}

@@ -1,0 +1,310 @@
+//! The durable queue: what was answered with JOB_CREATED is there after any death, on both engines; what cannot be stored is refused.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use ibex_gearman_client::{Client, Config, Worker};
+use ibex_gearman_proto::{Grab, Request, Submit};
+use ibex_testkit::daemon::Builder;
+use ibex_testkit::{Daemon, mariadb, wait};
+use tokio_util::sync::CancellationToken;
+
+use crate::packets::{Wire, is_error};
+
+/// Deaths of one run; more with `IBEX_KILLS`.
+fn kills() -> usize {
+    std::env::var("IBEX_KILLS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(6)
+}
+
+fn builder() -> Builder {
+    Daemon::builder("ibex-gearmand")
+}
+
+fn submit(wire: &mut Wire, function: &str, workload: &str) -> String {
+    wire.send(Request::Submit(
+        Submit::new(function.as_bytes(), b"", workload.as_bytes()).background(),
+    ));
+    wire.handle()
+}
+
+#[test]
+fn a_restart_keeps_jobs_handles_keys_and_order() {
+    let mut daemon = builder().start().unwrap();
+    let addr = daemon.addr("gearman").unwrap();
+    let mut wire = Wire::connect(addr);
+    let handles: Vec<String> = (0..5)
+        .map(|n| submit(&mut wire, "f", &format!("w{n}")))
+        .collect();
+    wire.send(Request::Submit(
+        Submit::new(b"f", b"key", b"keyed").background(),
+    ));
+    let keyed = wire.handle();
+    wire.send(Request::Submit(Submit::new(b"f", b"", b"foreground")));
+    wire.handle();
+    daemon.terminate().unwrap();
+    daemon.restart().unwrap();
+
+    let mut wire = Wire::connect(daemon.addr("gearman").unwrap());
+    wire.send(Request::Submit(
+        Submit::new(b"f", b"key", b"again").background(),
+    ));
+    assert_eq!(wire.handle(), keyed, "the key is still taken");
+    assert!(!handles.contains(&submit(&mut wire, "f", "new")));
+    wire.send(Request::CanDo { function: b"f" });
+    for (handle, n) in handles.iter().zip(0..) {
+        wire.send(Request::GrabJob(Grab::Plain));
+        assert_eq!(wire.next().unwrap(), format!("JOB_ASSIGN {handle} f w{n}"));
+        wire.send(Request::WorkComplete {
+            handle: handle.as_bytes(),
+            data: b"",
+        });
+    }
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn attempts_survive_so_that_a_killer_job_ends_among_the_dead() {
+    let mut daemon = builder().set("job_retries", "2").start().unwrap();
+    let mut wire = Wire::connect(daemon.addr("gearman").unwrap());
+    let handle = submit(&mut wire, "f", "killer");
+    for _ in 0..2 {
+        let mut worker = Wire::connect(daemon.addr("gearman").unwrap());
+        worker.send(Request::CanDo { function: b"f" });
+        worker.send(Request::GrabJob(Grab::Plain));
+        assert!(worker.next().unwrap().contains("killer"));
+        drop(worker);
+        let mut operator = Wire::connect(daemon.addr("gearman").unwrap());
+        wait::until_true("the loss is noticed", || {
+            operator
+                .list("status")
+                .first()
+                .is_none_or(|line| !line.contains("\\t1\\t1\\t"))
+        })
+        .unwrap();
+        drop(operator);
+        daemon.terminate().unwrap();
+        daemon.restart().unwrap();
+    }
+    let mut operator = Wire::connect(daemon.addr("gearman").unwrap());
+    assert_eq!(
+        operator.list("show dead"),
+        [format!("{handle}\\tf\\t\\t2\\tworker lost")]
+    );
+    assert_eq!(
+        operator.line(&format!("retry dead {handle}")),
+        "text OK 1\\r\\n"
+    );
+    let mut worker = Wire::connect(daemon.addr("gearman").unwrap());
+    worker.send(Request::CanDo { function: b"f" });
+    wait::until_true("it lives again", || {
+        worker.send(Request::GrabJob(Grab::Plain));
+        worker.next().unwrap().contains("killer")
+    })
+    .unwrap();
+    daemon.stop().unwrap();
+}
+
+/// What the outside knows of each job: submitters and workers note here.
+#[derive(Default)]
+struct Ledger {
+    acknowledged: Mutex<BTreeSet<String>>,
+    runs: Mutex<BTreeMap<String, u32>>,
+}
+
+async fn submit_until(stop: Arc<AtomicBool>, addr: SocketAddr, ledger: Arc<Ledger>, name: usize) {
+    let config = Config::new([addr.to_string()])
+        .with_backoff(Duration::from_millis(5), Duration::from_millis(50));
+    let client = Client::connect(config).await.unwrap();
+    let mut number = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let mut calls = tokio::task::JoinSet::new();
+        for _ in 0..16 {
+            number += 1;
+            let (client, workload) = (client.clone(), format!("{name}-{number}"));
+            calls.spawn(async move {
+                let call = client
+                    .submit_background("f", workload.clone())
+                    .reply_deadline(Duration::from_secs(20));
+                call.await.ok().map(|_| workload)
+            });
+        }
+        let acknowledged: Vec<String> = calls.join_all().await.into_iter().flatten().collect();
+        if acknowledged.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        ledger.acknowledged.lock().unwrap().extend(acknowledged);
+    }
+}
+
+/// Workers and submitters at full speed while the server dies again and again; then every acknowledged job has run.
+async fn killed_under_load(mut daemon: Daemon) {
+    let addr = daemon.addr("gearman").unwrap();
+    let ledger = Arc::new(Ledger::default());
+    let stop_submitting = Arc::new(AtomicBool::new(false));
+    let submitters: Vec<_> = (0..4)
+        .map(|name| {
+            tokio::spawn(submit_until(
+                Arc::clone(&stop_submitting),
+                addr,
+                Arc::clone(&ledger),
+                name,
+            ))
+        })
+        .collect();
+    let stop_working = CancellationToken::new();
+    let config = Config::new([addr.to_string()])
+        .with_backoff(Duration::from_millis(5), Duration::from_millis(50));
+    let runs = Arc::clone(&ledger);
+    let worker = Worker::new(config)
+        .concurrency(8)
+        .function("f", move |job| {
+            let runs = Arc::clone(&runs);
+            async move {
+                let name = String::from_utf8(job.workload().to_vec())?;
+                *runs.runs.lock().unwrap().entry(name).or_insert(0) += 1;
+                Ok(Bytes::new())
+            }
+        });
+    let working = tokio::spawn(worker.run(stop_working.clone()));
+    for death in 0..kills() {
+        let before = ledger.acknowledged.lock().unwrap().len();
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        while ledger.acknowledged.lock().unwrap().len() < before + 50 {
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "no progress before death {death}"
+            );
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+        tokio::task::block_in_place(|| daemon.kill_and_restart()).unwrap();
+    }
+    stop_submitting.store(true, Ordering::Relaxed);
+    for submitter in submitters {
+        submitter.await.unwrap();
+    }
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        let missing: Vec<String> = {
+            let (acknowledged, runs) = (
+                ledger.acknowledged.lock().unwrap(),
+                ledger.runs.lock().unwrap(),
+            );
+            acknowledged
+                .iter()
+                .filter(|name| !runs.contains_key(*name))
+                .cloned()
+                .collect()
+        };
+        if missing.is_empty() {
+            break;
+        }
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "{} acknowledged jobs never ran, such as {}",
+            missing.len(),
+            missing[0]
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let (acknowledged, twice) = {
+        let runs = ledger.runs.lock().unwrap();
+        (
+            ledger.acknowledged.lock().unwrap().len(),
+            runs.values().filter(|n| **n > 1).count(),
+        )
+    };
+    eprintln!(
+        "{} deaths, {acknowledged} acknowledged jobs, all ran, {twice} more than once",
+        kills()
+    );
+    stop_working.cancel();
+    working.await.unwrap().unwrap();
+    daemon.stop().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_under_load_on_sqlite() {
+    // A fixed port, so that clients find the server again.
+    let port = free_port();
+    let daemon = builder()
+        .set("listen", &format!("[\"127.0.0.1:{port}\"]"))
+        .start()
+        .unwrap();
+    killed_under_load(daemon).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_under_load_on_mariadb() {
+    let Some(server) = mariadb::Server::start().unwrap() else {
+        return;
+    };
+    let database = server.database().unwrap();
+    let port = free_port();
+    let daemon = builder()
+        .set("queue", "mysql")
+        .set("store.url", &database.url())
+        .set("listen", &format!("[\"127.0.0.1:{port}\"]"))
+        .start()
+        .unwrap();
+    killed_under_load(daemon).await;
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+#[test]
+fn a_database_that_is_gone_refuses_background_jobs_and_only_those() {
+    let Some(mut server) = mariadb::Server::start_own().unwrap() else {
+        return;
+    };
+    let database = server.database().unwrap();
+    let url = database.url();
+    // It must live as long as the server, which this test ends and starts again.
+    std::mem::forget(database);
+    let mut daemon = builder()
+        .set("queue", "mysql")
+        .set("store.url", &format!("{url}?timeout=2s&connect_timeout=1s"))
+        .announce("jobs could not be stored")
+        .start()
+        .unwrap();
+    let mut wire = Wire::connect(daemon.addr("gearman").unwrap());
+    submit(&mut wire, "f", "before");
+    server.kill().unwrap();
+    wire.send(Request::Submit(
+        Submit::new(b"f", b"", b"lost").background(),
+    ));
+    assert!(is_error(&wire.next().unwrap(), "QUEUE_ERROR"));
+    wire.send(Request::Submit(Submit::new(b"g", b"", b"foreground")));
+    assert!(wire.next().unwrap().starts_with("JOB_CREATED "));
+    server.restart().unwrap();
+    wait::until_true("the database is used again", || {
+        wire.send(Request::Submit(
+            Submit::new(b"f", b"", b"after").background(),
+        ));
+        wire.next().unwrap().starts_with("JOB_CREATED ")
+    })
+    .unwrap();
+    daemon.terminate().unwrap();
+    daemon.restart().unwrap();
+    let mut wire = Wire::connect(daemon.addr("gearman").unwrap());
+    wire.send(Request::CanDo { function: b"f" });
+    for expected in ["before", "after"] {
+        wire.send(Request::GrabJob(Grab::Plain));
+        let packet = wire.next().unwrap();
+        assert!(packet.ends_with(expected), "{packet}");
+    }
+    daemon.stop().unwrap();
+}

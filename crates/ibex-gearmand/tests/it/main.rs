@@ -1,0 +1,13 @@
+//! The daemon as a process: the library's client and worker, the durable queue under kill -9, hostile peers, and the original beside it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::unwrap_in_result,
+    reason = "tests stop at the first surprise"
+)]
+
+mod admin;
+mod clients;
+mod compat;
+mod durable;
+mod hostile;
+mod packets;
