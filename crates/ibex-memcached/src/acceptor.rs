@@ -91,7 +91,7 @@ impl Acceptor {
                     break;
                 }
                 match door.accept() {
-                    Ok((stream, peer)) => self.take(stream, peer),
+                    Ok((stream, peer, listener)) => self.take(stream, peer, listener),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error)
                         if error.kind() == io::ErrorKind::ConnectionAborted
@@ -121,7 +121,7 @@ impl Acceptor {
         self.shared.connections() >= self.limit
     }
 
-    fn take(&self, mut stream: Stream, peer: String) {
+    fn take(&self, mut stream: Stream, peer: String, listener: Arc<str>) {
         if self.is_full() {
             self.shared
                 .globals
@@ -142,8 +142,15 @@ impl Acceptor {
             .total_connections
             .fetch_add(1, Ordering::Relaxed);
         numbers.open.fetch_add(1, Ordering::Relaxed);
-        let is_given =
-            worker.arrivals.send(Arrival { stream, peer }).is_ok() && worker.waker.wake().is_ok();
+        let is_given = worker
+            .arrivals
+            .send(Arrival {
+                stream,
+                peer,
+                listener,
+            })
+            .is_ok()
+            && worker.waker.wake().is_ok();
         if !is_given {
             numbers.open.fetch_sub(1, Ordering::Relaxed);
         }

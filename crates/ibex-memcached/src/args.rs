@@ -80,6 +80,15 @@ pub struct Args {
     /// Queue of connections not yet accepted.
     #[arg(short = 'b', long, value_name = "NUM")]
     listen_backlog: Option<u32>,
+    /// Protocol: auto, ascii or binary.
+    #[arg(short = 'B', long, value_name = "PROTOCOL")]
+    protocol: Option<String>,
+    /// File of users who may log in.
+    #[arg(short = 'Y', long, value_name = "FILE")]
+    auth_file: Option<String>,
+    /// Ask for a SASL login; users from -Y or the file MEMCACHED_SASL_PWDB names.
+    #[arg(short = 'S', long)]
+    enable_sasl: bool,
     /// Largest item in bytes, with k or m.
     #[arg(short = 'I', long, value_name = "SIZE")]
     max_item_size: Option<String>,
@@ -111,12 +120,8 @@ const IGNORED_WORDS: &[&str] = &[
     "slab_automove_window",
     "tail_repair_time",
     "hash_algorithm",
-    "lru_crawler",
-    "no_lru_crawler",
     "lru_crawler_sleep",
     "lru_crawler_tocrawl",
-    "lru_maintainer",
-    "no_lru_maintainer",
     "hot_lru_pct",
     "warm_lru_pct",
     "hot_max_factor",
@@ -149,6 +154,15 @@ impl Args {
             Some((name, value)) => (name, Some(value)),
             None => (word, None),
         })
+    }
+
+    fn users_file(&self) -> Option<String> {
+        let from_environment = || {
+            std::env::var("MEMCACHED_SASL_PWDB")
+                .ok()
+                .filter(|_| self.enable_sasl)
+        };
+        self.auth_file.clone().or_else(from_environment)
     }
 
     /// The addresses the original's letters ask for, in the family's notation.
@@ -192,10 +206,9 @@ fn address(interface: &str, port: i32) -> String {
     }
 }
 
-/// `-I`: bytes, or with k or m. What is no size is passed on, so that the configuration names it.
+/// `-I`: bytes, or with k or m.
 fn item_size(text: &str) -> toml::Value {
-    text.parse::<i64>()
-        .map_or_else(|_| text.to_uppercase().into(), toml::Value::Integer)
+    text.to_uppercase().into()
 }
 
 impl DaemonArgs for Args {
@@ -240,6 +253,9 @@ impl DaemonArgs for Args {
         set("threads", number(self.threads));
         set("requests_per_turn", number(self.max_reqs_per_event));
         set("no_cas", on(self.disable_cas));
+        set("protocol", self.protocol.clone().map(Into::into));
+        set("sasl", on(self.enable_sasl));
+        set("auth_file", self.users_file().map(Into::into));
         set("no_flush_all", on(self.disable_flush_all));
         set("no_dumping", on(self.disable_dumping));
         set("no_watch", on(self.disable_watch));
@@ -279,6 +295,12 @@ impl DaemonArgs for Args {
             match word {
                 "maxconns_fast" => set("maxconns_fast", Some(true.into())),
                 "no_maxconns_fast" => set("maxconns_fast", Some(false.into())),
+                "lru_crawler" | "no_lru_crawler" => {
+                    set("lru_crawler", Some((word == "lru_crawler").into()))
+                }
+                "lru_maintainer" | "no_lru_maintainer" => {
+                    set("lru_maintainer", Some((word == "lru_maintainer").into()))
+                }
                 "idle_timeout" => set(
                     "idle_timeout",
                     value.map(|seconds| format!("{seconds}s").into()),

@@ -1,6 +1,6 @@
 //! The whole configuration as one documented struct.
 
-use ibex_kit::{AdminConfig, ByteSize, Duration, ListenAddr, Problem, Validate};
+use ibex_kit::{AdminConfig, ByteSize, Duration, LimitsConfig, ListenAddr, Problem, Validate};
 
 /// Memory for items by default, as the original's `-m 64`.
 const MEMORY: ByteSize = ByteSize::from_bytes(64 << 20);
@@ -10,6 +10,8 @@ const ITEM_SIZE_MAX: ByteSize = ByteSize::from_bytes(1 << 20);
 const THREADS: u32 = 4;
 /// The original's `-R 20`: requests of one connection before another has its turn.
 const REQUESTS_PER_TURN: u32 = 20;
+/// The original's `-c 1024`.
+const CONNECTIONS: u32 = 1024;
 /// Unsent replies of one connection before its requests wait: one largest item.
 const OUTPUT_MAX: ByteSize = ByteSize::from_bytes(1 << 20);
 /// Smallest and largest item size limit, the original's.
@@ -30,6 +32,12 @@ ibex_kit::config! {
         restart item_size_max: ByteSize = ITEM_SIZE_MAX,
         /// Worker threads, 1 to 512. The original's -t.
         restart threads: u32 = THREADS,
+        /// Which protocol clients may speak: auto, ascii or binary. The original's -B.
+        restart protocol: String = "auto".to_owned(),
+        /// Users who may log in, lines of user:password; empty = no login is asked for. The original's -Y.
+        restart auth_file: String,
+        /// Ask for a SASL login (binary protocol only) rather than a text one. The original's -S.
+        restart sasl: bool = false,
         /// Requests of one connection in a row before others have their turn, at least 1. The original's -R.
         restart requests_per_turn: u32 = REQUESTS_PER_TURN,
         /// Unsent reply bytes of a connection at which its requests wait.
@@ -64,6 +72,12 @@ ibex_kit::config! {
         restart unix_mask: u32 = 0o700,
         /// Commands that only tests need (debugtime).
         restart test_hooks: bool = false,
+        /// Shown by the statistics: whether -o lru_crawler was left on. The sweep for expired items runs in any case.
+        restart lru_crawler: bool = true,
+        /// Shown by the statistics: whether -o lru_maintainer was left on.
+        restart lru_maintainer: bool = true,
+        /// Limits of the process; connections as the original's -c.
+        table limits: LimitsConfig = LimitsConfig { connections: CONNECTIONS, ..LimitsConfig::default() },
         /// Admin HTTP: health, metrics, status page.
         table admin: AdminConfig = AdminConfig::for_port(crate::ABOUT.admin_port),
     }
@@ -128,6 +142,24 @@ impl Validate for Config {
             (12..=32).contains(&self.hash_power),
             "hash_power",
             "must be from 12 to 32",
+        );
+        let is_protocol = matches!(self.protocol.as_str(), "auto" | "ascii" | "binary");
+        require(is_protocol, "protocol", "must be auto, ascii or binary");
+        require(
+            !self.sasl || !self.auth_file.is_empty(),
+            "auth_file",
+            "is needed with sasl",
+        );
+        require(
+            !self.sasl || self.protocol != "ascii",
+            "protocol",
+            "must not be ascii with sasl",
+        );
+        let is_text_login = !self.auth_file.is_empty() && !self.sasl;
+        require(
+            !is_text_login || self.protocol != "binary",
+            "protocol",
+            "must not be binary with auth_file without sasl",
         );
         if problems.is_empty() {
             Ok(())

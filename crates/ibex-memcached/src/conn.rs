@@ -3,6 +3,7 @@
 //! ```text
 //!            line without block ─▶ execute ─▶ out
 //! Command ──┤ line with block ──▶ Block ─▶ execute ─▶ out ─▶ Command
+//!           │ binary header ─────▶ Packet ─▶ execute ─▶ out ─▶ Command
 //!            └ too large, refused ▶ Swallow ─▶ out ─▶ Command
 //!              many keys, dump ───▶ Job (steps while the output is taken) ─▶ Command
 //! ```
@@ -10,12 +11,18 @@
 //! their turn. A value being received is kept apart from the store until its last byte is there.
 
 use crate::exec::{self, After, Cx, Job};
-use crate::shared::WorkerNumbers;
+use crate::login;
+use crate::register::{ConnEntry, ConnState};
+use crate::shared::{Shared, WorkerNumbers};
 use crate::stream::Stream;
+use ibex_memcached_proto::binary::{
+    Body, HEADER_BYTES, Header, Opcode, REQUEST_MAGIC, Status, WrongMagic,
+};
 use ibex_memcached_proto::line::{self, Step};
 use ibex_memcached_proto::request::{self, Answer, Refusal, Request, StoreLine, block_ends_well};
 use ibex_memcached_proto::texts;
 use std::io;
+use std::sync::Arc;
 
 /// Output buffers up to this size go back to the worker's spares; larger ones are freed.
 const SPARE_OUTPUT_BYTES_MAX: usize = 64 << 10;
@@ -55,13 +62,27 @@ enum State {
         value: Vec<u8>,
         wanted: usize,
     },
+    /// A binary request whose body is not whole yet.
+    Packet {
+        header: Header,
+        opcode: Opcode,
+        body: Vec<u8>,
+    },
     /// Bytes to throw away, then something to say.
     Swallow {
         left: usize,
-        then: &'static [u8],
+        then: Vec<u8>,
     },
     Job(Job),
     Closing,
+}
+
+/// What the peer speaks; decided by its first byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    Undecided,
+    Text,
+    Binary,
 }
 
 /// Why the input is not processed any further.
@@ -77,7 +98,10 @@ enum Stop {
 #[derive(Debug)]
 pub(crate) struct Conn {
     pub(crate) stream: Stream,
-    pub(crate) peer: String,
+    pub(crate) entry: Arc<ConnEntry>,
+    protocol: Protocol,
+    /// Logged in, or no login is asked for.
+    is_admitted: bool,
     /// Input that was read and not used yet, from `start`.
     input: Vec<u8>,
     start: usize,
@@ -90,7 +114,6 @@ pub(crate) struct Conn {
     /// The peer has closed its side: read until the end whatever the socket's readiness says.
     pub(crate) peer_closed: bool,
     writable: bool,
-    pub(crate) last_command: u32,
     /// Queued for a turn.
     pub(crate) is_queued: bool,
     charged_read: u64,
@@ -98,10 +121,18 @@ pub(crate) struct Conn {
 }
 
 impl Conn {
-    pub(crate) fn new(stream: Stream, peer: String, now: u32) -> Self {
+    pub(crate) fn new(stream: Stream, entry: Arc<ConnEntry>, shared: &Shared) -> Self {
+        let protocol = match shared.config.protocol.as_str() {
+            "ascii" => Protocol::Text,
+            "binary" => Protocol::Binary,
+            _ if shared.config.sasl => Protocol::Binary,
+            _ => Protocol::Undecided,
+        };
         Self {
             stream,
-            peer,
+            entry,
+            protocol,
+            is_admitted: shared.users.is_none(),
             input: Vec::new(),
             start: 0,
             scanned: 0,
@@ -111,7 +142,6 @@ impl Conn {
             readable: true,
             peer_closed: false,
             writable: true,
-            last_command: now,
             is_queued: false,
             charged_read: 0,
             charged_write: 0,
@@ -122,22 +152,24 @@ impl Conn {
         self.writable = true;
     }
 
-    /// The name of its state in `stats conns`.
-    pub(crate) fn state_name(&self) -> &'static str {
-        match self.state {
-            State::Command if self.sent < self.out.len() => "conn_mwrite",
-            State::Command => "conn_read",
-            State::Block { .. } => "conn_nread",
-            State::Swallow { .. } => "conn_swallow",
-            State::Job(_) => "conn_mwrite",
-            State::Closing => "conn_closing",
-        }
+    /// What `stats conns` shows of it while it waits.
+    fn show_state(&self) {
+        self.entry.set_state(match self.state {
+            State::Job(_) => ConnState::Writing,
+            State::Command if self.sent < self.out.len() => ConnState::Writing,
+            State::Command => ConnState::Reading,
+            State::Block { .. } | State::Packet { .. } => ConnState::Receiving,
+            State::Swallow { .. } => ConnState::Swallowing,
+            State::Closing => ConnState::Closing,
+        });
     }
 
     /// Does what can be done now.
     pub(crate) fn turn(&mut self, turn: &mut Turn<'_>) -> Verdict {
+        self.entry.set_state(ConnState::Parsing);
         let verdict = self.run(turn);
         self.charge(turn.numbers);
+        self.show_state();
         verdict
     }
 
@@ -252,8 +284,18 @@ impl Conn {
                     if *left > 0 {
                         return (at, Stop::NeedInput);
                     }
-                    self.out.extend_from_slice(then);
+                    self.out.append(then);
                     self.state = State::Command;
+                }
+                State::Packet { header, body, .. } => {
+                    let wanted = header.body_bytes as usize;
+                    let now = rest.len().min(wanted - body.len());
+                    body.extend_from_slice(&rest[..now]);
+                    at += now;
+                    if body.len() < wanted {
+                        return (at, Stop::NeedInput);
+                    }
+                    self.finish_packet(turn);
                 }
                 State::Block { value, wanted, .. } => {
                     let now = rest.len().min(*wanted - value.len());
@@ -272,6 +314,27 @@ impl Conn {
                         self.state = State::Command;
                     }
                 }
+                State::Command if rest.is_empty() => return (at, Stop::NeedInput),
+                State::Command if self.protocol == Protocol::Undecided => {
+                    let is_binary = rest.first() == Some(&REQUEST_MAGIC);
+                    self.protocol = if is_binary {
+                        Protocol::Binary
+                    } else {
+                        Protocol::Text
+                    };
+                }
+                State::Command if self.protocol == Protocol::Binary => match Header::parse(rest) {
+                    Err(WrongMagic) => self.state = State::Closing,
+                    Ok(None) => return (at, Stop::NeedInput),
+                    Ok(Some(_)) if *budget == 0 => return (at, Stop::TurnOver),
+                    Ok(Some(header)) => {
+                        *budget -= 1;
+                        self.entry.set_last_command(turn.cx.now);
+                        turn.cx.counters.requests.add(1);
+                        at += HEADER_BYTES;
+                        at += self.packet(turn, header, &rest[HEADER_BYTES..]);
+                    }
+                },
                 State::Command => match line::split(rest, self.scanned) {
                     Step::Need => {
                         self.scanned = rest.len();
@@ -282,7 +345,7 @@ impl Conn {
                     Step::Line { line, consumed } => {
                         *budget -= 1;
                         self.scanned = 0;
-                        self.last_command = turn.cx.now;
+                        self.entry.set_last_command(turn.cx.now);
                         turn.cx.counters.requests.add(1);
                         at += consumed;
                         at += self.command(turn, line, &rest[consumed..], out_max);
@@ -300,8 +363,9 @@ impl Conn {
         behind: &[u8],
         out_max: usize,
     ) -> usize {
-        if self.out.capacity() == 0 {
-            self.out = turn.spares.pop().unwrap_or_default();
+        self.prepare_output(turn);
+        if !self.is_admitted {
+            return self.login_line(line);
         }
         let request = match request::parse(line) {
             Ok(request) => request,
@@ -321,7 +385,10 @@ impl Conn {
             } else {
                 b""
             };
-            self.state = State::Swallow { left: wanted, then };
+            self.state = State::Swallow {
+                left: wanted,
+                then: then.to_vec(),
+            };
             return 0;
         }
         if let Some(block) = behind.get(..wanted) {
@@ -337,11 +404,20 @@ impl Conn {
         0
     }
 
+    fn prepare_output(&mut self, turn: &mut Turn<'_>) {
+        if self.out.capacity() == 0 {
+            self.out = turn.spares.pop().unwrap_or_default();
+        }
+    }
+
     fn finish_block(&mut self, turn: &mut Turn<'_>, out_max: usize) {
         let State::Block { line, value, .. } = std::mem::replace(&mut self.state, State::Command)
         else {
             return;
         };
+        if !self.is_admitted {
+            return self.login_block(turn, &value);
+        }
         // The line was read before; it is kept as text because a request borrows from it.
         if let Ok(request) = request::parse(&line) {
             self.stored(turn, &request, &value, out_max);
@@ -388,7 +464,7 @@ impl Conn {
         if let Some(bytes) = refusal.swallow {
             self.state = State::Swallow {
                 left: bytes + CRLF_BYTES,
-                then: b"",
+                then: Vec::new(),
             };
         }
     }
@@ -432,6 +508,7 @@ impl Conn {
     fn charge(&mut self, numbers: &WorkerNumbers) {
         let value = match &self.state {
             State::Block { line, value, .. } => line.capacity() + value.capacity(),
+            State::Packet { body, .. } => body.capacity(),
             State::Job(Job::Read { keys, .. }) => keys.capacity(),
             State::Command | State::Swallow { .. } | State::Job(Job::Dump(_)) | State::Closing => 0,
         };
@@ -455,5 +532,129 @@ impl Conn {
     pub(crate) fn discharge(&self, numbers: &WorkerNumbers) {
         numbers.gauges.read_bytes.sub(self.charged_read);
         numbers.gauges.write_bytes.sub(self.charged_write);
+    }
+}
+
+/// Packets: the binary protocol.
+impl Conn {
+    /// Takes up a request; returns how many of the bytes behind the header were its body.
+    fn packet(&mut self, turn: &mut Turn<'_>, header: Header, behind: &[u8]) -> usize {
+        self.prepare_output(turn);
+        let wanted = header.body_bytes as usize;
+        let opcode = match header.check() {
+            Ok(opcode) => opcode,
+            Err(wrong) => {
+                exec::binary::status(&header, wrong.status, &mut self.out);
+                self.state = if wrong.closes {
+                    State::Closing
+                } else {
+                    State::Swallow {
+                        left: wanted,
+                        then: Vec::new(),
+                    }
+                };
+                return 0;
+            }
+        };
+        if !self.is_admitted && !login::is_allowed(opcode.verb) {
+            exec::binary::status(&header, Status::AuthFailure, &mut self.out);
+            self.state = State::Closing;
+            return 0;
+        }
+        if let Some(body) = behind.get(..wanted) {
+            self.packet_whole(turn, &header, opcode, body);
+            return wanted;
+        }
+        self.state = State::Packet {
+            header,
+            opcode,
+            body: Vec::with_capacity(wanted.min(VALUE_BYTES_FIRST)),
+        };
+        0
+    }
+
+    fn finish_packet(&mut self, turn: &mut Turn<'_>) {
+        if let State::Packet {
+            header,
+            opcode,
+            body,
+        } = std::mem::replace(&mut self.state, State::Command)
+        {
+            self.packet_whole(turn, &header, opcode, &body);
+        }
+    }
+
+    fn packet_whole(&mut self, turn: &mut Turn<'_>, header: &Header, opcode: Opcode, body: &[u8]) {
+        // The header was checked, so its parts add up to the body.
+        let Some(body) = Body::cut(header, body) else {
+            return;
+        };
+        if let Some(users) = turn
+            .cx
+            .shared
+            .users
+            .as_ref()
+            .filter(|_| login::is_login(opcode.verb))
+        {
+            self.is_admitted = login::sasl(
+                &turn.cx,
+                users,
+                header,
+                opcode,
+                &body,
+                self.is_admitted,
+                &mut self.out,
+            );
+            return;
+        }
+        if exec::binary::refuse_too_large(&turn.cx, header, opcode, body.key) {
+            return exec::binary::status(header, Status::TooLarge, &mut self.out);
+        }
+        match exec::binary::execute(&turn.cx, header, opcode, &body, &mut self.out) {
+            After::Continue => {}
+            After::Close => self.state = State::Closing,
+            After::Start(job) => self.state = State::Job(job),
+        }
+    }
+}
+
+/// The text login: a `set` whose data block is `user password`.
+impl Conn {
+    fn login_line(&mut self, line: &[u8]) -> usize {
+        match login::block_bytes(line) {
+            login::Line::Close => self.state = State::Closing,
+            login::Line::Refused => self.out.extend_from_slice(texts::UNAUTHENTICATED),
+            login::Line::TooLong => {
+                self.out.extend_from_slice(texts::AUTH_TOO_LONG);
+                self.state = State::Closing;
+            }
+            login::Line::Block(bytes) => {
+                self.state = State::Block {
+                    line: line.to_vec(),
+                    value: Vec::new(),
+                    wanted: bytes + CRLF_BYTES,
+                };
+            }
+        }
+        0
+    }
+
+    fn login_block(&mut self, turn: &mut Turn<'_>, block: &[u8]) {
+        let Some(users) = &turn.cx.shared.users else {
+            return;
+        };
+        let (login, end) = block.split_at(block.len() - CRLF_BYTES);
+        if !block_ends_well(end) {
+            self.out.extend_from_slice(texts::BAD_CHUNK);
+            return;
+        }
+        turn.cx.counters.auth_cmds.add(1);
+        let text = login::text(users, login);
+        self.is_admitted = text == texts::STORED;
+        turn.cx
+            .counters
+            .auth_errors
+            .add(u64::from(!self.is_admitted));
+        self.out.extend_from_slice(text);
     }
 }

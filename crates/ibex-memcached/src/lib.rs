@@ -17,13 +17,16 @@
 
 mod acceptor;
 mod args;
+mod auth;
 mod clock;
 mod config;
 mod conn;
 mod counters;
 mod exec;
+mod login;
 mod metrics;
 mod ports;
+mod register;
 mod server;
 mod shared;
 mod stats;

@@ -1,13 +1,14 @@
 //! Start and stop, from top to bottom.
 
 use crate::acceptor::Acceptor;
+use crate::auth::Users;
 use crate::config::Config;
 use crate::shared::Shared;
 use crate::store::{Store, StoreOptions};
 use crate::worker::Worker;
 use crate::{metrics, ports, upkeep};
 use ibex_cache_core::Bands;
-use ibex_kit::{Failure, Kit};
+use ibex_kit::{Failure, Kit, Listener};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,6 +16,14 @@ use std::thread::JoinHandle;
 
 fn failed(what: &str) -> impl Fn(io::Error) -> Failure {
     move |error| Failure::io(format!("{what}: {error}"))
+}
+
+fn descriptor(listener: &Listener) -> i32 {
+    use std::os::fd::AsRawFd;
+    match listener {
+        Listener::Tcp(listener) => listener.as_raw_fd(),
+        Listener::Unix(listener) => listener.as_raw_fd(),
+    }
 }
 
 fn make_store(config: &Config) -> Store {
@@ -43,12 +52,20 @@ fn thread(
 /// [`Failure`] if an address cannot be had, a thread cannot be started, or a thread failed.
 pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
     let listeners = kit.listen("memcached", &config.listen)?;
-    let addresses = listeners.iter().map(ibex_kit::Listener::address).collect();
+    let addresses = listeners
+        .iter()
+        .map(|listener| (descriptor(listener), listener.address()))
+        .collect();
+    let users = match config.auth_file.as_str() {
+        "" => None,
+        path => Some(Users::open(path)?),
+    };
     let shared = Arc::new(Shared::new(
         config.clone(),
         make_store(&config),
         kit.clone(),
         addresses,
+        users,
     ));
     metrics::register(&kit, &shared);
     status_page(&kit, &shared);
@@ -105,6 +122,9 @@ fn on_reload(kit: &Kit, shared: &Arc<Shared>) {
         if memory != shared.store.limit_bytes() {
             tracing::info!(memory, "memory limit changed");
             shared.store.set_limit(shared.clock.now(), memory);
+        }
+        if let Some(Err(failure)) = shared.users.as_ref().map(Users::reload) {
+            tracing::warn!(error = %failure, "users file not reloaded, the old users stay");
         }
     });
 }

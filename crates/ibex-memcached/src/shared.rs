@@ -1,8 +1,10 @@
 //! What all threads of the daemon share: store, clock, settings that commands may change, everybody's counters.
 
+use crate::auth::Users;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::counters::{Counters, Gauges, Totals};
+use crate::register::{Details, Register};
 use crate::store::Store;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,7 +26,6 @@ pub(crate) struct Live {
     pub(crate) crawler_sleep: AtomicU32,
     pub(crate) crawler_tocrawl: AtomicU32,
     pub(crate) crawler_enabled: AtomicBool,
-    pub(crate) detail_enabled: AtomicBool,
     pub(crate) crawl_now: AtomicBool,
     /// One dump of all keys at a time.
     pub(crate) dump_busy: Arc<AtomicBool>,
@@ -56,8 +57,12 @@ pub(crate) struct Shared {
     pub(crate) stopping: AtomicBool,
     /// Asks the daemon to stop.
     pub(crate) kit: ibex_kit::Kit,
-    /// Listening addresses as the statistics show them.
-    pub(crate) listeners: Vec<String>,
+    pub(crate) register: Register,
+    pub(crate) details: Details,
+    /// Who may log in; `None` lets everybody in.
+    pub(crate) users: Option<Users>,
+    /// Listening sockets as the statistics show them: descriptor and address.
+    pub(crate) listeners: Vec<(i32, String)>,
 }
 
 impl Shared {
@@ -65,7 +70,8 @@ impl Shared {
         config: Config,
         store: Store,
         kit: ibex_kit::Kit,
-        listeners: Vec<String>,
+        listeners: Vec<(i32, String)>,
+        users: Option<Users>,
     ) -> Self {
         let live = Live {
             verbosity: AtomicU32::new(config.verbosity),
@@ -73,7 +79,6 @@ impl Shared {
             crawler_sleep: AtomicU32::new(100),
             crawler_tocrawl: AtomicU32::new(0),
             crawler_enabled: AtomicBool::new(true),
-            detail_enabled: AtomicBool::new(false),
             crawl_now: AtomicBool::new(false),
             dump_busy: Arc::default(),
         };
@@ -92,6 +97,9 @@ impl Shared {
             base: Mutex::default(),
             stopping: AtomicBool::new(false),
             kit,
+            register: Register::default(),
+            details: Details::default(),
+            users,
             listeners,
             config,
         }
@@ -120,6 +128,7 @@ impl Shared {
     pub(crate) fn reset_stats(&self) {
         *self.base.lock().unwrap_or_else(PoisonError::into_inner) = self.raw_totals();
         self.store.each(ibex_cache_core::Shard::reset_stats);
+        self.details.clear();
         self.globals.total_connections.store(0, Ordering::Relaxed);
         self.globals
             .rejected_connections

@@ -5,6 +5,7 @@
 
 use crate::PROTOCOL_VERSION;
 use crate::exec::Cx;
+use crate::register::PrefixCounts;
 use ibex_cache_core::Band;
 use ibex_memcached_proto::line::Words;
 use ibex_memcached_proto::texts;
@@ -200,15 +201,20 @@ fn store_numbers(cx: &Cx<'_>, items: &ibex_cache_core::Stats, list: &mut List<'_
     list.add("slab_reassign_last_busy_status", "none");
     list.add("slab_reassign_running", 0);
     list.add("slabs_moved", 0);
-    list.add("lru_crawler_running", 0);
-    list.add(
-        "lru_crawler_starts",
-        cx.shared.globals.crawler_starts.load(Ordering::Relaxed),
-    );
-    list.add(
-        "lru_maintainer_juggles",
-        items.moved_survivors + items.moved_compacted,
-    );
+    if cx.shared.config.lru_crawler {
+        list.add("lru_crawler_running", 0);
+        list.add(
+            "lru_crawler_starts",
+            cx.shared.globals.crawler_starts.load(Ordering::Relaxed),
+        );
+    }
+    let shows_lru = cx.shared.config.lru_maintainer;
+    if shows_lru {
+        list.add(
+            "lru_maintainer_juggles",
+            items.moved_survivors + items.moved_compacted,
+        );
+    }
     for name in [
         "malloc_fails",
         "log_worker_dropped",
@@ -231,12 +237,21 @@ fn store_numbers(cx: &Cx<'_>, items: &ibex_cache_core::Stats, list: &mut List<'_
         ),
         ("expired_unfetched", items.expired_unfetched),
         ("evicted_unfetched", items.evicted_unfetched),
-        ("evicted_active", items.evicted_active),
         ("evictions", items.evictions),
         ("reclaimed", items.reclaimed),
         ("crawler_reclaimed", items.sweep_reclaimed),
         ("crawler_items_checked", items.sweep_checked),
         ("lrutail_reflocked", 0),
+    ] {
+        list.add(name, value);
+        if shows_lru && name == "evicted_unfetched" {
+            list.add("evicted_active", items.evicted_active);
+        }
+    }
+    if !shows_lru {
+        return;
+    }
+    for (name, value) in [
         ("moves_to_cold", items.moved_compacted),
         ("moves_to_warm", items.moved_survivors),
         ("moves_within_lru", 0),
@@ -257,16 +272,16 @@ fn first_settings(cx: &Cx<'_>, list: &mut List<'_>) {
     let port = shared
         .listeners
         .iter()
-        .find_map(|address| address.rsplit_once(':')?.1.parse::<u16>().ok())
+        .find_map(|(_, address)| address.rsplit_once(':')?.1.parse::<u16>().ok())
         .unwrap_or(0);
     let inter = shared
         .listeners
         .iter()
-        .find_map(|address| address.rsplit_once(':').map(|(host, _)| host.to_owned()));
+        .find_map(|(_, address)| address.rsplit_once(':').map(|(host, _)| host.to_owned()));
     let socket = shared
         .listeners
         .iter()
-        .find_map(|address| address.strip_prefix("unix:").map(str::to_owned));
+        .find_map(|(_, address)| address.strip_prefix("unix:").map(str::to_owned));
     let is_any = inter
         .as_deref()
         .is_none_or(|host| matches!(host, "0.0.0.0" | "[::]"));
@@ -291,16 +306,28 @@ fn first_settings(cx: &Cx<'_>, list: &mut List<'_>) {
     list.add("num_threads", config.threads);
     list.add("num_threads_per_udp", config.threads);
     list.add("stat_key_prefix", &config.prefix_delimiter);
-    list.add(
-        "detail_enabled",
-        yes_no(shared.live.detail_enabled.load(Ordering::Relaxed)),
-    );
+    list.add("detail_enabled", yes_no(shared.details.is_enabled()));
     list.add("reqs_per_event", config.requests_per_turn);
     list.add("cas_enabled", yes_no(!config.no_cas));
     list.add("tcp_backlog", config.backlog);
-    list.add("binding_protocol", "auto-negotiate");
-    list.add("auth_enabled_sasl", "no");
-    list.add("auth_enabled_ascii", "no");
+    list.add(
+        "binding_protocol",
+        match config.protocol.as_str() {
+            _ if config.sasl => "binary",
+            "auto" => "auto-negotiate",
+            other => other,
+        },
+    );
+    list.add("auth_enabled_sasl", yes_no(config.sasl));
+    let has_text_login = !config.sasl && !config.auth_file.is_empty();
+    list.add(
+        "auth_enabled_ascii",
+        if has_text_login {
+            &config.auth_file
+        } else {
+            "no"
+        },
+    );
     list.add("item_size_max", config.item_size_max.bytes());
     list.add("maxconns_fast", yes_no(config.maxconns_fast));
     list.add("hashpower_init", config.hash_power);
@@ -442,18 +469,32 @@ fn slabs(cx: &Cx<'_>, out: &mut Vec<u8>) {
 }
 
 fn detail(cx: &Cx<'_>, word: Option<&[u8]>, out: &mut Vec<u8>) {
-    let live = &cx.shared.live;
+    let details = &cx.shared.details;
     let text = match word {
         _ if cx.shared.config.no_dumping => texts::STATS_DETAIL_DISABLED,
         Some(b"on") => {
-            live.detail_enabled.store(true, Ordering::Relaxed);
+            details.set_enabled(true);
             texts::OK
         }
         Some(b"off") => {
-            live.detail_enabled.store(false, Ordering::Relaxed);
+            details.set_enabled(false);
             texts::OK
         }
-        Some(b"dump") => texts::END,
+        Some(b"dump") => {
+            for (prefix, counts) in details.all() {
+                out.extend_from_slice(b"PREFIX ");
+                out.extend_from_slice(&prefix);
+                let PrefixCounts {
+                    gets,
+                    hits,
+                    sets,
+                    deletes,
+                } = counts;
+                let _written =
+                    write!(out, " get {gets} hit {hits} set {sets} del {deletes}\r\n").is_ok();
+            }
+            texts::END
+        }
         Some(_) | None => texts::STATS_DETAIL_USAGE,
     };
     out.extend_from_slice(text);
@@ -511,19 +552,33 @@ fn cachedump_class(cx: &Cx<'_>, class: u64, limit: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(texts::END);
 }
 
-/// Listeners only; each worker knows its own connections, and this one must not wait for the others.
+/// Listeners first, then clients, each under its descriptor.
 fn conns(cx: &Cx<'_>, out: &mut Vec<u8>) {
     let mut list = List { out };
-    for (number, address) in cx.shared.listeners.iter().enumerate() {
-        let shown = if address.starts_with("unix:") {
-            address.clone()
-        } else {
-            format!("tcp:{address}")
-        };
-        list.add(&format!("{number}:addr"), shown);
-        list.add(&format!("{number}:state"), "conn_listening");
+    for (fd, address) in &cx.shared.listeners {
+        list.add(&format!("{fd}:addr"), transport(address));
+        list.add(&format!("{fd}:state"), "conn_listening");
+    }
+    for entry in cx.shared.register.all() {
+        let fd = entry.fd;
+        list.add(&format!("{fd}:addr"), &entry.peer);
+        list.add(&format!("{fd}:listen_addr"), transport(&entry.listener));
+        list.add(&format!("{fd}:state"), entry.state_name());
+        list.add(
+            &format!("{fd}:secs_since_last_cmd"),
+            cx.now.saturating_sub(entry.last_command()),
+        );
     }
     list.end();
+}
+
+/// An address with its transport in front.
+fn transport(address: &str) -> String {
+    if address.starts_with("unix:") {
+        address.to_owned()
+    } else {
+        format!("tcp:{address}")
+    }
 }
 
 /// Ours: how the memory is used.

@@ -4,6 +4,7 @@ use ibex_kit::Listener;
 use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 
 /// A connected socket.
 #[derive(Debug)]
@@ -48,36 +49,45 @@ impl Stream {
 /// A listening socket.
 #[derive(Debug)]
 pub(crate) enum Door {
-    Tcp(TcpListener),
-    Unix(UnixListener, String),
+    Tcp(TcpListener, Arc<str>),
+    Unix(UnixListener, Arc<str>),
 }
 
 impl Door {
     pub(crate) fn new(listener: Listener) -> Self {
-        let address = listener.address();
+        let address: Arc<str> = listener.address().into();
         match listener {
-            Listener::Tcp(listener) => Self::Tcp(TcpListener::from_std(listener)),
+            Listener::Tcp(listener) => Self::Tcp(TcpListener::from_std(listener), address),
             Listener::Unix(listener) => Self::Unix(UnixListener::from_std(listener), address),
         }
     }
 
     pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         match self {
-            Self::Tcp(listener) => registry.register(listener, token, Interest::READABLE),
+            Self::Tcp(listener, _) => registry.register(listener, token, Interest::READABLE),
             Self::Unix(listener, _) => registry.register(listener, token, Interest::READABLE),
         }
     }
 
-    pub(crate) fn accept(&self) -> io::Result<(Stream, String)> {
+    /// A connection, its peer, and the address it came in by.
+    pub(crate) fn accept(&self) -> io::Result<(Stream, String, Arc<str>)> {
         match self {
-            Self::Tcp(listener) => {
+            Self::Tcp(listener, address) => {
                 let (stream, peer) = listener.accept()?;
                 stream.set_nodelay(true)?;
-                Ok((Stream::Tcp(stream), format!("tcp:{peer}")))
+                Ok((
+                    Stream::Tcp(stream),
+                    format!("tcp:{peer}"),
+                    Arc::clone(address),
+                ))
             }
             Self::Unix(listener, address) => {
                 let (stream, _) = listener.accept()?;
-                Ok((Stream::Unix(stream), address.clone()))
+                Ok((
+                    Stream::Unix(stream),
+                    address.to_string(),
+                    Arc::clone(address),
+                ))
             }
         }
     }

@@ -29,6 +29,8 @@ const WAKER: Token = Token(usize::MAX);
 pub(crate) struct Arrival {
     pub(crate) stream: Stream,
     pub(crate) peer: String,
+    /// The address it came in by.
+    pub(crate) listener: Arc<str>,
 }
 
 /// How others reach a worker.
@@ -132,10 +134,16 @@ impl Worker {
 
     fn welcome(&mut self) {
         let now = self.shared.clock.now();
-        while let Ok(Arrival { stream, peer }) = self.arrivals.try_recv() {
+        while let Ok(Arrival {
+            stream,
+            peer,
+            listener,
+        }) = self.arrivals.try_recv()
+        {
+            let registered = self.shared.register.enter(stream.fd(), peer, listener, now);
             let entry = self.conns.vacant_entry();
             let id = entry.key();
-            let conn = entry.insert(Conn::new(stream, peer, now));
+            let conn = entry.insert(Conn::new(stream, registered, &self.shared));
             if conn
                 .stream
                 .register(self.poll.registry(), Token(id))
@@ -184,7 +192,8 @@ impl Worker {
         let Some(conn) = self.conns.try_remove(id) else {
             return;
         };
-        tracing::debug!(peer = %conn.peer, fd = conn.stream.fd(), state = conn.state_name(), "connection closed");
+        tracing::debug!(peer = %conn.entry.peer, fd = conn.entry.fd, state = conn.entry.state_name(), "connection closed");
+        self.shared.register.leave(&conn.entry);
         conn.discharge(&self.numbers);
         self.numbers.open.fetch_sub(1, Ordering::Relaxed);
     }
@@ -200,7 +209,7 @@ impl Worker {
         let idle: Vec<usize> = self
             .conns
             .iter()
-            .filter(|(_, conn)| now.saturating_sub(conn.last_command) > limit)
+            .filter(|(_, conn)| now.saturating_sub(conn.entry.last_command()) > limit)
             .map(|(id, _)| id)
             .collect();
         for id in idle {

@@ -48,6 +48,10 @@ fn read_one(cx: &Cx<'_>, mode: ReadMode, key: &[u8], out: &mut Vec<u8>) {
     let mut shard = store.shard(hash);
     let found = shard.find(cx.now, hash, key);
     count_read(cx, mode, found);
+    cx.detail(key, |counts| {
+        counts.gets += 1;
+        counts.hits += u64::from(found.is_ok());
+    });
     let Ok(found) = found else { return };
     shard.accessed(cx.now, found);
     if let ReadMode::Touch(expiry) | ReadMode::TouchWithCas(expiry) = mode {
@@ -96,6 +100,7 @@ fn count_read(cx: &Cx<'_>, mode: ReadMode, found: Result<Found, Absent>) {
 /// A storage command; its reply.
 pub(super) fn store(cx: &Cx<'_>, line: &StoreLine<'_>, value: &[u8]) -> &'static [u8] {
     cx.counters.cmd_set.add(1);
+    cx.detail(line.key, |counts| counts.sets += 1);
     let store = &cx.shared.store;
     let hash = store.hash(line.key);
     let mut shard = store.shard(hash);
@@ -206,6 +211,7 @@ pub(super) fn remove(cx: &Cx<'_>, key: &[u8]) {
 }
 
 pub(super) fn delete(cx: &Cx<'_>, key: &[u8]) -> &'static [u8] {
+    cx.detail(key, |counts| counts.deletes += 1);
     let store = &cx.shared.store;
     let hash = store.hash(key);
     let mut shard = store.shard(hash);

@@ -119,6 +119,10 @@ pub(super) fn get(cx: &Cx<'_>, request: &MetaGet<'_>, out: &mut Vec<u8>) {
     let mut shard = store.shard(hash);
     let looked_up = shard.find(cx.now, hash, key);
     count_get(cx, flags, looked_up);
+    cx.detail(key, |counts| {
+        counts.gets += 1;
+        counts.hits += u64::from(looked_up.is_ok());
+    });
     let (found, is_new) = match (looked_up, flags.vivify) {
         (Ok(found), _) => (found, false),
         (Err(_), None) => {

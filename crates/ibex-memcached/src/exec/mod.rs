@@ -4,6 +4,7 @@
 //! ([`Job`]) run in steps so that neither the output of one client nor the lock of one shard grows large.
 
 mod admin_text;
+pub(crate) mod binary;
 mod classic;
 mod dump;
 mod meta;
@@ -11,6 +12,7 @@ mod write;
 
 use crate::PROTOCOL_VERSION;
 use crate::counters::Counters;
+use crate::register::PrefixCounts;
 use crate::shared::Shared;
 use crate::stats;
 use ibex_memcached_proto::meta::StoreMode;
@@ -41,6 +43,20 @@ impl Cx<'_> {
         } else {
             self.shared.store.next_cas()
         }
+    }
+
+    /// Counts for `stats detail`.
+    #[inline]
+    fn detail(&self, key: &[u8], change: impl FnOnce(&mut PrefixCounts)) {
+        let delimiter = self
+            .shared
+            .config
+            .prefix_delimiter
+            .as_bytes()
+            .first()
+            .copied()
+            .unwrap_or(b':');
+        self.shared.details.count(key, delimiter, change);
     }
 
     fn expiry(&self, exptime: i64) -> u32 {
