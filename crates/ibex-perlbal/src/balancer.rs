@@ -22,7 +22,7 @@ use crate::client;
 use crate::config::Config;
 use crate::manage;
 use crate::metrics::Metrics;
-use crate::model::{self, BackendVersion, Model, Settings};
+use crate::model::{self, BackendVersion, FileMark, Model, Settings};
 use crate::nodes::NodeBook;
 use crate::registry::Registry;
 use crate::service::{Admission, Service};
@@ -151,6 +151,7 @@ impl Balancer {
         let wanted = wanted_listeners(&model)?;
         let opened = self.open_missing(&wanted)?;
         for (name, settings) in &model.services {
+            clean_spool_directory(name, before.model.services.get(name), settings);
             if let Some(service) = services.get(name) {
                 configure(service, Settings::compile(&model, settings), &model);
             }
@@ -317,62 +318,46 @@ impl Balancer {
     }
 
     /// Looks at the node files again; changed ones give their pools new nodes.
-    pub(crate) async fn refresh_nodefiles(self: &Arc<Self>, seen: &mut BTreeMap<String, FileMark>) {
-        let files: Vec<(String, String)> = self
-            .state
-            .load()
-            .model
-            .pools
-            .iter()
-            .filter_map(|(name, p)| Some((name.clone(), p.nodefile.clone()?)))
-            .collect();
-        seen.retain(|name, _| files.iter().any(|(n, _)| n == name));
-        for (pool, file) in files {
-            let Some(mark) = FileMark::of(&file) else {
+    pub(crate) async fn refresh_nodefiles(self: &Arc<Self>) {
+        let state = self.state.load_full();
+        for (pool, known) in &state.model.pools {
+            let Some(file) = &known.nodefile else {
                 continue;
             };
-            let before = seen.insert(pool.clone(), mark);
-            // A file seen for the first time was read when it was set.
-            if before.is_none_or(|b| b == mark) {
+            // A file that is gone for a moment is being replaced; the nodes stay.
+            let Some(mark) = FileMark::of(file).filter(|m| known.mark != Some(*m)) else {
                 continue;
-            }
-            match model::read_nodefile(&file) {
-                Ok(nodes) => {
-                    info!(pool = %pool, nodes = nodes.len(), "node file changed");
-                    let changed = self.change(|model| {
-                        if let Some(pool) = model
-                            .pools
-                            .get_mut(&pool)
-                            .filter(|p| p.nodefile.as_deref() == Some(&file))
-                        {
-                            pool.nodes = nodes;
-                        }
-                        Ok(())
-                    });
-                    if let Err(error) = changed.await {
-                        warn!(pool = %pool, %error, "node file could not be applied");
-                    }
-                }
+            };
+            match model::read_nodefile(file) {
+                Ok(nodes) => self.apply_nodefile(pool, file, mark, nodes).await,
                 Err(error) => warn!(pool = %pool, %error, "node file could not be read"),
             }
         }
     }
-}
 
-/// What tells one version of a file from another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct FileMark(i64, i64, u64, u64);
-
-impl FileMark {
-    pub(crate) fn of(path: &str) -> Option<Self> {
-        use std::os::unix::fs::MetadataExt as _;
-        let meta = std::fs::metadata(path).ok()?;
-        Some(Self(
-            meta.mtime(),
-            meta.mtime_nsec(),
-            meta.size(),
-            meta.ino(),
-        ))
+    async fn apply_nodefile(
+        self: &Arc<Self>,
+        pool: &str,
+        file: &str,
+        mark: FileMark,
+        nodes: Vec<NodeSpec>,
+    ) {
+        info!(pool, nodes = nodes.len(), "node file changed");
+        let changed = self.change(|model| {
+            // The pool may have been given another source in between.
+            if let Some(pool) = model
+                .pools
+                .get_mut(pool)
+                .filter(|p| p.nodefile.as_deref() == Some(file))
+            {
+                pool.nodes = nodes;
+                pool.mark = Some(mark);
+            }
+            Ok(())
+        });
+        if let Err(error) = changed.await {
+            warn!(pool, %error, "node file could not be applied");
+        }
     }
 }
 
@@ -409,6 +394,20 @@ fn listen_address(text: &str) -> String {
     }
 }
 
+/// Removes what an earlier run has left in a spool directory that comes into use.
+fn clean_spool_directory(
+    name: &str,
+    before: Option<&model::ServiceModel>,
+    now: &model::ServiceModel,
+) {
+    let directory = now.text("buffer_uploads_path");
+    if let Some(directory) =
+        directory.filter(|_| before.and_then(|b| b.text("buffer_uploads_path")) != directory)
+    {
+        remove_leftovers(std::path::Path::new(directory), name);
+    }
+}
+
 /// Gives a service its new settings.
 fn configure(service: &Arc<Service>, settings: Settings, model: &Model) {
     let nodes = settings
@@ -431,14 +430,6 @@ fn configure(service: &Arc<Service>, settings: Settings, model: &Model) {
     };
     if settings.proxy.reproxy_cache == 0 {
         service.reproxy_cache.clear();
-    }
-    if let Some(directory) = settings
-        .proxy
-        .upload_path
-        .as_ref()
-        .filter(|d| service.settings.load().proxy.upload_path.as_ref() != Some(*d))
-    {
-        remove_leftovers(directory, &service.name);
     }
     service
         .upstream

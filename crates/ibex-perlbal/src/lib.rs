@@ -43,7 +43,6 @@ mod upload;
 mod upstream;
 mod web;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -118,11 +117,9 @@ fn watch(balancer: &Arc<Balancer>) {
     let heartbeat = balancer.kit.heartbeat("timer");
     let ticking = Arc::clone(balancer);
     balancer.kit.spawn_background("timer", async move {
-        let mut seen = BTreeMap::new();
-        ticking.refresh_nodefiles(&mut seen).await;
         loop {
             tokio::time::sleep(NODEFILE_INTERVAL).await;
-            ticking.refresh_nodefiles(&mut seen).await;
+            ticking.refresh_nodefiles().await;
             heartbeat.beat();
         }
     });

@@ -360,12 +360,18 @@ pub(crate) async fn execute(
             .await
             .map(|()| Answer::Done(Vec::new()));
     }
+    // COMPAT(perlbal): these print their own line and no OK (Perlbal.pm, MANAGE_mime).
+    let speaks_itself = matches!(command, Command::MimeSet(..) | Command::MimeRemove(_));
     let mut changed = context.clone();
     let lines = balancer
         .change(|model| apply(model, &mut changed, command))
         .await?;
     *context = changed;
-    Ok(Answer::Done(lines))
+    Ok(if speaks_itself {
+        Answer::Listing(lines)
+    } else {
+        Answer::Done(lines)
+    })
 }
 
 /// Runs the commands of files, all or none.

@@ -167,12 +167,7 @@ async fn directory(
         return answer(
             client,
             turn,
-            Reply {
-                status: 200,
-                body: "Directory listing disabled".into(),
-                content_type: Some("text/html".into()),
-                ..Reply::default()
-            },
+            Reply::small(200, "Directory listing disabled"),
         )
         .await;
     }

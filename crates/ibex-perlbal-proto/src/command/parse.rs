@@ -95,10 +95,10 @@ pub fn parse(text: &str) -> Result<Command, Error> {
         "default" => default(&args),
         "header" => header(&args),
         "enable" => args
-            .word(&format!("usage: {} <service>", verb.to_ascii_uppercase()))
+            .word("Usage: {ENABLE|DISABLE} <service>")
             .map(Command::Enable),
         "disable" => args
-            .word(&format!("usage: {} <service>", verb.to_ascii_uppercase()))
+            .word("Usage: {ENABLE|DISABLE} <service>")
             .map(Command::Disable),
         "pool" => pool(&args),
         "drain" | "undrain" => drain(&args, verb == "drain"),
@@ -220,7 +220,7 @@ fn default(args: &Args<'_>) -> Result<Command, Error> {
 }
 
 fn header(args: &Args<'_>) -> Result<Command, Error> {
-    let usage = || Error::new("Invalid syntax to 'header' command");
+    let usage = || Error::new("Usage: HEADER <service> {INSERT|REMOVE} <header>[: <value>]");
     let mut parts = args.text.splitn(3, ' ');
     let (service, action, rest) = (
         parts.next().and_then(name),
@@ -236,7 +236,7 @@ fn header(args: &Args<'_>) -> Result<Command, Error> {
         return Err(usage());
     }
     if header.is_empty() {
-        return Err(Error::new("no header provided"));
+        return Err(usage());
     }
     if !crate::head::is_token(header.as_bytes()) {
         return Err(Error::new("invalid header name"));
@@ -402,7 +402,7 @@ fn vhost_command(args: &Args<'_>) -> Result<Command, Error> {
 
 fn vpath(args: &Args<'_>) -> Result<Command, Error> {
     let (selector, pattern, service) = mapping(args)
-        .ok_or_else(|| Error::new("usage: VPATH [<service>] <regex> = <dest_service>"))?;
+        .ok_or_else(|| Error::new("usage: VPATH [<service>] <path regex> = <dest_service>"))?;
     Ok(Command::Vpath {
         selector,
         pattern: pattern.to_owned(),
@@ -423,9 +423,7 @@ fn access(args: &Args<'_>) -> Result<Command, Error> {
         ["deny", _, _] => AccessVerb::Deny,
         ["queue_low", _, _] => AccessVerb::QueueLow,
         _ => {
-            return Err(Error::new(
-                "usage: ACCESS {ALLOW|DENY|QUEUE_LOW} {IP <address>|NETMASK <network>}",
-            ));
+            return Err(Error::new("usage: ACCESS <cmd> <arg1> [<arg2>]"));
         }
     };
     if lower[1] != "ip" && lower[1] != "netmask" {
@@ -464,7 +462,7 @@ fn include(args: &Args<'_>) -> Result<Command, Error> {
         .filter(|t| !t.is_empty());
     globs
         .map(|t| Command::Include(t.split_whitespace().map(str::to_owned).collect()))
-        .ok_or_else(|| Error::new("usage: INCLUDE = <config/file/path/to/include>"))
+        .ok_or_else(|| Error::new("usage: INCLUDE = <config files>"))
 }
 
 fn explain(args: &Args<'_>) -> Result<Command, Error> {
@@ -618,7 +616,10 @@ mod tests {
             ("show nothing", "Invalid syntax to 'show' command"),
             ("verbose maybe", "usage: VERBOSE {on|off}"),
             ("default x", "usage: DEFAULT <param> = <value>"),
-            ("header web insert", "no header provided"),
+            (
+                "header web insert",
+                "Usage: HEADER <service> {INSERT|REMOVE} <header>[: <value>]",
+            ),
             ("header web insert X-A", "no value provided"),
             (
                 "pool a frob 1.2.3.4",

@@ -10,7 +10,7 @@ use ibex_perlbal_core::dispatcher::{Balance, NodeSpec};
 use ibex_perlbal_proto::command::{Access, Command, Error, Thing};
 use ibex_perlbal_proto::tunable::{self, Kind, Role, Scope, Tunable, Value};
 
-use super::{Model, Plugin, PoolModel, ServiceModel, Vpath, read_nodefile};
+use super::{FileMark, Model, Plugin, PoolModel, ServiceModel, Vpath, read_nodefile};
 
 /// What one source of commands remembers.
 #[derive(Debug, Clone)]
@@ -104,12 +104,10 @@ pub(crate) fn apply(
             return Ok(vec![format!("{extension} set to {mime}.")]);
         }
         Command::MimeRemove(extension) => {
-            let text = if model.mime.remove(&extension) {
-                "removed"
-            } else {
-                "not a defined extension"
-            };
-            return Ok(vec![format!("{extension} {text}.")]);
+            if !model.mime.remove(&extension) {
+                return Err(Error::new(format!("{extension} not a defined extension.")));
+            }
+            return Ok(vec![format!("{extension} removed.")]);
         }
         Command::Verbose(on) => context.verbose = on,
         Command::Vhost {
@@ -299,6 +297,7 @@ fn set_pool(pool: &mut PoolModel, key: &str, value: &str) -> Result<(), Error> {
             pool.nodefile = None
         }
         "nodefile" => {
+            pool.mark = FileMark::of(value);
             pool.nodes = read_nodefile(value).map_err(|_| Error::new("File not found"))?;
             pool.nodefile = Some(value.to_owned());
         }
@@ -587,7 +586,8 @@ fn server(model: &mut Model, key: &str, value: &str) -> Result<(), Error> {
             tunable::parse_bool(value).ok_or_else(|| Error::new("Expecting boolean value"))?;
         }
         "pidfile" => {}
-        _ => return Err(Error::new(format!("unknown server option '{key}'"))),
+        // COMPAT(perlbal): the text names the value, not the option (Perlbal.pm, MANAGE_server).
+        _ => return Err(Error::new(format!("unknown server option '{value}'"))),
     }
     model.server.insert(key.to_owned(), value.to_owned());
     Ok(())
@@ -729,7 +729,7 @@ mod tests {
                 ],
                 "Service 'a' is not a selector service",
             ),
-            (&["SERVER frob = 1"], "unknown server option 'frob'"),
+            (&["SERVER frob = 1"], "unknown server option '1'"),
             (
                 &["SERVER max_connections = x"],
                 "Expected numeric parameter",

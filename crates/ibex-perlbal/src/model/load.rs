@@ -133,6 +133,23 @@ fn glob_matches(pattern: &[u8], name: &[u8]) -> bool {
     }
 }
 
+/// What tells one version of a file from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileMark(i64, i64, u64, u64);
+
+impl FileMark {
+    pub(crate) fn of(path: &str) -> Option<Self> {
+        use std::os::unix::fs::MetadataExt as _;
+        let meta = std::fs::metadata(path).ok()?;
+        Some(Self(
+            meta.mtime(),
+            meta.mtime_nsec(),
+            meta.size(),
+            meta.ino(),
+        ))
+    }
+}
+
 /// Nodes of a node file: the first `ip[:port]` of each line, port 80 by default, `#` comments; other lines are ignored.
 pub(crate) fn read_nodefile(path: &str) -> std::io::Result<Vec<NodeSpec>> {
     let text = std::fs::read_to_string(path)?;

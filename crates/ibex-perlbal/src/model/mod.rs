@@ -17,7 +17,7 @@ use std::sync::Arc;
 pub(crate) use apply::{Context, apply};
 pub(crate) use dump::dump;
 pub(crate) use environment::System;
-pub(crate) use load::{expand_includes, load, read_nodefile};
+pub(crate) use load::{FileMark, expand_includes, load, read_nodefile};
 pub(crate) use plugin::Plugin;
 pub(crate) use settings::{BackendVersion, Settings};
 
@@ -48,6 +48,8 @@ pub(crate) struct PoolModel {
     pub(crate) nodes: Vec<NodeSpec>,
     /// File the nodes come from.
     pub(crate) nodefile: Option<String>,
+    /// Which version of that file was read.
+    pub(crate) mark: Option<FileMark>,
     pub(crate) balance: Balance,
 }
 
