@@ -10,7 +10,7 @@ use crate::grab::{Grab, GrabbedJob, Only};
 use crate::handle::Handle;
 use crate::insert::Inserted;
 use crate::job::{Job, StoredJob};
-use crate::list::{Failure, FuncCount, Query, State, Status};
+use crate::list::{Change, Failure, FuncCount, Query, State, Status};
 use crate::schema::check_prefix;
 use crate::tables::Clock;
 use ibex_base::rng::Rng;
@@ -46,16 +46,33 @@ impl fmt::Debug for Client {
 }
 
 /// How a client is made.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct ClientBuilder {
     urls: Vec<(String, Roles)>,
     shared: Vec<Db>,
     prefix: String,
+    secret: Option<String>,
     auto_init: Option<bool>,
     rest: Option<Duration>,
 }
 
+impl fmt::Debug for ClientBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Addresses may hold passwords.
+        f.debug_struct("ClientBuilder")
+            .field("databases", &(self.urls.len() + self.shared.len()))
+            .finish_non_exhaustive()
+    }
+}
+
 impl ClientBuilder {
+    /// The password of every server whose URL has none.
+    #[must_use]
+    pub fn password(mut self, secret: impl Into<String>) -> Self {
+        self.secret = Some(secret.into());
+        self
+    }
+
     /// A database by its URL; see [`ibex_sql::Config::new`] for the forms.
     #[must_use]
     pub fn db(self, url: impl Into<String>) -> Self {
@@ -132,8 +149,16 @@ impl ClientBuilder {
         };
         let mut databases = Vec::new();
         for (url, roles) in &self.urls {
+            let mut address = Address::parse(url)?;
+            if let Some(secret) = self
+                .secret
+                .as_ref()
+                .filter(|_| !address.config.has_password())
+            {
+                address.config = address.config.with_password(secret);
+            }
             databases.push(Database::new(
-                Address::parse(url)?,
+                address,
                 settings.clone(),
                 *roles,
                 Arc::clone(&clock),
@@ -549,6 +574,27 @@ impl Client {
     /// What the database answers.
     pub async fn newest(&self, database: &Database) -> Result<u64, Error> {
         database.judge(database.newest().await)
+    }
+
+    /// Functions of jobs with numbers above `after` in a database, how many each, and the largest number now: what others inserted.
+    ///
+    /// # Errors
+    /// What the database answers.
+    pub async fn newer(
+        &self,
+        database: &Database,
+        after: u64,
+    ) -> Result<(u64, Vec<(String, u64)>), Error> {
+        database.judge(database.newer(after).await)
+    }
+
+    /// Changes a job that no worker has.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Grabbed`], and as [`Client::grab_handle`].
+    pub async fn change(&self, handle: &Handle, change: &Change) -> Result<(), Error> {
+        let database = self.of(handle)?;
+        database.judge(database.change(handle.jobid(), change).await)
     }
 
     /// Removes one chunk of old errors and exit statuses from a database; call again while it answers more than 0.

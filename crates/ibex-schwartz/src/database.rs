@@ -119,6 +119,12 @@ impl Database {
         self.inner.roles
     }
 
+    /// Whether it is a SQLite file, which is cheap to ask often.
+    #[must_use]
+    pub fn is_file(&self) -> bool {
+        self.engine() == Engine::Sqlite
+    }
+
     /// Which engine serves it.
     #[must_use]
     pub fn engine(&self) -> Engine {

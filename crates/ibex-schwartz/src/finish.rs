@@ -170,6 +170,19 @@ impl Database {
         self.judge(outcome)
     }
 
+    /// Gives a job back before its lease ends, as if it had never been taken; nothing happens when the lease is lost.
+    ///
+    /// # Errors
+    /// What the database answers.
+    pub async fn release_job(&self, jobid: u64, lease: u64) -> Result<(), Error> {
+        self.release(Fence {
+            jobid,
+            funcid: 0,
+            lease,
+        })
+        .await
+    }
+
     pub(crate) async fn finish(&self, fence: Fence, finish: Finish) -> Result<Finished, Error> {
         if let Finish::Complete { keep: 0, .. } = finish {
             return self.remove(fence).await;

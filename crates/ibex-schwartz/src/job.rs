@@ -108,6 +108,24 @@ impl Job {
         &self.funcname
     }
 
+    /// The argument.
+    #[must_use]
+    pub fn arg(&self) -> &Bytes {
+        &self.arg
+    }
+
+    /// When it may run.
+    #[must_use]
+    pub fn when(&self) -> When {
+        self.run_after
+    }
+
+    /// Its priority, if it has one.
+    #[must_use]
+    pub fn priority_value(&self) -> Option<u16> {
+        self.priority
+    }
+
     /// Checks every limit of the classic columns.
     ///
     /// # Errors

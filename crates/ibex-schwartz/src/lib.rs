@@ -56,5 +56,5 @@ pub use grab::{Grab, GrabbedJob, Only};
 pub use handle::Handle;
 pub use insert::Inserted;
 pub use job::{Job, StoredJob, When, limits};
-pub use list::{Failure, FuncCount, Query, State, Status};
+pub use list::{Change, Failure, FuncCount, Query, State, Status};
 pub use worker::{FunctionOptions, JobContext, Outcome, Worker};

@@ -5,8 +5,9 @@
 use crate::database::Database;
 use crate::error::Error;
 use crate::grab::{COLUMNS, like_prefix};
-use crate::job::StoredJob;
+use crate::job::{StoredJob, When};
 use crate::tables::marks;
+use bytes::Bytes;
 use ibex_sql::{Engine, Value, params};
 
 /// Rows of one cleaning statement, at most, so that no lock is held for long.
@@ -42,6 +43,17 @@ pub struct Query {
     pub after: u64,
     /// At most so many; 0 is the classic 50.
     pub limit: u32,
+}
+
+/// What to change of a pending job.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Change {
+    /// When it may run.
+    pub run_after: Option<When>,
+    /// Its priority.
+    pub priority: Option<u16>,
+    /// Its argument.
+    pub arg: Option<Bytes>,
 }
 
 /// One failed run.
@@ -266,6 +278,70 @@ impl Database {
         {
             Some(row) => Ok(row.get::<Option<u64>>(0)?.unwrap_or(0)),
             None => Ok(0),
+        }
+    }
+
+    /// Functions of jobs with numbers above `after`, how many each, and the largest number now.
+    pub(crate) async fn newer(&self, after: u64) -> Result<(u64, Vec<(String, u64)>), Error> {
+        let rows = self
+            .query(
+                "SELECT funcid, COUNT(*), MAX(jobid) FROM {p}job WHERE jobid > ? GROUP BY funcid",
+                params![after],
+            )
+            .await?;
+        let mut newest = after;
+        let mut found = Vec::new();
+        for row in &rows {
+            newest = newest.max(row.get(2)?);
+            if let Some(name) = self.funcname(row.get(0)?).await? {
+                found.push((name, row.get(1)?));
+            }
+        }
+        Ok((newest, found))
+    }
+
+    /// Changes a job that nobody works on: time, priority, argument.
+    pub(crate) async fn change(&self, jobid: u64, change: &Change) -> Result<(), Error> {
+        let mut sets = Vec::new();
+        let mut params = Vec::new();
+        match change.run_after {
+            None => {}
+            Some(When::Now) => sets.push("run_after = :now"),
+            Some(When::In(seconds)) => {
+                sets.push("run_after = :now + ?");
+                params.push(Value::from(seconds));
+            }
+            Some(When::At(epoch)) => {
+                sets.push("run_after = ?");
+                params.push(Value::from(epoch));
+            }
+        }
+        if let Some(priority) = change.priority {
+            sets.push("priority = ?");
+            params.push(Value::from(priority));
+        }
+        if let Some(arg) = &change.arg {
+            sets.push("arg = ?");
+            params.push(Value::from(arg));
+        }
+        if sets.is_empty() {
+            return Ok(());
+        }
+        params.push(Value::from(jobid));
+        let template = format!(
+            "UPDATE {{p}}job SET {} WHERE jobid = ? AND grabbed_until <= :now",
+            sets.join(", ")
+        );
+        if self.execute(&template, params).await?.rows_affected == 1 {
+            return Ok(());
+        }
+        match self
+            .query("SELECT jobid FROM {p}job WHERE jobid = ?", params![jobid])
+            .await?
+            .first()
+        {
+            Some(_) => Err(Error::Grabbed(jobid)),
+            None => Err(Error::NotFound(jobid)),
         }
     }
 

@@ -206,6 +206,15 @@ impl Config {
         }
     }
 
+    /// Whether a password is known; always so for SQLite, which has none.
+    #[must_use]
+    pub fn has_password(&self) -> bool {
+        match &self.target {
+            Target::Sqlite(_) => true,
+            Target::MySql(target) => target.password.is_some(),
+        }
+    }
+
     /// The account at a MySQL server.
     #[must_use]
     pub fn user(&self) -> Option<&str> {

@@ -1,0 +1,111 @@
+//! Jobs as a stream of lines: a worker opens it, keeps a number of jobs in hand, and ends it to give the rest back.
+//!
+//! Apart because the stream's end is a finish, too. Finishes themselves go through the ordinary calls.
+
+use super::App;
+use crate::http::{Refusal, Reply, query_pairs, stream};
+use ::http::Request;
+use bytes::Bytes;
+use hyper::body::Incoming;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// A blank line this often tells both sides that the other is there.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// Jobs one stream may have in hand.
+const PREFETCH_MAX: usize = 1000;
+/// How soon a finished job of a full stream is noticed.
+const ROOM_POLL: Duration = Duration::from_millis(20);
+
+impl App {
+    pub(super) fn take(self: &Arc<Self>, request: &Request<Incoming>) -> Result<Reply, Refusal> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let pairs = query_pairs(request.uri().query());
+        let funcs: Vec<String> = pairs
+            .get("funcs")
+            .map(|funcs| funcs.split(',').map(str::to_owned).collect())
+            .unwrap_or_default();
+        let number = |name: &str, default: u64| match pairs.get(name) {
+            Some(text) => text
+                .parse::<u64>()
+                .map_err(|_| Refusal::bad_request(format!("{name} is a number"))),
+            None => Ok(default),
+        };
+        let prefetch = usize::try_from(number("prefetch", 1)?).unwrap_or(usize::MAX);
+        if !(1..=PREFETCH_MAX).contains(&prefetch) {
+            return Err(Refusal::bad_request(format!(
+                "prefetch is 1 to {PREFETCH_MAX}"
+            )));
+        }
+        let grab_for = pairs
+            .contains_key("grab_for")
+            .then(|| number("grab_for", 60))
+            .transpose()?;
+        let want = self.want(funcs, prefetch, grab_for)?;
+        let worker = pairs.get("worker").cloned().unwrap_or_default();
+        let (lines, receiver) = mpsc::channel(16);
+        let (app, id) = (Arc::clone(self), NEXT.fetch_add(1, Ordering::Relaxed));
+        self.kit.spawn("take", async move {
+            app.feed(id, &want, &worker, &lines).await;
+            app.give_back(app.leases.take_stream(id)).await;
+        });
+        Ok(stream("application/x-ndjson", receiver))
+    }
+
+    /// Sends jobs until the client goes away or the daemon closes.
+    async fn feed(
+        self: &Arc<Self>,
+        id: u64,
+        want: &ibex_schwartz::Grab,
+        worker: &str,
+        lines: &mpsc::Sender<Bytes>,
+    ) {
+        let mut last = Instant::now();
+        while !self.hub.closing.is_cancelled() {
+            let room = want.max.saturating_sub(self.leases.count_stream(id));
+            if room > 0 {
+                let want = ibex_schwartz::Grab {
+                    max: room,
+                    ..want.clone()
+                };
+                let jobs = tokio::select! {
+                    jobs = self.hub.fetch(&want, last + HEARTBEAT) => jobs.unwrap_or_default(),
+                    () = lines.closed() => return,
+                };
+                for job in jobs {
+                    let mut line = self
+                        .hand_out(&job, worker, want.grab_for, Some(id))
+                        .to_string();
+                    line.push('\n');
+                    if lines.send(Bytes::from(line)).await.is_err() {
+                        return;
+                    }
+                    last = Instant::now();
+                }
+            } else {
+                tokio::select! {
+                    () = tokio::time::sleep(ROOM_POLL) => {}
+                    () = lines.closed() => return,
+                }
+            }
+            if last.elapsed() >= HEARTBEAT {
+                if lines.send(Bytes::from_static(b"\n")).await.is_err() {
+                    return;
+                }
+                last = Instant::now();
+            }
+        }
+    }
+
+    /// Makes jobs ready again that were handed out and will not be finished; no failure is counted.
+    pub(crate) async fn give_back(&self, held: Vec<crate::held::Held>) {
+        for one in held {
+            if let Err(error) = one.database.release_job(one.jobid, one.value).await {
+                tracing::debug!(job = one.jobid, error = %error, "job comes back when its lease ends");
+            }
+            self.hub.wake(&one.func, 1);
+        }
+    }
+}

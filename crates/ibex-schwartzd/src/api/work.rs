@@ -1,0 +1,472 @@
+//! Jobs out and finished: fetch, complete, fail, decline, extend, replace, and many finishes at once.
+
+use super::App;
+use super::jobs::{job_in, job_out};
+use crate::held::{Held, Token};
+use crate::http::{Refusal, Reply, json_body, ok};
+use ::http::{Request, StatusCode};
+use hyper::body::Incoming;
+use ibex_schwartz::{Error, Finish, Finished, Grab, GrabbedJob, Handle, Only, RetryPolicy, When};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Jobs of one fetch.
+const FETCH_MAX: usize = 1000;
+/// Longest wait of a fetch; below the idle time-outs of usual balancers.
+const WAIT_MAX: u64 = 60_000;
+/// Finishes of one call.
+const FINISHES_MAX: usize = 10_000;
+/// A lease of a day; longer ones look like a job that hangs.
+const GRAB_FOR_MAX: u64 = 86_400;
+
+#[derive(Debug, Deserialize)]
+struct FetchIn {
+    worker: Option<String>,
+    funcs: Vec<String>,
+    max: Option<usize>,
+    wait_ms: Option<u64>,
+    grab_for: Option<u64>,
+    prioritize: Option<bool>,
+    floor: Option<u16>,
+    coalesce: Option<CoalesceIn>,
+}
+
+#[derive(Debug, Deserialize)]
+struct CoalesceIn {
+    value: Option<String>,
+    prefix: Option<String>,
+}
+
+/// One finish, as callers write it.
+#[derive(Debug, Deserialize)]
+struct FinishIn {
+    handle: Option<String>,
+    op: Option<String>,
+    lease: Option<String>,
+    message: Option<String>,
+    exit_status: Option<u64>,
+    keep_exit_status_for: Option<u64>,
+    retry_in: Option<u64>,
+    permanent: Option<bool>,
+    delay: Option<u64>,
+    run_after: Option<u64>,
+    grab_for: Option<u64>,
+    jobs: Option<Vec<Value>>,
+}
+
+impl App {
+    /// A fetch as a request for jobs.
+    pub(super) fn want(
+        &self,
+        funcs: Vec<String>,
+        max: usize,
+        grab_for: Option<u64>,
+    ) -> Result<Grab, Refusal> {
+        if funcs.is_empty() || funcs.len() > 1000 {
+            return Err(Refusal::bad_request("funcs names 1 to 1000 functions"));
+        }
+        if !(1..=FETCH_MAX).contains(&max) {
+            return Err(Refusal::bad_request(format!("max is 1 to {FETCH_MAX}")));
+        }
+        let grab_for = grab_for.unwrap_or_else(|| self.config.load().grab_for.std().as_secs());
+        if !(1..=GRAB_FOR_MAX).contains(&grab_for) {
+            return Err(Refusal::bad_request(format!(
+                "grab_for is 1 to {GRAB_FOR_MAX} seconds"
+            )));
+        }
+        Ok(Grab {
+            max,
+            grab_for,
+            shuffle: false,
+            ..Grab::new(funcs)
+        })
+    }
+
+    pub(super) async fn fetch(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+    ) -> Result<Reply, Refusal> {
+        let body = json_body(request.into_body()).await?;
+        let asked: FetchIn = serde_json::from_value(body)
+            .map_err(|error| Refusal::bad_request(error.to_string()))?;
+        let mut want = self.want(asked.funcs, asked.max.unwrap_or(1), asked.grab_for)?;
+        want.prioritize = asked.prioritize.unwrap_or(false);
+        want.floor = asked.floor;
+        want.only = match asked.coalesce {
+            None => Only::Any,
+            Some(CoalesceIn {
+                value: Some(value),
+                prefix: None,
+            }) => Only::Coalesce(value),
+            Some(CoalesceIn {
+                value: None,
+                prefix: Some(prefix),
+            }) => Only::CoalescePrefix(prefix),
+            Some(_) => return Err(Refusal::bad_request("coalesce has a value or a prefix")),
+        };
+        let wait = asked.wait_ms.unwrap_or(0);
+        if wait > WAIT_MAX {
+            return Err(Refusal::bad_request(format!(
+                "wait_ms is at most {WAIT_MAX}"
+            )));
+        }
+        let worker = asked.worker.unwrap_or_default();
+        let jobs = self
+            .hub
+            .fetch(&want, Instant::now() + Duration::from_millis(wait))
+            .await;
+        let jobs = jobs.map_err(|error| Refusal::from(&*error))?;
+        let out: Vec<Value> = jobs
+            .iter()
+            .map(|job| self.hand_out(job, &worker, want.grab_for, None))
+            .collect();
+        Ok(ok(&json!({ "jobs": out })))
+    }
+
+    /// Notes the lease and writes the job as the worker gets it.
+    pub(super) fn hand_out(
+        &self,
+        job: &GrabbedJob,
+        worker: &str,
+        grab_for: u64,
+        stream: Option<u64>,
+    ) -> Value {
+        let token = self.leases.add(job, worker, grab_for, stream);
+        self.metrics
+            .grabbed
+            .get_or_create(&self.metrics.func(&job.job.funcname))
+            .inc();
+        let mut out = job_out(&job.handle, &job.job);
+        out.insert("attempt".to_owned(), job.attempt.into());
+        out.insert(
+            "max_attempts".to_owned(),
+            self.config.load().max_attempts.into(),
+        );
+        out.insert("lease".to_owned(), token.encode().into());
+        out.insert("lease_expires".to_owned(), job.lease.into());
+        Value::Object(out)
+    }
+
+    pub(super) async fn finish_one(
+        self: &Arc<Self>,
+        handle: Handle,
+        op: &str,
+        request: Request<Incoming>,
+    ) -> Result<Reply, Refusal> {
+        let body = json_body(request.into_body()).await?;
+        let finish: FinishIn = serde_json::from_value(body)
+            .map_err(|error| Refusal::bad_request(error.to_string()))?;
+        Ok(ok(&self.finish(&handle, op, finish).await?))
+    }
+
+    pub(super) async fn finish_many(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+    ) -> Result<Reply, Refusal> {
+        #[derive(Deserialize)]
+        struct ManyIn {
+            results: Vec<FinishIn>,
+        }
+        let body = json_body(request.into_body()).await?;
+        let many: ManyIn = serde_json::from_value(body)
+            .map_err(|error| Refusal::bad_request(error.to_string()))?;
+        if many.results.len() > FINISHES_MAX {
+            return Err(Refusal::bad_request(format!(
+                "at most {FINISHES_MAX} results at a time"
+            )));
+        }
+        let mut answers: Vec<Value> = vec![Value::Null; many.results.len()];
+        let mut plain: Vec<Plain> = Vec::new();
+        for (index, finish) in many.results.into_iter().enumerate() {
+            let handle = finish.handle.clone().unwrap_or_default();
+            let outcome = match self.as_plain(index, &finish) {
+                Some(one) => {
+                    plain.push(one);
+                    continue;
+                }
+                None => match super::parse_handle(&handle) {
+                    Ok(parsed) => {
+                        let op = finish.op.clone().unwrap_or_default();
+                        self.finish(&parsed, &op, finish).await
+                    }
+                    Err(refusal) => Err(refusal),
+                },
+            };
+            put(&mut answers, index, outcome_out(&handle, outcome));
+        }
+        self.complete_plain(plain, &mut answers).await;
+        Ok(ok(&json!({ "results": answers })))
+    }
+
+    /// A complete with nothing special, which can share a transaction with others.
+    fn as_plain(&self, index: usize, finish: &FinishIn) -> Option<Plain> {
+        if finish.op.as_deref() != Some("complete") || finish.exit_status.unwrap_or(0) != 0 {
+            return None;
+        }
+        let handle: Handle = finish.handle.as_deref()?.parse().ok()?;
+        let token = Token::decode(finish.lease.as_deref()?)
+            .filter(|token| token.jobid == handle.jobid())?;
+        let (value, held) = self.leases.value(handle.database(), token)?;
+        let keep = finish
+            .keep_exit_status_for
+            .unwrap_or_else(|| self.config.load().keep_exit_status_for.std().as_secs());
+        Some(Plain {
+            index,
+            handle,
+            value,
+            keep,
+            held,
+        })
+    }
+
+    /// Groups by database and keeping time, each group one transaction.
+    async fn complete_plain(&self, plain: Vec<Plain>, answers: &mut [Value]) {
+        let mut groups: std::collections::BTreeMap<(String, u64), Vec<Plain>> =
+            std::collections::BTreeMap::new();
+        for one in plain {
+            groups
+                .entry((one.handle.database().to_owned(), one.keep))
+                .or_default()
+                .push(one);
+        }
+        for ((_, keep), group) in groups {
+            let Some(first) = group.first() else { continue };
+            let done = match self.client.of(&first.handle) {
+                Ok(database) => {
+                    database
+                        .complete_many(
+                            &group
+                                .iter()
+                                .map(|one| (one.handle.jobid(), one.value))
+                                .collect::<Vec<_>>(),
+                            keep,
+                        )
+                        .await
+                }
+                Err(error) => Err(error),
+            };
+            match done {
+                Ok(done) => {
+                    for (one, is_done) in group.into_iter().zip(done) {
+                        let outcome = if is_done {
+                            Ok(Finished::Over)
+                        } else {
+                            Err(Error::LeaseLost(one.handle.jobid()))
+                        };
+                        let outcome = self.settled(&one.handle, one.held.as_ref(), outcome, true);
+                        put(
+                            answers,
+                            one.index,
+                            outcome_out(&one.handle.to_string(), outcome),
+                        );
+                    }
+                }
+                Err(error) => {
+                    for one in group {
+                        put(
+                            answers,
+                            one.index,
+                            outcome_out(&one.handle.to_string(), Err(Refusal::from(&error))),
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    async fn finish(&self, handle: &Handle, op: &str, finish: FinishIn) -> Result<Value, Refusal> {
+        let Some(text) = &finish.lease else {
+            return Err(Refusal::bad_request("lease is missing"));
+        };
+        let token = Token::decode(text).filter(|token| token.jobid == handle.jobid());
+        let Some(token) = token else {
+            return Err(Refusal::bad_request("lease is none of this job"));
+        };
+        let Some((value, held)) = self.leases.value(handle.database(), token) else {
+            self.metrics.lease_lost.inc();
+            return Err(Refusal::from(Error::LeaseLost(handle.jobid())));
+        };
+        let database = self.client.of(handle)?.clone();
+        let end = self.end(op, finish)?;
+        let grab_for = if let Finish::Extend(seconds) = end {
+            seconds
+        } else {
+            0
+        };
+        let is_complete = matches!(end, Finish::Complete { .. } | Finish::Replace { .. });
+        let outcome = database.finish_job(handle.jobid(), value, end).await;
+        if let Ok(Finished::Extended(until)) = outcome {
+            let cancel = self
+                .leases
+                .extended(handle.database(), handle.jobid(), until, grab_for);
+            let lease = Token {
+                value: until,
+                ..token
+            }
+            .encode();
+            return Ok(json!({ "lease_expires": until, "lease": lease, "cancel": cancel }));
+        }
+        self.settled(handle, held.as_ref(), outcome, is_complete)
+    }
+
+    /// Counts an end, forgets its lease, and writes the answer.
+    fn settled(
+        &self,
+        handle: &Handle,
+        held: Option<&Held>,
+        outcome: Result<Finished, Error>,
+        is_complete: bool,
+    ) -> Result<Value, Refusal> {
+        match &outcome {
+            Err(Error::LeaseLost(_) | Error::NotFound(_)) => drop(self.metrics.lease_lost.inc()),
+            Err(error) => return Err(Refusal::from(error)),
+            Ok(_) => {}
+        }
+        self.leases.remove(handle.database(), handle.jobid());
+        let finished = outcome?;
+        let labels = self
+            .metrics
+            .func(held.map_or("", |held| held.func.as_str()));
+        if let Some(held) = held {
+            self.metrics
+                .run_seconds
+                .observe(held.since.elapsed().as_secs_f64());
+        }
+        Ok(match finished {
+            Finished::Over if is_complete => {
+                self.metrics.completed.get_or_create(&labels).inc();
+                json!({})
+            }
+            Finished::Over => {
+                self.metrics.failed.get_or_create(&labels).inc();
+                json!({ "retry": false })
+            }
+            Finished::Retried { run_after } => {
+                self.metrics.retried.get_or_create(&labels).inc();
+                if let Some(held) = held {
+                    self.hub.wake(&held.func, 1);
+                }
+                json!({ "retry": true, "run_after": run_after })
+            }
+            Finished::Declined => {
+                if let Some(held) = held {
+                    self.hub.wake(&held.func, 1);
+                }
+                json!({})
+            }
+            Finished::Extended(until) => json!({ "lease_expires": until, "cancel": false }),
+            Finished::Replaced(handles) => {
+                self.metrics.completed.get_or_create(&labels).inc();
+                self.look_now();
+                let jobs: Vec<Value> = handles
+                    .iter()
+                    .map(|handle| json!({ "handle": handle.to_string(), "jobid": handle.jobid() }))
+                    .collect();
+                json!({ "jobs": jobs })
+            }
+        })
+    }
+
+    /// A call as an end of a run.
+    fn end(&self, op: &str, finish: FinishIn) -> Result<Finish, Refusal> {
+        let config = self.config.load();
+        let keep = finish
+            .keep_exit_status_for
+            .unwrap_or_else(|| config.keep_exit_status_for.std().as_secs());
+        // COMPAT(theschwartz): the column is a SMALLINT; what does not fit is the largest that does.
+        let status = u16::try_from(finish.exit_status.unwrap_or(0)).unwrap_or(u16::MAX);
+        let when = match (finish.run_after, finish.delay) {
+            (None, None) => None,
+            (Some(epoch), None) if epoch <= ibex_schwartz::limits::RUN_AFTER_MAX => {
+                Some(When::At(epoch))
+            }
+            (None, Some(seconds)) if seconds <= ibex_schwartz::limits::RUN_AFTER_MAX / 2 => {
+                Some(When::In(seconds))
+            }
+            _ => {
+                return Err(Refusal::bad_request(
+                    "run_after or delay is beyond the end of time, or both are given",
+                ));
+            }
+        };
+        match op {
+            "complete" => Ok(Finish::Complete { status, keep }),
+            "fail" => {
+                let retry = match (finish.permanent.unwrap_or(false), finish.retry_in) {
+                    (true, _) => RetryPolicy::never(),
+                    (false, Some(seconds)) => RetryPolicy::fixed(
+                        config.max_attempts.saturating_sub(1),
+                        seconds.min(ibex_schwartz::limits::RUN_AFTER_MAX / 2),
+                    ),
+                    (false, None) => self.retry_policy(),
+                };
+                Ok(Finish::Fail {
+                    message: finish.message.unwrap_or_default(),
+                    status,
+                    retry,
+                    keep,
+                })
+            }
+            // Without a time it is ready again at once: over HTTP nobody wants to wait for the lease.
+            "decline" => Ok(Finish::Decline(Some(when.unwrap_or(When::Now)))),
+            "extend" => {
+                let grab_for = finish
+                    .grab_for
+                    .unwrap_or_else(|| config.grab_for.std().as_secs());
+                if !(1..=GRAB_FOR_MAX).contains(&grab_for) {
+                    return Err(Refusal::bad_request(format!(
+                        "grab_for is 1 to {GRAB_FOR_MAX} seconds"
+                    )));
+                }
+                Ok(Finish::Extend(grab_for))
+            }
+            "replace" => {
+                let arg_bytes_max = config.max_arg_size.as_usize();
+                let jobs = finish
+                    .jobs
+                    .unwrap_or_default()
+                    .into_iter()
+                    .map(|job| job_in(job, arg_bytes_max))
+                    .collect::<Result<_, _>>()?;
+                Ok(Finish::Replace { jobs, keep })
+            }
+            _ => Err(Refusal::not_found(
+                "a job can be completed, failed, declined, extended or replaced",
+            )),
+        }
+    }
+}
+
+struct Plain {
+    index: usize,
+    handle: Handle,
+    value: u64,
+    keep: u64,
+    held: Option<Held>,
+}
+
+fn put(answers: &mut [Value], index: usize, answer: Value) {
+    if let Some(place) = answers.get_mut(index) {
+        *place = answer;
+    }
+}
+
+/// One line of the answer to many finishes.
+fn outcome_out(handle: &str, outcome: Result<Value, Refusal>) -> Value {
+    match outcome {
+        Ok(Value::Object(mut out)) => {
+            out.insert("handle".to_owned(), handle.into());
+            out.insert("status".to_owned(), "ok".into());
+            Value::Object(out)
+        }
+        Ok(_) => json!({ "handle": handle, "status": "ok" }),
+        Err(refusal) if refusal.status == StatusCode::NOT_FOUND => {
+            json!({ "handle": handle, "status": "not_found" })
+        }
+        Err(refusal) => {
+            json!({ "handle": handle, "status": refusal.code, "message": refusal.message })
+        }
+    }
+}

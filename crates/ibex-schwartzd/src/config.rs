@@ -1,0 +1,113 @@
+//! The whole configuration.
+
+use ibex_kit::{
+    AdminConfig, ByteSize, Duration, LimitsConfig, ListenAddr, Problem, Secret, ShutdownConfig,
+    StoreConfig, Validate,
+};
+
+ibex_kit::config! {
+    /// Whole configuration of ibex-schwartzd.
+    pub struct Config {
+        /// Addresses of the HTTP interface.
+        restart listen: Vec<ListenAddr> = vec![ListenAddr::Tcp { host: Some("127.0.0.1".to_owned()), port: 7373 }],
+        /// Bearer token that callers must show; give it as token_file. Empty: everybody who reaches the port.
+        restart token: Secret,
+        /// Listen beyond this machine without a token.
+        restart insecure: bool = false,
+        /// More databases beside store.url.
+        restart databases: Vec<String>,
+        /// What the tables' names start with.
+        restart prefix: String,
+        /// Make missing tables.
+        restart auto_init: bool = true,
+        /// How long a database that failed is left alone (1s to 1h).
+        restart retry_after: Duration = Duration::from_secs(30),
+        /// Lease of a fetch that does not say (1s to 1d).
+        live grab_for: Duration = Duration::from_secs(60),
+        /// Runs of a job whose finish does not say.
+        live max_attempts: u32 = 25,
+        /// How long exit statuses are kept when the finish does not say; 0s keeps none.
+        live keep_exit_status_for: Duration = Duration::from_secs(86_400),
+        /// A lease that ran out counts as a failed run.
+        live count_lost: bool = true,
+        /// Largest argument of a job (1 byte to 16777215 bytes).
+        live max_arg_size: ByteSize = ByteSize::from_bytes(8 << 20),
+        /// How often a MySQL database is asked for jobs that others inserted (10ms to 1m).
+        live poll_interval: Duration = Duration::from_millis(500),
+        /// How often a SQLite file is asked for jobs that others inserted (5ms to 1m).
+        live sqlite_poll_interval: Duration = Duration::from_millis(20),
+        /// Gearman job servers that get a background job for each insert, to wake Perl workers.
+        restart poke_gearman: Vec<String>,
+        /// The function of that job; %f becomes the function's name.
+        restart poke_function: String = "ts_poke".to_owned(),
+        /// Addresses for datagrams that say that others inserted.
+        restart poke_udp: Vec<ListenAddr>,
+        /// Admin HTTP.
+        table admin: AdminConfig = AdminConfig::for_port(9816),
+        /// Limits.
+        table limits: LimitsConfig,
+        /// Stopping.
+        table shutdown: ShutdownConfig,
+        /// The first database. Default: schwartz.db in the state directory.
+        table store: StoreConfig,
+    }
+}
+
+impl Validate for Config {
+    fn validate(&self) -> Result<(), Vec<Problem>> {
+        let mut problems = Vec::new();
+        let mut check = |key: &str, is_right: bool, message: &str| {
+            if !is_right {
+                problems.push(Problem::new(key, message));
+            }
+        };
+        let within = |value: Duration, low: u128, high: u128| {
+            (low..=high).contains(&value.std().as_millis())
+        };
+        check(
+            "retry_after",
+            within(self.retry_after, 1000, 3_600_000),
+            "must be 1s to 1h",
+        );
+        check(
+            "grab_for",
+            within(self.grab_for, 1000, 86_400_000),
+            "must be 1s to 1d",
+        );
+        check(
+            "poll_interval",
+            within(self.poll_interval, 10, 60_000),
+            "must be 10ms to 1m",
+        );
+        check(
+            "sqlite_poll_interval",
+            within(self.sqlite_poll_interval, 5, 60_000),
+            "must be 5ms to 1m",
+        );
+        check("max_attempts", self.max_attempts > 0, "must be 1 or more");
+        check(
+            "max_arg_size",
+            (1..=16_777_215).contains(&self.max_arg_size.as_usize()),
+            "must be 1 to 16777215 bytes",
+        );
+        check(
+            "poke_function",
+            !self.poke_function.is_empty(),
+            "must not be empty",
+        );
+        let is_open = self
+            .listen
+            .iter()
+            .any(|addr| !addr.is_local() && !matches!(addr, ListenAddr::Fd(_)));
+        check(
+            "listen",
+            !is_open || self.insecure || !self.token.is_empty(),
+            "listens beyond this machine: give token_file, or set insecure = true",
+        );
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(problems)
+        }
+    }
+}

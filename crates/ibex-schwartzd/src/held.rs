@@ -1,0 +1,248 @@
+//! Leases this daemon gave out: the token clients show, and the database value behind it.
+//!
+//! Apart because the token outlives changes of the value: an extended lease has a new value in the row and the same token. Nothing
+//! here is needed for correctness after a restart; a token alone names job and value, and the database decides.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ibex_base::rng::Rng;
+use ibex_schwartz::{Database, GrabbedJob};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What a client shows to touch a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Token {
+    pub(crate) jobid: u64,
+    pub(crate) value: u64,
+    pub(crate) nonce: u64,
+}
+
+impl Token {
+    pub(crate) fn encode(self) -> String {
+        let mut bytes = Vec::with_capacity(24);
+        for part in [self.jobid, self.value, self.nonce] {
+            bytes.extend(part.to_be_bytes());
+        }
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    pub(crate) fn decode(text: &str) -> Option<Self> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let bytes: [u8; 24] = bytes.try_into().ok()?;
+        let part = |start: usize| {
+            bytes
+                .get(start..start + 8)
+                .and_then(|part| part.try_into().ok())
+                .map(u64::from_be_bytes)
+        };
+        Some(Self {
+            jobid: part(0)?,
+            value: part(8)?,
+            nonce: part(16)?,
+        })
+    }
+}
+
+/// A lease that is out.
+#[derive(Debug, Clone)]
+pub(crate) struct Held {
+    pub(crate) database: Database,
+    pub(crate) jobid: u64,
+    pub(crate) func: String,
+    pub(crate) worker: String,
+    pub(crate) attempt: u32,
+    /// The value in the row now.
+    pub(crate) value: u64,
+    nonce: u64,
+    pub(crate) since: Instant,
+    expires: Instant,
+    /// The connection whose end gives the job back.
+    stream: Option<u64>,
+    /// Someone asked to stop this run.
+    pub(crate) is_cancelled: bool,
+}
+
+type Key = (String, u64);
+
+/// All leases that are out.
+#[derive(Debug)]
+pub(crate) struct Leases {
+    held: Mutex<BTreeMap<Key, Held>>,
+    rng: Mutex<Rng>,
+    /// Told when the last one is back.
+    pub(crate) returned: tokio::sync::Notify,
+}
+
+impl Leases {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            held: Mutex::default(),
+            rng: Mutex::new(Rng::new(seed)),
+            returned: tokio::sync::Notify::new(),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Key, Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a hand-out; the token goes to the client.
+    pub(crate) fn add(
+        &self,
+        job: &GrabbedJob,
+        worker: &str,
+        grab_for: u64,
+        stream: Option<u64>,
+    ) -> Token {
+        let nonce = self
+            .rng
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .next_u64();
+        let now = Instant::now();
+        let held = Held {
+            database: job.database.clone(),
+            jobid: job.job.jobid,
+            func: job.job.funcname.clone(),
+            worker: worker.to_owned(),
+            attempt: job.attempt,
+            value: job.lease,
+            nonce,
+            since: now,
+            expires: now + Duration::from_secs(grab_for),
+            stream,
+            is_cancelled: false,
+        };
+        self.lock()
+            .insert((job.handle.database().to_owned(), job.job.jobid), held);
+        Token {
+            jobid: job.job.jobid,
+            value: job.lease,
+            nonce,
+        }
+    }
+
+    /// The value a token stands for now, and what is known of the run; `None` when a newer lease of ours is out for that job.
+    pub(crate) fn value(&self, database: &str, token: Token) -> Option<(u64, Option<Held>)> {
+        match self.lock().get(&(database.to_owned(), token.jobid)) {
+            Some(held) if held.nonce == token.nonce => Some((held.value, Some(held.clone()))),
+            Some(_) => None,
+            // Given out by another daemon or before a restart.
+            None => Some((token.value, None)),
+        }
+    }
+
+    /// Notes a longer lease; answers whether the run shall stop.
+    pub(crate) fn extended(&self, database: &str, jobid: u64, value: u64, grab_for: u64) -> bool {
+        match self.lock().get_mut(&(database.to_owned(), jobid)) {
+            Some(held) => {
+                held.value = value;
+                held.expires = Instant::now() + Duration::from_secs(grab_for);
+                held.is_cancelled
+            }
+            None => false,
+        }
+    }
+
+    /// The run is over, or the lease is lost.
+    pub(crate) fn remove(&self, database: &str, jobid: u64) -> Option<Held> {
+        let mut held = self.lock();
+        let removed = held.remove(&(database.to_owned(), jobid));
+        if held.is_empty() {
+            self.returned.notify_waiters();
+        }
+        removed
+    }
+
+    /// Asks the worker of a job to stop; `false` when it is not one of ours.
+    pub(crate) fn cancel(&self, database: &str, jobid: u64) -> bool {
+        match self.lock().get_mut(&(database.to_owned(), jobid)) {
+            Some(held) => {
+                held.is_cancelled = true;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Takes out those that ran out before `grace` ago.
+    pub(crate) fn take_expired(&self, grace: Duration) -> Vec<Held> {
+        let now = Instant::now();
+        self.take(|held| held.expires + grace <= now)
+    }
+
+    /// Takes out those of a connection that ended.
+    pub(crate) fn take_stream(&self, stream: u64) -> Vec<Held> {
+        self.take(|held| held.stream == Some(stream))
+    }
+
+    /// Takes out those of a worker that said goodbye.
+    pub(crate) fn take_worker(&self, worker: &str) -> Vec<Held> {
+        self.take(|held| held.worker == worker)
+    }
+
+    /// Takes out all.
+    pub(crate) fn take_all(&self) -> Vec<Held> {
+        self.take(|_| true)
+    }
+
+    fn take(&self, wanted: impl Fn(&Held) -> bool) -> Vec<Held> {
+        let mut held = self.lock();
+        let keys: Vec<Key> = held
+            .iter()
+            .filter(|(_, one)| wanted(one))
+            .map(|(key, _)| key.clone())
+            .collect();
+        let taken = keys.iter().filter_map(|key| held.remove(key)).collect();
+        if held.is_empty() {
+            self.returned.notify_waiters();
+        }
+        taken
+    }
+
+    /// Leases out now.
+    pub(crate) fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// How many a stream has.
+    pub(crate) fn count_stream(&self, stream: u64) -> usize {
+        self.lock()
+            .values()
+            .filter(|held| held.stream == Some(stream))
+            .count()
+    }
+
+    /// All, for pages.
+    pub(crate) fn all(&self) -> Vec<Held> {
+        self.lock().values().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_survive_their_text() {
+        let token = Token {
+            jobid: 7,
+            value: 1_800_000_000,
+            nonce: u64::MAX,
+        };
+        assert_eq!(Token::decode(&token.encode()), Some(token));
+        assert_eq!(token.encode().len(), 32);
+        for text in [
+            "",
+            "x",
+            "!!!!",
+            &"A".repeat(31),
+            &"A".repeat(33),
+            &"A".repeat(100_000),
+        ] {
+            assert_eq!(Token::decode(text), None, "{}", text.len());
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! HTTP as the handlers see it: bodies in, JSON and streams out, errors with a code.
+//!
+//! Apart because limits on strangers' bytes are here, once: size, time and nesting. It knows no jobs.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Body, Frame, Incoming};
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::{Value, json};
+use std::convert::Infallible;
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Bytes of a request body: 500 jobs of 32 KiB. Policy: 413, the rest is not read.
+const BODY_BYTES_MAX: usize = 16 << 20;
+/// A body that takes longer to arrive is cut off.
+const BODY_TIME_MAX: Duration = Duration::from_secs(30);
+/// Nesting of a JSON body; deeper ones are refused before they are parsed.
+const JSON_DEPTH_MAX: usize = 64;
+
+/// A refusal: status, code, message.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) status: StatusCode,
+    pub(crate) code: &'static str,
+    pub(crate) message: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            code,
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
+    }
+
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", message)
+    }
+
+    pub(crate) fn to_json(&self) -> Value {
+        json!({ "code": self.code, "message": self.message })
+    }
+}
+
+/// What a library error is to a caller; the texts of databases stay out of `bad_request`.
+impl From<&ibex_schwartz::Error> for Refusal {
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the library may add causes; those unknown here are the database's"
+    )]
+    fn from(error: &ibex_schwartz::Error) -> Self {
+        use ibex_schwartz::Error;
+        let text = error.to_string();
+        match error {
+            Error::Invalid(_) => Self::bad_request(text),
+            Error::TooLarge { .. } => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", text),
+            Error::Duplicate | Error::Grabbed(_) => {
+                Self::new(StatusCode::CONFLICT, "conflict", text)
+            }
+            Error::LeaseLost(_) | Error::Finished => {
+                Self::new(StatusCode::CONFLICT, "lease_lost", text)
+            }
+            Error::NotFound(_) | Error::ForeignHandle(_) => Self::not_found(text),
+            Error::Sql(sql) if !error.is_database_down() && !sql.is_connection_lost() => {
+                tracing::warn!(error = %sql, "database refused a statement");
+                Self::new(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "internal",
+                    "the database refused; the log says why",
+                )
+            }
+            _ => Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_database", text),
+        }
+    }
+}
+
+impl From<ibex_schwartz::Error> for Refusal {
+    fn from(error: ibex_schwartz::Error) -> Self {
+        Self::from(&error)
+    }
+}
+
+/// A response body: whole, or a stream fed by a task.
+#[derive(Debug)]
+pub(crate) enum Out {
+    Whole(Full<Bytes>),
+    Stream(mpsc::Receiver<Bytes>),
+}
+
+impl Body for Out {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match self.get_mut() {
+            Self::Whole(body) => Pin::new(body).poll_frame(context),
+            Self::Stream(receiver) => receiver
+                .poll_recv(context)
+                .map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes)))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(body) => body.is_end_stream(),
+            Self::Stream(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        match self {
+            Self::Whole(body) => body.size_hint(),
+            Self::Stream(_) => hyper::body::SizeHint::default(),
+        }
+    }
+}
+
+pub(crate) type Reply = Response<Out>;
+
+fn typed(status: StatusCode, content_type: &'static str, body: Out) -> Reply {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+pub(crate) fn reply(status: StatusCode, value: &Value) -> Reply {
+    let mut text = value.to_string();
+    text.push('\n');
+    typed(
+        status,
+        "application/json",
+        Out::Whole(Full::new(Bytes::from(text))),
+    )
+}
+
+pub(crate) fn ok(value: &Value) -> Reply {
+    reply(StatusCode::OK, value)
+}
+
+pub(crate) fn refuse(refusal: &Refusal) -> Reply {
+    reply(refusal.status, &json!({ "error": refusal.to_json() }))
+}
+
+pub(crate) fn text(content_type: &'static str, body: impl Into<Bytes>) -> Reply {
+    typed(
+        StatusCode::OK,
+        content_type,
+        Out::Whole(Full::new(body.into())),
+    )
+}
+
+/// A stream of lines; the receiver's end is the client's.
+pub(crate) fn stream(content_type: &'static str, receiver: mpsc::Receiver<Bytes>) -> Reply {
+    typed(StatusCode::OK, content_type, Out::Stream(receiver))
+}
+
+/// The whole body as JSON; an empty one is `{}`.
+pub(crate) async fn json_body(body: Incoming) -> Result<Value, Refusal> {
+    let collected =
+        tokio::time::timeout(BODY_TIME_MAX, Limited::new(body, BODY_BYTES_MAX).collect());
+    let bytes = match collected.await {
+        Ok(Ok(collected)) => collected.to_bytes(),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+            return Err(Refusal::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "too_large",
+                format!("a body has at most {BODY_BYTES_MAX} bytes"),
+            ));
+        }
+        Ok(Err(_)) => return Err(Refusal::bad_request("the body ends early")),
+        Err(_) => {
+            return Err(Refusal::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "bad_request",
+                "the body does not arrive",
+            ));
+        }
+    };
+    parse(&bytes)
+}
+
+/// JSON of at most [`JSON_DEPTH_MAX`] levels.
+pub(crate) fn parse(bytes: &[u8]) -> Result<Value, Refusal> {
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Ok(json!({}));
+    }
+    if is_deep(bytes) {
+        return Err(Refusal::new(
+            StatusCode::BAD_REQUEST,
+            "bad_json",
+            format!("nested deeper than {JSON_DEPTH_MAX}"),
+        ));
+    }
+    serde_json::from_slice::<Strict>(bytes)
+        .map(|strict| strict.0)
+        .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, "bad_json", error.to_string()))
+}
+
+/// JSON in which no object has a field twice: two programs would read two different jobs.
+struct Strict(Value);
+
+impl<'de> Deserialize<'de> for Strict {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(StrictVisitor)
+    }
+}
+
+struct StrictVisitor;
+
+impl<'de> Visitor<'de> for StrictVisitor {
+    type Value = Strict;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Strict, E> {
+        Ok(Strict(Value::Null))
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Strict, E> {
+        Ok(Strict(value.into()))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Strict, E> {
+        Ok(Strict(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Strict, E> {
+        Ok(Strict(value.into()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Strict, E> {
+        Ok(Strict(value.into()))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Strict, E> {
+        Ok(Strict(value.into()))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Strict, E> {
+        Ok(Strict(value.into()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Strict, A::Error> {
+        let mut list = Vec::new();
+        while let Some(Strict(item)) = items.next_element()? {
+            list.push(item);
+        }
+        Ok(Strict(list.into()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Strict, A::Error> {
+        let mut map = serde_json::Map::new();
+        while let Some(name) = fields.next_key::<String>()? {
+            let Strict(value) = fields.next_value()?;
+            if map.contains_key(&name) {
+                return Err(serde::de::Error::custom(format!(
+                    "field {name:?} is there twice"
+                )));
+            }
+            map.insert(name, value);
+        }
+        Ok(Strict(Value::Object(map)))
+    }
+}
+
+fn is_deep(bytes: &[u8]) -> bool {
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for byte in bytes {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                if depth > JSON_DEPTH_MAX {
+                    return true;
+                }
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    false
+}
+
+/// The fields of a query string, percent-decoded; later ones win.
+pub(crate) fn query_pairs(query: Option<&str>) -> std::collections::BTreeMap<String, String> {
+    let decode = |text: &str| {
+        percent_encoding::percent_decode_str(&text.replace('+', " "))
+            .decode_utf8_lossy()
+            .into_owned()
+    };
+    query
+        .unwrap_or_default()
+        .split('&')
+        .filter(|part| !part.is_empty())
+        .map(|part| {
+            let (key, value) = part.split_once('=').unwrap_or((part, ""));
+            (decode(key), decode(value))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn depth_is_limited_before_parsing() {
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(parse(nested(64).as_bytes()).is_ok());
+        assert_eq!(parse(nested(65).as_bytes()).unwrap_err().code, "bad_json");
+        assert_eq!(
+            parse("[".repeat(100_000).as_bytes()).unwrap_err().code,
+            "bad_json"
+        );
+        let brackets = format!("{{\"a\": \"{}\\\"{}\"}}", "[".repeat(200), "{".repeat(200));
+        assert!(
+            parse(brackets.as_bytes()).is_ok(),
+            "brackets in strings nest nothing"
+        );
+        assert_eq!(parse(b" \n").unwrap(), json!({}));
+        assert_eq!(parse(b"\xff").unwrap_err().code, "bad_json");
+        assert_eq!(
+            parse(br#"{"a": [{"b": 1, "b": 1}]}"#).unwrap_err().code,
+            "bad_json"
+        );
+        let all = json!({"a": [null, true, -1, u64::MAX, 1.5, "x"], "b": {}});
+        assert_eq!(parse(all.to_string().as_bytes()).unwrap(), all);
+    }
+
+    #[test]
+    fn query_strings() {
+        let pairs = query_pairs(Some("func=a%2Fb&x&state=ready&func=c+d"));
+        assert_eq!(pairs["func"], "c d");
+        assert_eq!(pairs["x"], "");
+    }
+}

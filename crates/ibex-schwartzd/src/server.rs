@@ -1,0 +1,299 @@
+//! Start and stop, top-down.
+
+use crate::api::App;
+use crate::config::Config;
+use crate::held::Leases;
+use crate::hub::Hub;
+use crate::metrics::Metrics;
+use crate::poke::Poker;
+use crate::upkeep::{self, Cleaner};
+use arc_swap::ArcSwap;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use ibex_kit::page::Section;
+use ibex_kit::{AsyncListener, Failure, Kit, Listener, Stream};
+use ibex_schwartz::Client;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+/// A request head that takes longer to arrive ends the connection.
+const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
+/// Part of the drain's time in which workers may finish; the rest is for giving leases back and saying goodbye.
+const FINISH_SHARE: f64 = 0.8;
+
+/// Runs the daemon until it is told to stop.
+///
+/// # Errors
+/// An address that cannot be bound, or databases none of which answers within `store.startup_timeout`.
+pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
+    let state_dir = kit.state_dir()?;
+    let listeners = kit.listen("schwartz", &config.listen)?;
+    let datagrams = kit.listen_udp("poke", &config.poke_udp)?;
+    let metrics = Arc::new(Metrics::register(kit.metrics(), kit.label_cap()));
+    let client = open(&config, &state_dir).await?;
+    let app = assemble(config, &kit, client, metrics);
+    background(&app, &kit, datagrams)?;
+    pages(&app, &kit);
+    let stop = CancellationToken::new();
+    for listener in listeners {
+        accept(&app, &kit, listener, stop.clone())?;
+    }
+    kit.ready().await?;
+    kit.draining().cancelled().await;
+    drain(&app, &kit).await;
+    stop.cancel();
+    if let Err(error) = app.client.close().await {
+        tracing::warn!(error = %error, "databases could not be closed cleanly");
+    }
+    Ok(())
+}
+
+/// Opens the databases; at least one must answer in time.
+async fn open(config: &Config, state_dir: &std::path::Path) -> Result<Client, Failure> {
+    let first = if config.store.url.is_empty() {
+        format!("sqlite:{}", state_dir.join("schwartz.db").display())
+    } else {
+        config.store.url.clone()
+    };
+    let deadline = Instant::now() + config.store.startup_timeout.std();
+    let mut pause = Duration::from_millis(50);
+    loop {
+        let mut builder = Client::builder()
+            .db(first.clone())
+            .prefix(config.prefix.clone())
+            .auto_init(config.auto_init)
+            .retry_after(config.retry_after.std());
+        if !config.store.password.is_empty() {
+            builder = builder.password(config.store.password.reveal());
+        }
+        builder = config
+            .databases
+            .iter()
+            .fold(builder, |builder, url| builder.db(url.clone()));
+        match builder.build().await {
+            Ok(client) => return Ok(client),
+            Err(error @ ibex_schwartz::Error::Config(_)) => {
+                return Err(Failure::config(error.to_string()));
+            }
+            Err(error) if Instant::now() + pause >= deadline => {
+                return Err(Failure::temporary(format!("open databases: {error}")));
+            }
+            Err(error) => tracing::info!(error = %error, "databases do not answer yet"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(2));
+    }
+}
+
+fn assemble(config: Config, kit: &Kit, client: Client, metrics: Arc<Metrics>) -> Arc<App> {
+    let (poker, sending) = Poker::new(
+        config.poke_gearman.clone(),
+        config.poke_function.clone(),
+        &metrics,
+    );
+    if let Some(sending) = sending {
+        kit.spawn_background("poke", sending);
+    }
+    let seed = std::time::SystemTime::UNIX_EPOCH
+        .elapsed()
+        .map_or(1, |since| {
+            u64::from(since.subsec_nanos()) ^ since.as_secs().rotate_left(32)
+        })
+        ^ u64::from(std::process::id());
+    let app = Arc::new(App {
+        hub: Arc::new(Hub::new(client.clone(), kit.clone(), Arc::clone(&metrics))),
+        client,
+        leases: Leases::new(seed),
+        metrics,
+        poker,
+        config: ArcSwap::from_pointee(config),
+        depths: ArcSwap::default(),
+        kit: kit.clone(),
+        seed,
+    });
+    let reloaded = Arc::clone(&app);
+    kit.on_reload(move |new: &Config| reloaded.config.store(Arc::new(new.clone())));
+    app
+}
+
+fn background(
+    app: &Arc<App>,
+    kit: &Kit,
+    datagrams: Vec<std::net::UdpSocket>,
+) -> Result<(), Failure> {
+    for (number, database) in app.client.databases().iter().enumerate() {
+        tracing::info!(number, database = %database.address(), hash = database.hash(), "database");
+        kit.spawn_background("watch", upkeep::watch(Arc::clone(app), database.clone()));
+        kit.worker(Cleaner {
+            client: app.client.clone(),
+            database: database.clone(),
+            number,
+            done: 0,
+        });
+    }
+    kit.spawn_background(
+        "tick",
+        upkeep::tick(Arc::clone(app), kit.check("store"), kit.heartbeat("tick")),
+    );
+    kit.spawn_background("depths", upkeep::depths(Arc::clone(app)));
+    for socket in datagrams {
+        let socket = tokio::net::UdpSocket::from_std(socket)
+            .map_err(|error| Failure::io(error.to_string()))?;
+        kit.spawn_background("datagrams", upkeep::datagrams(Arc::clone(app), socket));
+    }
+    Ok(())
+}
+
+/// What the admin port shows.
+fn pages(app: &Arc<App>, kit: &Kit) {
+    let shown = Arc::clone(app);
+    kit.page(move || {
+        let rows = shown
+            .depths
+            .load()
+            .iter()
+            .map(|count| {
+                vec![
+                    count.funcname.clone(),
+                    count.ready.to_string(),
+                    count.grabbed.to_string(),
+                    count.scheduled.to_string(),
+                    count.oldest_ready_age.to_string(),
+                ]
+            })
+            .collect();
+        let databases = shown
+            .client
+            .databases()
+            .iter()
+            .map(|database| {
+                vec![
+                    database.address(),
+                    database.hash().to_owned(),
+                    if database.is_down() { "down" } else { "up" }.to_owned(),
+                ]
+            })
+            .collect();
+        vec![
+            Section::table(
+                "Functions",
+                [
+                    "function",
+                    "ready",
+                    "grabbed",
+                    "scheduled",
+                    "oldest ready, s",
+                ],
+                rows,
+            ),
+            Section::table(
+                "Databases",
+                ["address", "handle prefix", "state"],
+                databases,
+            ),
+            Section::facts("Leases", [("out", shown.leases.count())]),
+        ]
+    });
+    let line = Arc::clone(app);
+    kit.status_line(move || format!("serving, {} leases out", line.leases.count()));
+}
+
+fn accept(
+    app: &Arc<App>,
+    kit: &Kit,
+    listener: Listener,
+    stop: CancellationToken,
+) -> Result<(), Failure> {
+    let listener: AsyncListener = listener
+        .into_tokio()
+        .map_err(|error| Failure::io(error.to_string()))?;
+    let (app, tasks) = (Arc::clone(app), kit.clone());
+    kit.spawn("accept", async move {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = stop.cancelled() => return,
+            };
+            let Ok((stream, peer)) = accepted else { return };
+            let limit = usize::try_from(tasks.common().limits.connections).unwrap_or(usize::MAX);
+            if tasks.connections().count() >= limit {
+                app.metrics.refused_connections.inc();
+                continue;
+            }
+            let entry = tasks.connections().open("http", &peer);
+            let close = entry.close_wanted();
+            let (app, stop, cut) = (Arc::clone(&app), stop.clone(), tasks.cut());
+            tasks.spawn("connection", async move {
+                tokio::select! {
+                    () = serve(app, stream, stop) => {}
+                    () = close.cancelled() => {}
+                    () = cut.cancelled() => {}
+                }
+                drop(entry);
+            });
+        }
+    });
+    Ok(())
+}
+
+/// One connection, HTTP/1.1 or HTTP/2 with prior knowledge.
+async fn serve(app: Arc<App>, stream: Stream, stop: CancellationToken) {
+    let service = service_fn(move |request| {
+        let app = Arc::clone(&app);
+        async move { Ok::<_, Infallible>(app.answer(request).await) }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(256);
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let outcome = tokio::select! {
+        outcome = connection.as_mut() => outcome,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(error = %error, "connection ended");
+    }
+}
+
+/// Hands nothing more out, lets workers finish what they have, and gives the rest back.
+async fn drain(app: &Arc<App>, kit: &Kit) {
+    app.hub.closing.cancel();
+    let grace = kit.common().shutdown.grace.std().mul_f64(FINISH_SHARE);
+    let returned = async {
+        loop {
+            let told = app.leases.returned.notified();
+            if app.leases.count() == 0 {
+                return;
+            }
+            tokio::select! {
+                () = told => {}
+                // A lease can end without a finish, too.
+                () = tokio::time::sleep(Duration::from_millis(100)) => {}
+            }
+        }
+    };
+    let cut = kit.cut();
+    tokio::select! {
+        () = returned => {}
+        () = tokio::time::sleep(grace) => {}
+        () = cut.cancelled() => {}
+    }
+    let left = app.leases.take_all();
+    if !left.is_empty() {
+        tracing::info!(jobs = left.len(), "unfinished jobs given back");
+        app.give_back(left).await;
+    }
+}

@@ -1,0 +1,216 @@
+//! What goes on without requests: noticing others' inserts, the second's tick, lost leases, cleaning, depths.
+//!
+//! Apart because none of it is in a request's way. Every task survives its database being away.
+
+use crate::api::App;
+use ibex_kit::{Step, Worker, WorkerStatus};
+use ibex_schwartz::{Client, Database, Error, Finish, RetryPolicy};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often the depths of all functions are counted for the metrics: the count reads an index once.
+const DEPTHS_EVERY: Duration = Duration::from_secs(10);
+/// A quiet database is cleaned this often.
+const CLEAN_EVERY: Duration = Duration::from_secs(60);
+/// A lease counts as lost only this long after its end: the clocks of database and daemon may differ by part of a second.
+const LOST_GRACE: Duration = Duration::from_secs(2);
+/// Longest pause of a watcher whose database is away.
+const AWAY_MAX: Duration = Duration::from_secs(5);
+
+/// Notices jobs that others inserted into a database, as long as someone waits for jobs.
+pub(crate) async fn watch(app: Arc<App>, database: Database) {
+    let mut seen: Option<u64> = None;
+    let mut pause_away = Duration::from_millis(100);
+    loop {
+        let pause = {
+            let config = app.config.load();
+            if database.is_file() {
+                config.sqlite_poll_interval.std()
+            } else {
+                config.poll_interval.std()
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = app.hub.look.notified() => {}
+        }
+        if !app.hub.has_waiters() {
+            // A fetch looks by itself before it waits.
+            seen = None;
+            continue;
+        }
+        match look(&app, &database, seen).await {
+            Ok(newest) => {
+                seen = Some(newest);
+                pause_away = Duration::from_millis(100);
+            }
+            Err(error) => {
+                tracing::debug!(database = %database.address(), error = %error, "database cannot be watched now");
+                tokio::time::sleep(pause_away).await;
+                pause_away = (pause_away * 2).min(AWAY_MAX);
+            }
+        }
+    }
+}
+
+async fn look(app: &App, database: &Database, seen: Option<u64>) -> Result<u64, Error> {
+    let Some(seen) = seen else {
+        let newest = app.client.newest(database).await?;
+        // Whatever came before this look may have come after the fetches looked.
+        app.hub.tick();
+        return Ok(newest);
+    };
+    let (newest, found) = app.client.newer(database, seen).await?;
+    for (func, jobs) in found {
+        app.hub.wake(&func, jobs);
+    }
+    Ok(newest)
+}
+
+/// Once a second: jobs that became due, leases that ran out, whether the databases are up.
+pub(crate) async fn tick(app: Arc<App>, check: ibex_kit::Check, beat: ibex_kit::Heartbeat) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        beat.beat();
+        app.hub.tick();
+        lost(&app).await;
+        app.metrics
+            .leases
+            .set(i64::try_from(app.leases.count()).unwrap_or(i64::MAX));
+        let mut down = Vec::new();
+        for (index, database) in app.client.databases().iter().enumerate() {
+            let is_up = !database.is_down();
+            app.metrics
+                .db_up
+                .get_or_create(&crate::metrics::DbLabels { db: index })
+                .set(i64::from(is_up));
+            if !is_up {
+                down.push(database.address());
+            }
+        }
+        if down.len() == app.client.databases().len() {
+            // Nobody else may ask while nothing comes in.
+            match app.client.time().await {
+                Ok(_) => check.ok(),
+                Err(error) => check.failed(error.to_string()),
+            }
+        } else {
+            check.ok();
+        }
+    }
+}
+
+/// Leases of ours that ran out count as failures, so that a job that kills its workers ends.
+async fn lost(app: &App) {
+    for held in app.leases.take_expired(LOST_GRACE) {
+        let config = app.config.load();
+        if !config.count_lost {
+            continue;
+        }
+        let fail = Finish::Fail {
+            message: "lease expired".to_owned(),
+            status: 1,
+            retry: app.retry_policy(),
+            keep: config.keep_exit_status_for.std().as_secs(),
+        };
+        match held.database.finish_job(held.jobid, held.value, fail).await {
+            Ok(_) => {
+                app.metrics
+                    .expired
+                    .get_or_create(&app.metrics.func(&held.func))
+                    .inc();
+                tracing::debug!(
+                    job = held.jobid,
+                    func = held.func,
+                    worker = held.worker,
+                    "lease expired, counted as a failure"
+                );
+                app.hub.wake(&held.func, 1);
+            }
+            // Someone else has it, or it was finished by another daemon.
+            Err(Error::LeaseLost(_) | Error::NotFound(_)) => {}
+            Err(error) => {
+                tracing::debug!(job = held.jobid, error = %error, "lost lease is left to its end")
+            }
+        }
+    }
+}
+
+/// Counts all functions for the metrics and the status page.
+pub(crate) async fn depths(app: Arc<App>) {
+    loop {
+        match app.client.counts().await {
+            Ok(counts) => {
+                app.metrics.depths(&counts);
+                app.depths.store(Arc::new(counts));
+            }
+            Err(error) => tracing::debug!(error = %error, "depths cannot be counted now"),
+        }
+        tokio::time::sleep(DEPTHS_EVERY).await;
+    }
+}
+
+/// Datagrams that say that others inserted; what they hold does not matter.
+pub(crate) async fn datagrams(app: Arc<App>, socket: tokio::net::UdpSocket) {
+    let mut buffer = [0; 512];
+    loop {
+        match socket.recv_from(&mut buffer).await {
+            Ok(_) => app.look_now(),
+            Err(error) => {
+                tracing::debug!(error = %error, "poke socket");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// The policy of finishes that do not say: n^4 + 15 seconds and a random part that grows with n, `max_attempts` runs.
+pub(crate) fn backoff(max_attempts: u32, seed: u64) -> RetryPolicy {
+    RetryPolicy {
+        max_retries: max_attempts.saturating_sub(1),
+        retry_delay: Arc::new(move |failures| {
+            let n = u64::from(failures);
+            let random = ibex_base::rng::Rng::new(seed ^ n).below(30) * (n + 1);
+            n.saturating_pow(4).saturating_add(15 + random)
+        }),
+    }
+}
+
+/// Removes old errors and exit statuses of one database, a chunk at a time.
+pub(crate) struct Cleaner {
+    pub(crate) client: Client,
+    pub(crate) database: Database,
+    pub(crate) number: usize,
+    pub(crate) done: u64,
+}
+
+impl Worker for Cleaner {
+    fn name(&self) -> String {
+        format!("clean-{}", self.number)
+    }
+
+    fn status(&self) -> WorkerStatus {
+        WorkerStatus {
+            done: self.done,
+            total: None,
+            note: "old errors and exit statuses".to_owned(),
+        }
+    }
+
+    async fn step(&mut self) -> Result<Step, anyhow::Error> {
+        match self.client.clean(&self.database).await {
+            Ok(0) => Ok(Step::Idle { wait: CLEAN_EVERY }),
+            Ok(rows) => {
+                self.done += rows;
+                Ok(Step::Busy)
+            }
+            // The database being away is said once, by the readiness check.
+            Err(error) if error.is_retryable() || error.is_database_down() => {
+                Ok(Step::Idle { wait: CLEAN_EVERY })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
