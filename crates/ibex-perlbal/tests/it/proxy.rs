@@ -196,13 +196,7 @@ fn a_slow_backend_is_504_and_a_broken_one_502() {
 fn a_kept_connection_that_closed_costs_nothing() {
     // The backend answers one request per connection and closes without saying so.
     let backend = Backend::start(|_, stream| {
-        last_words(
-            stream,
-            b"HTTP/1.1 200 OK
-Content-Length: 4
-
-once",
-        )
+        last_words(stream, b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nonce")
     });
     let daemon = balancer(&proxy_commands(&[backend.addr], KEEP));
     let mut client = Raw::connect(daemon.addr("web").unwrap());

@@ -192,7 +192,7 @@ fn ranges_and_conditions_of_urls() {
 }
 
 #[test]
-fn files_with_ranges_conditions_and_roots() {
+fn files_with_ranges_and_conditions() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("data.bin");
     let content: Vec<u8> = (0..100_000_u32).map(|n| n.to_le_bytes()[0]).collect();
@@ -279,6 +279,43 @@ fn files_with_ranges_conditions_and_roots() {
     assert_eq!((empty.status, empty.body.len()), (200, 0));
     assert_eq!(ask("/missing", "").status, 404);
     assert_eq!(ask("/", "").status, 404, "a directory is no file");
+    let head = Raw::connect(addr)
+        .send("HEAD /data.bin HTTP/1.1\r\nHost: a\r\n\r\n")
+        .try_answer(true)
+        .unwrap();
+    assert_eq!(head.header("Content-Length"), Some("100000"));
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn files_outside_of_the_roots_stay_where_they_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("data.bin");
+    let content: Vec<u8> = (0..100_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+    std::fs::write(&path, &content).unwrap();
+    let root = directory.path().to_owned();
+    let app = Backend::start(move |seen, stream| {
+        let target = seen.line().split(' ').nth(1).unwrap();
+        let file = if target == "/passwd" {
+            "/etc/passwd".to_owned()
+        } else {
+            format!("{}{target}", root.display())
+        };
+        respond(
+            stream,
+            "204 No Content",
+            &format!("X-REPROXY-FILE: {file}\r\nX-App: kept\r\n"),
+            b"",
+        )
+    });
+    let daemon = balancer(&proxy_commands(&[app.addr], ON));
+    let addr = daemon.addr("web").unwrap();
+    let mut client = Raw::connect(addr);
+    let mut ask = |target: &str, field: &str| {
+        client
+            .send(&format!("GET {target} HTTP/1.1\r\nHost: a\r\n{field}\r\n"))
+            .answer()
+    };
     assert_eq!(ask("/passwd", "").status, 200, "no root is set");
     let mut manage = Manage::connect(&daemon);
     assert_eq!(
@@ -296,11 +333,6 @@ fn files_with_ranges_conditions_and_roots() {
         404,
         "a link does not lead out of the root"
     );
-    let head = Raw::connect(addr)
-        .send("HEAD /data.bin HTTP/1.1\r\nHost: a\r\n\r\n")
-        .try_answer(true)
-        .unwrap();
-    assert_eq!(head.header("Content-Length"), Some("100000"));
     daemon.stop().unwrap();
 }
 

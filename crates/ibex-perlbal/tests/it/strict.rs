@@ -6,6 +6,92 @@
 
 use crate::support::{Backend, Raw, balancer, get, proxy_commands};
 
+/// Messages no two readers agree on, and what ours says to them.
+const ATTEMPTS: &[(&str, u16)] = &[
+    (
+        "POST /s HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        400,
+    ),
+    (
+        "POST /s HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n",
+        400,
+    ),
+    (
+        "POST /s HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcde",
+        400,
+    ),
+    (
+        "POST /s HTTP/1.1\r\nHost: a\r\nContent-Length: 4, 5\r\n\r\nabcde",
+        400,
+    ),
+    (
+        "POST /s HTTP/1.1\r\nHost: a\r\nContent-Length: abc\r\n\r\n",
+        400,
+    ),
+    (
+        "POST /s HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
+        400,
+    ),
+    (
+        "POST /s HTTP/1.1\r\nHost: a\r\nContent-Length: +4\r\n\r\nabcd",
+        400,
+    ),
+    (
+        "POST /s HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n",
+        400,
+    ),
+    (
+        "POST /s HTTP/1.1\r\nHost: a\r\nContent-Length : 4\r\n\r\nabcd",
+        400,
+    ),
+    (
+        "POST /s HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n",
+        501,
+    ),
+    (
+        "POST /s HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        501,
+    ),
+    (
+        "POST /s HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        400,
+    ),
+    (
+        "POST /s HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0x5\r\nhello\r\n0\r\n\r\n",
+        400,
+    ),
+    (
+        "POST /s HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhelloX0\r\n\r\n",
+        400,
+    ),
+    (
+        "POST /s HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nhello\r\n",
+        400,
+    ),
+    (
+        "POST /s HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\nhello\r\n",
+        400,
+    ),
+    (
+        "GET /s HTTP/1.1\r\nHost: a\r\nX: b\r\n folded: yes\r\n\r\n",
+        400,
+    ),
+    ("GET /s HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400),
+    ("GET /s HTTP/1.1\r\n\r\n", 400),
+    ("GET /s HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
+    ("GET /s HTTP/1.1\r\nHost: a\r\nX\0: b\r\n\r\n", 400),
+    ("GET /s HTTP/1.1\r\nHost: a\r\nX: b\rY: c\r\n\r\n", 400),
+    ("GET /s HTTP/2.0\r\nHost: a\r\n\r\n", 505),
+    ("GET /s\r\n\r\n", 400),
+    ("CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+    ("GET http://u@a/ HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    ("GET /s HTTP/1.0\r\n\r\nGET /s2 HTTP/1.0\r\n\r\n", 400),
+    (
+        "POST /s HTTP/1.1\r\nHost: a\r\nExpect: magic\r\nContent-Length: 1\r\n\r\nx",
+        417,
+    ),
+];
+
 #[test]
 fn smuggling_attempts_are_refused() {
     let backend = Backend::text("x");
@@ -14,97 +100,14 @@ fn smuggling_attempts_are_refused() {
         "persist_client = on\npersist_backend = on",
     ));
     let addr = daemon.addr("web").unwrap();
-    for (message, status) in [
-        (
-            "POST /s HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-            400,
-        ),
-        (
-            "POST /s HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n",
-            400,
-        ),
-        (
-            "POST /s HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcde",
-            400,
-        ),
-        (
-            "POST /s HTTP/1.1\r\nHost: a\r\nContent-Length: 4, 5\r\n\r\nabcde",
-            400,
-        ),
-        (
-            "POST /s HTTP/1.1\r\nHost: a\r\nContent-Length: abc\r\n\r\n",
-            400,
-        ),
-        (
-            "POST /s HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
-            400,
-        ),
-        (
-            "POST /s HTTP/1.1\r\nHost: a\r\nContent-Length: +4\r\n\r\nabcd",
-            400,
-        ),
-        (
-            "POST /s HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n",
-            400,
-        ),
-        (
-            "POST /s HTTP/1.1\r\nHost: a\r\nContent-Length : 4\r\n\r\nabcd",
-            400,
-        ),
-        (
-            "POST /s HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n",
-            501,
-        ),
-        (
-            "POST /s HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
-            501,
-        ),
-        (
-            "POST /s HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-            400,
-        ),
-        (
-            "POST /s HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0x5\r\nhello\r\n0\r\n\r\n",
-            400,
-        ),
-        (
-            "POST /s HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhelloX0\r\n\r\n",
-            400,
-        ),
-        (
-            "POST /s HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nhello\r\n",
-            400,
-        ),
-        (
-            "POST /s HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\nhello\r\n",
-            400,
-        ),
-        (
-            "GET /s HTTP/1.1\r\nHost: a\r\nX: b\r\n folded: yes\r\n\r\n",
-            400,
-        ),
-        ("GET /s HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400),
-        ("GET /s HTTP/1.1\r\n\r\n", 400),
-        ("GET /s HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
-        ("GET /s HTTP/1.1\r\nHost: a\r\nX\0: b\r\n\r\n", 400),
-        ("GET /s HTTP/1.1\r\nHost: a\r\nX: b\rY: c\r\n\r\n", 400),
-        ("GET /s HTTP/2.0\r\nHost: a\r\n\r\n", 505),
-        ("GET /s\r\n\r\n", 400),
-        ("CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n", 405),
-        ("GET http://u@a/ HTTP/1.1\r\nHost: a\r\n\r\n", 400),
-        ("GET /s HTTP/1.0\r\n\r\nGET /s2 HTTP/1.0\r\n\r\n", 400),
-        (
-            "POST /s HTTP/1.1\r\nHost: a\r\nExpect: magic\r\nContent-Length: 1\r\n\r\nx",
-            417,
-        ),
-    ] {
+    for (message, status) in ATTEMPTS {
         let mut client = Raw::connect(addr);
         // What follows must not be taken for a request, whatever the lengths say.
         client
             .send(message)
             .send("GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n");
         let answer = client.answer();
-        assert_eq!(answer.status, status, "{message:?}");
+        assert_eq!(answer.status, *status, "{message:?}");
         assert_eq!(answer.header("Connection"), Some("close"), "{message:?}");
         assert!(
             client.rest().is_empty(),
