@@ -88,18 +88,35 @@ impl Cluster {
     /// [`Error::Config`]; the global database's classes.
     pub async fn open(config: Config, layout: Layout) -> Result<Self, Error> {
         config.validate()?;
-        let mut dsn = ibex_sql::Config::new(&config.global.master)?.with_timeout(config.call_timeout);
+        let mut dsn =
+            ibex_sql::Config::new(&config.global.master)?.with_timeout(config.call_timeout);
         if let Some(password) = &config.global.password {
             dsn = dsn.with_password(password.clone());
         }
         let global = Db::open(&dsn).await?;
         if config.migrate {
             global.migrate("cluster_global", schema::GLOBAL).await?;
-            global.migrate(&format!("{}_global", layout.component), layout.global_steps).await?;
+            global
+                .migrate(&format!("{}_global", layout.component), layout.global_steps)
+                .await?;
         }
-        let nodes = config.clusters.iter().map(|one| (one.id, Node::new(one.clone(), layout, &config))).collect();
-        let inner = Inner { config, layout, global, nodes, loads: Mutex::new(None), counts: Counts::default(), homes: Mutex::new(HashMap::new()) };
-        Ok(Self { inner: Arc::new(inner) })
+        let nodes = config
+            .clusters
+            .iter()
+            .map(|one| (one.id, Node::new(one.clone(), layout, &config)))
+            .collect();
+        let inner = Inner {
+            config,
+            layout,
+            global,
+            nodes,
+            loads: Mutex::new(None),
+            counts: Counts::default(),
+            homes: Mutex::new(HashMap::new()),
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 
     /// Opens every cluster now (and so migrates it); says which could not be.
@@ -128,7 +145,12 @@ impl Cluster {
     /// The clusters that failed last and are left alone.
     #[must_use]
     pub fn down(&self) -> Vec<ClusterId> {
-        self.inner.nodes.values().filter(|node| node.is_down()).map(Node::id).collect()
+        self.inner
+            .nodes
+            .values()
+            .filter(|node| node.is_down())
+            .map(Node::id)
+            .collect()
     }
 
     /// The database of one cluster, for work that concerns no single user (outbox, statistics).
@@ -140,7 +162,10 @@ impl Cluster {
     }
 
     pub(crate) fn node(&self, cluster: ClusterId) -> Result<&Node, Error> {
-        self.inner.nodes.get(&cluster).ok_or(Error::NoSuchCluster(cluster))
+        self.inner
+            .nodes
+            .get(&cluster)
+            .ok_or(Error::NoSuchCluster(cluster))
     }
 
     /// Counts since the start.
@@ -175,7 +200,11 @@ impl Cluster {
         let mut found = HashMap::with_capacity(users.len());
         let mut unknown = Vec::new();
         {
-            let homes = self.inner.homes.lock().unwrap_or_else(PoisonError::into_inner);
+            let homes = self
+                .inner
+                .homes
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             for user in users {
                 match homes.get(user) {
                     Some(home) => drop(found.insert(*user, *home)),
@@ -186,9 +215,20 @@ impl Cluster {
         for chunk in unknown.chunks(500) {
             count(&self.inner.counts.home_reads);
             let marks = vec!["?"; chunk.len()].join(",");
-            let sql = format!("SELECT userid, clusterid, epoch FROM {} WHERE userid IN ({marks})", self.inner.layout.user_table);
-            let rows = self.inner.global.query(sql, chunk.iter().map(|user| Value::from(*user)).collect()).await?;
-            let mut homes = self.inner.homes.lock().unwrap_or_else(PoisonError::into_inner);
+            let sql = format!(
+                "SELECT userid, clusterid, epoch FROM {} WHERE userid IN ({marks})",
+                self.inner.layout.user_table
+            );
+            let rows = self
+                .inner
+                .global
+                .query(sql, chunk.iter().map(|user| Value::from(*user)).collect())
+                .await?;
+            let mut homes = self
+                .inner
+                .homes
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             if homes.len() + rows.len() > HOMES_MAX {
                 homes.clear();
             }
@@ -205,7 +245,11 @@ impl Cluster {
 
     /// Forgets where a user lives; the next call reads it from the global database.
     pub fn forget_home(&self, user: UserId) {
-        self.inner.homes.lock().unwrap_or_else(PoisonError::into_inner).remove(&user);
+        self.inner
+            .homes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&user);
     }
 
     /// Makes the owner row of a new user, before his row of the global database exists. A row without a user is harmless.
@@ -218,7 +262,11 @@ impl Cluster {
             return Err(Error::ReadOnly(cluster));
         }
         let sql = "INSERT INTO owner (userid, state, epoch, seq, fwd, since, moveid, capture) VALUES (?, 'L', 1, 0, 0, ?, 0, 0)";
-        node.db().await?.execute(sql, params![user, unix_now()]).await.map_err(|error| node.failed(error))?;
+        node.db()
+            .await?
+            .execute(sql, params![user, unix_now()])
+            .await
+            .map_err(|error| node.failed(error))?;
         Ok(())
     }
 
@@ -229,20 +277,32 @@ impl Cluster {
     /// Whatever `work` returns; [`Error::Moving`] when the hold passed; [`Error::Unavailable`], [`Error::ReadOnly`].
     pub async fn write<T, E, F>(&self, user: UserId, work: F) -> Result<T, E>
     where
-        F: for<'u, 't> Fn(&'u mut UserTx<'t>) -> BoxFuture<'u, Result<T, E>> + Send + Sync + 'static,
+        F: for<'u, 't> Fn(&'u mut UserTx<'t>) -> BoxFuture<'u, Result<T, E>>
+            + Send
+            + Sync
+            + 'static,
         T: Send + 'static,
         E: From<ibex_sql::Error> + From<Error> + Send + 'static,
     {
-        self.write_noting(user, work).await.map(|(value, _, _)| value)
+        self.write_noting(user, work)
+            .await
+            .map(|(value, _, _)| value)
     }
 
     /// As [`Cluster::write`], and says on which cluster and under which numbers the outbox rows of the transaction are.
     ///
     /// # Errors
     /// As [`Cluster::write`].
-    pub async fn write_noting<T, E, F>(&self, user: UserId, work: F) -> Result<(T, ClusterId, Vec<i64>), E>
+    pub async fn write_noting<T, E, F>(
+        &self,
+        user: UserId,
+        work: F,
+    ) -> Result<(T, ClusterId, Vec<i64>), E>
     where
-        F: for<'u, 't> Fn(&'u mut UserTx<'t>) -> BoxFuture<'u, Result<T, E>> + Send + Sync + 'static,
+        F: for<'u, 't> Fn(&'u mut UserTx<'t>) -> BoxFuture<'u, Result<T, E>>
+            + Send
+            + Sync
+            + 'static,
         T: Send + 'static,
         E: From<ibex_sql::Error> + From<Error> + Send + 'static,
     {
@@ -259,17 +319,20 @@ impl Cluster {
             let outcome = node
                 .db()
                 .await?
-                .write(move |tx: &mut Tx| -> BoxFuture<'_, Fenced<(T, Vec<i64>), E>> {
-                    let run = Arc::clone(&run);
-                    Box::pin(async move {
-                        let mut user_tx = match UserTx::begin(tx, layout, user, home.epoch).await? {
-                            Ok(user_tx) => user_tx,
-                            Err(refusal) => return Err(Abort::Fence(refusal)),
-                        };
-                        let value = run(&mut user_tx).await.map_err(Abort::Own)?;
-                        Ok((value, user_tx.finish().await?))
-                    })
-                })
+                .write(
+                    move |tx: &mut Tx| -> BoxFuture<'_, Fenced<(T, Vec<i64>), E>> {
+                        let run = Arc::clone(&run);
+                        Box::pin(async move {
+                            let mut user_tx =
+                                match UserTx::begin(tx, layout, user, home.epoch).await? {
+                                    Ok(user_tx) => user_tx,
+                                    Err(refusal) => return Err(Abort::Fence(refusal)),
+                                };
+                            let value = run(&mut user_tx).await.map_err(Abort::Own)?;
+                            Ok((value, user_tx.finish().await?))
+                        })
+                    },
+                )
                 .await;
             match outcome {
                 Ok((value, outbox)) => {
@@ -283,7 +346,13 @@ impl Cluster {
     }
 
     /// After a refusal: learns the home anew, waits a little if it is the same, gives up at the end of the hold.
-    async fn refused(&self, user: UserId, home: Home, refusal: Refusal, give_up: Instant) -> Result<(), Error> {
+    async fn refused(
+        &self,
+        user: UserId,
+        home: Home,
+        refusal: Refusal,
+        give_up: Instant,
+    ) -> Result<(), Error> {
         count(&self.inner.counts.refusals);
         self.forget_home(user);
         if refusal == Refusal::Elsewhere && self.home(user).await? != home {
@@ -320,8 +389,16 @@ impl Cluster {
                     let run = Arc::clone(&run);
                     Box::pin(async move {
                         let locked = match fence::owner(tx, user, false).await? {
-                            Some(owner) if owner.epoch == home.epoch && owner.state == State::Live => false,
-                            Some(owner) if owner.epoch == home.epoch && owner.state == State::Locked => true,
+                            Some(owner)
+                                if owner.epoch == home.epoch && owner.state == State::Live =>
+                            {
+                                false
+                            }
+                            Some(owner)
+                                if owner.epoch == home.epoch && owner.state == State::Locked =>
+                            {
+                                true
+                            }
                             Some(_) | None => return Err(Abort::Fence(Refusal::Elsewhere)),
                         };
                         Ok((run(tx).await.map_err(Abort::Own)?, locked))
@@ -346,16 +423,37 @@ impl Cluster {
         }
     }
 
-    /// The oldest rows of a cluster's outbox.
+    /// The oldest rows of a cluster's outbox that were written before `before` (Unix seconds): what their writer did not act on.
     ///
     /// # Errors
     /// [`Error::Unavailable`]; the classes of the cluster's database.
-    pub async fn outbox_pending(&self, cluster: ClusterId, limit: u32) -> Result<Vec<OutboxRow>, Error> {
+    pub async fn outbox_pending(
+        &self,
+        cluster: ClusterId,
+        before: i64,
+        limit: u32,
+    ) -> Result<Vec<OutboxRow>, Error> {
         let node = self.node(cluster)?;
-        let sql = "SELECT id, userid, kind, payload FROM outbox ORDER BY id LIMIT ?";
-        let rows = node.db().await?.query(sql, params![i64::from(limit)]).await.map_err(|error| node.failed(error))?;
-        let row = |row: &Row| Ok(OutboxRow { id: row.get(0)?, user: UserId(row.get(1)?), kind: row.get(2)?, payload: row.get(3)? });
-        rows.iter().map(row).collect::<Result<_, ibex_sql::Error>>().map_err(Error::Sql)
+        let sql =
+            "SELECT id, userid, kind, payload FROM outbox WHERE created < ? ORDER BY id LIMIT ?";
+        let rows = node
+            .db()
+            .await?
+            .query(sql, params![before, i64::from(limit)])
+            .await
+            .map_err(|error| node.failed(error))?;
+        let row = |row: &Row| {
+            Ok(OutboxRow {
+                id: row.get(0)?,
+                user: UserId(row.get(1)?),
+                kind: row.get(2)?,
+                payload: row.get(3)?,
+            })
+        };
+        rows.iter()
+            .map(row)
+            .collect::<Result<_, ibex_sql::Error>>()
+            .map_err(Error::Sql)
     }
 
     /// Removes outbox rows that were acted on.
@@ -369,11 +467,21 @@ impl Cluster {
         let node = self.node(cluster)?;
         let marks = vec!["?"; ids.len()].join(",");
         let values = ids.iter().map(|id| Value::Int(*id)).collect();
-        node.db().await?.execute(format!("DELETE FROM outbox WHERE id IN ({marks})"), values).await.map_err(|error| node.failed(error))?;
+        node.db()
+            .await?
+            .execute(format!("DELETE FROM outbox WHERE id IN ({marks})"), values)
+            .await
+            .map_err(|error| node.failed(error))?;
         Ok(())
     }
 }
 
 fn home_of(row: &Row) -> Result<(UserId, Home), ibex_sql::Error> {
-    Ok((UserId(row.get(0)?), Home { cluster: ClusterId(row.get(1)?), epoch: row.get(2)? }))
+    Ok((
+        UserId(row.get(0)?),
+        Home {
+            cluster: ClusterId(row.get(1)?),
+            epoch: row.get(2)?,
+        },
+    ))
 }

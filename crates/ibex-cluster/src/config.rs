@@ -77,7 +77,10 @@ impl Config {
     #[must_use]
     pub fn new(global: impl Into<String>) -> Self {
         Self {
-            global: GlobalConfig { master: global.into(), password: None },
+            global: GlobalConfig {
+                master: global.into(),
+                password: None,
+            },
             clusters: Vec::new(),
             migrate: true,
             write_hold: WRITE_HOLD,
@@ -113,13 +116,21 @@ impl Config {
         let mut seen = std::collections::BTreeSet::new();
         for cluster in &self.clusters {
             if cluster.id.0 == 0 {
-                return Err(Error::Config("cluster 0 is reserved for users on no cluster".into()));
+                return Err(Error::Config(
+                    "cluster 0 is reserved for users on no cluster".into(),
+                ));
             }
             if !seen.insert(cluster.id) {
-                return Err(Error::Config(format!("cluster {} is there twice", cluster.id)));
+                return Err(Error::Config(format!(
+                    "cluster {} is there twice",
+                    cluster.id
+                )));
             }
             if cluster.active == Side::B && cluster.b.is_none() {
-                return Err(Error::Config(format!("cluster {} has no side b to be active", cluster.id)));
+                return Err(Error::Config(format!(
+                    "cluster {} has no side b to be active",
+                    cluster.id
+                )));
             }
             ibex_sql::Config::new(cluster.dsn())?;
         }

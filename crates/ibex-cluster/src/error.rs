@@ -45,7 +45,11 @@ impl Error {
         match self {
             Self::Sql(error) => error.is_retryable(),
             Self::Unavailable { .. } | Self::Moving(_) => true,
-            Self::NoSuchUser(_) | Self::NoSuchCluster(_) | Self::ReadOnly(_) | Self::NoPlace | Self::Config(_) => false,
+            Self::NoSuchUser(_)
+            | Self::NoSuchCluster(_)
+            | Self::ReadOnly(_)
+            | Self::NoPlace
+            | Self::Config(_) => false,
         }
     }
 }
@@ -84,7 +88,9 @@ pub enum MoveError {
         reason: String,
     },
     /// The two copies were not equal; the move was undone.
-    #[error("verification failed: table {table} has {source_rows} rows at the source and {destination_rows} at the destination or different contents")]
+    #[error(
+        "verification failed: table {table} has {source_rows} rows at the source and {destination_rows} at the destination or different contents"
+    )]
     Mismatch {
         /// Which table.
         table: &'static str,

@@ -54,15 +54,22 @@ pub(crate) struct Owner {
 }
 
 const SELECT: &str = "SELECT state, epoch, seq, moveid, capture FROM owner WHERE userid = ?";
-const SELECT_LOCKED: &str = "SELECT state, epoch, seq, moveid, capture FROM owner WHERE userid = ? FOR UPDATE";
+const SELECT_LOCKED: &str =
+    "SELECT state, epoch, seq, moveid, capture FROM owner WHERE userid = ? FOR UPDATE";
 
 /// Reads the row; with `lock`, so that nobody else writes this user's data until the transaction ends.
-pub(crate) async fn owner(tx: &mut Tx, user: UserId, lock: bool) -> Result<Option<Owner>, ibex_sql::Error> {
+pub(crate) async fn owner(
+    tx: &mut Tx,
+    user: UserId,
+    lock: bool,
+) -> Result<Option<Owner>, ibex_sql::Error> {
     let sql = match (lock, tx.engine()) {
         (true, Engine::MySql) => SELECT_LOCKED,
         (true | false, Engine::Sqlite) | (false, Engine::MySql) => SELECT,
     };
-    let Some(row) = tx.query_one(sql, params![user]).await? else { return Ok(None) };
+    let Some(row) = tx.query_one(sql, params![user]).await? else {
+        return Ok(None);
+    };
     Ok(Some(Owner {
         state: State::from_letter(&row.get::<String>(0)?),
         epoch: row.get(1)?,
@@ -73,11 +80,26 @@ pub(crate) async fn owner(tx: &mut Tx, user: UserId, lock: bool) -> Result<Optio
 }
 
 /// The states of many users, in one statement.
-pub(crate) async fn states(tx: &mut Tx, users: &[UserId]) -> Result<HashMap<UserId, State>, ibex_sql::Error> {
+pub(crate) async fn states(
+    tx: &mut Tx,
+    users: &[UserId],
+) -> Result<HashMap<UserId, State>, ibex_sql::Error> {
     let marks = vec!["?"; users.len()].join(",");
     let values: Vec<Value> = users.iter().map(|user| Value::from(*user)).collect();
-    let rows = tx.query(format!("SELECT userid, state FROM owner WHERE userid IN ({marks})"), values).await?;
-    rows.iter().map(|row| Ok((UserId(row.get(0)?), State::from_letter(&row.get::<String>(1)?)))).collect()
+    let rows = tx
+        .query(
+            format!("SELECT userid, state FROM owner WHERE userid IN ({marks})"),
+            values,
+        )
+        .await?;
+    rows.iter()
+        .map(|row| {
+            Ok((
+                UserId(row.get(0)?),
+                State::from_letter(&row.get::<String>(1)?),
+            ))
+        })
+        .collect()
 }
 
 /// Why the fence turned a transaction away.

@@ -41,11 +41,17 @@ impl Cluster {
     /// The global database's classes, when homes had to be read; a cluster's failure is not one.
     pub async fn gather<T, F>(&self, users: &[UserId], work: F) -> Result<Gathered<T>, Error>
     where
-        F: for<'u> Fn(&'u mut Tx, Arc<[UserId]>) -> BoxFuture<'u, Result<Vec<T>, ibex_sql::Error>> + Send + Sync + 'static,
+        F: for<'u> Fn(&'u mut Tx, Arc<[UserId]>) -> BoxFuture<'u, Result<Vec<T>, ibex_sql::Error>>
+            + Send
+            + Sync
+            + 'static,
         T: Send + 'static,
     {
         let work = Arc::new(work);
-        let mut out = Gathered { found: Vec::new(), lost: Vec::new() };
+        let mut out = Gathered {
+            found: Vec::new(),
+            lost: Vec::new(),
+        };
         let mut open: Vec<UserId> = users.to_vec();
         open.sort_unstable();
         open.dedup();
@@ -66,9 +72,17 @@ impl Cluster {
     }
 
     /// One round; returns the users that were not where they were sought.
-    async fn round<T, F>(&self, groups: BTreeMap<ClusterId, Vec<UserId>>, work: &Arc<F>, out: &mut Gathered<T>) -> Vec<UserId>
+    async fn round<T, F>(
+        &self,
+        groups: BTreeMap<ClusterId, Vec<UserId>>,
+        work: &Arc<F>,
+        out: &mut Gathered<T>,
+    ) -> Vec<UserId>
     where
-        F: for<'u> Fn(&'u mut Tx, Arc<[UserId]>) -> BoxFuture<'u, Result<Vec<T>, ibex_sql::Error>> + Send + Sync + 'static,
+        F: for<'u> Fn(&'u mut Tx, Arc<[UserId]>) -> BoxFuture<'u, Result<Vec<T>, ibex_sql::Error>>
+            + Send
+            + Sync
+            + 'static,
         T: Send + 'static,
     {
         let deadline = tokio::time::Instant::now() + self.inner.config.gather_deadline;
@@ -110,26 +124,42 @@ impl Cluster {
         elsewhere
     }
 
-    async fn ask<T, F>(&self, cluster: ClusterId, users: Arc<[UserId]>, work: Arc<F>) -> Result<Part<T>, Error>
+    async fn ask<T, F>(
+        &self,
+        cluster: ClusterId,
+        users: Arc<[UserId]>,
+        work: Arc<F>,
+    ) -> Result<Part<T>, Error>
     where
-        F: for<'u> Fn(&'u mut Tx, Arc<[UserId]>) -> BoxFuture<'u, Result<Vec<T>, ibex_sql::Error>> + Send + Sync + 'static,
+        F: for<'u> Fn(&'u mut Tx, Arc<[UserId]>) -> BoxFuture<'u, Result<Vec<T>, ibex_sql::Error>>
+            + Send
+            + Sync
+            + 'static,
         T: Send + 'static,
     {
         let node = self.node(cluster)?;
         let outcome = node
             .db()
             .await?
-            .read(move |tx: &mut Tx| -> BoxFuture<'_, Result<Part<T>, ibex_sql::Error>> {
-                let (users, work) = (Arc::clone(&users), Arc::clone(&work));
-                Box::pin(async move {
-                    let states = fence::states(tx, &users).await?;
-                    let here = |user: &UserId| matches!(states.get(user), Some(State::Live | State::Locked));
-                    let present: Vec<UserId> = users.iter().copied().filter(here).collect();
-                    let moved = users.iter().copied().filter(|user| !here(user)).collect();
-                    let found = if present.is_empty() { Vec::new() } else { work(tx, present.into()).await? };
-                    Ok((found, moved))
-                })
-            })
+            .read(
+                move |tx: &mut Tx| -> BoxFuture<'_, Result<Part<T>, ibex_sql::Error>> {
+                    let (users, work) = (Arc::clone(&users), Arc::clone(&work));
+                    Box::pin(async move {
+                        let states = fence::states(tx, &users).await?;
+                        let here = |user: &UserId| {
+                            matches!(states.get(user), Some(State::Live | State::Locked))
+                        };
+                        let present: Vec<UserId> = users.iter().copied().filter(here).collect();
+                        let moved = users.iter().copied().filter(|user| !here(user)).collect();
+                        let found = if present.is_empty() {
+                            Vec::new()
+                        } else {
+                            work(tx, present.into()).await?
+                        };
+                        Ok((found, moved))
+                    })
+                },
+            )
             .await;
         outcome.map_err(|error| node.failed(error))
     }

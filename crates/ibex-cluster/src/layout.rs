@@ -28,17 +28,26 @@ impl Column {
     /// A number.
     #[must_use]
     pub const fn int(name: &'static str) -> Self {
-        Self { name, kind: Kind::Int }
+        Self {
+            name,
+            kind: Kind::Int,
+        }
     }
     /// A text.
     #[must_use]
     pub const fn text(name: &'static str) -> Self {
-        Self { name, kind: Kind::Text }
+        Self {
+            name,
+            kind: Kind::Text,
+        }
     }
     /// Bytes.
     #[must_use]
     pub const fn blob(name: &'static str) -> Self {
-        Self { name, kind: Kind::Blob }
+        Self {
+            name,
+            kind: Kind::Blob,
+        }
     }
 }
 
@@ -100,8 +109,12 @@ pub struct Layout {
 }
 
 /// The one table of user data that this crate owns and moves with the user.
-pub(crate) const USERCOUNTER: Table =
-    Table { name: "usercounter", user: "userid", key: &[Column::text("area")], rest: &[Column::int("max")] };
+pub(crate) const USERCOUNTER: Table = Table {
+    name: "usercounter",
+    user: "userid",
+    key: &[Column::text("area")],
+    rest: &[Column::int("max")],
+};
 
 impl Layout {
     /// Every table that moves with a user.

@@ -42,9 +42,15 @@ impl Node {
     /// The database, opened now if it was not.
     pub(crate) async fn db(&self) -> Result<&Db, Error> {
         if let Some(reason) = self.refused() {
-            return Err(Error::Unavailable { cluster: self.id(), reason });
+            return Err(Error::Unavailable {
+                cluster: self.id(),
+                reason,
+            });
         }
-        self.db.get_or_try_init(|| self.open()).await.map_err(|error| self.failed(error))
+        self.db
+            .get_or_try_init(|| self.open())
+            .await
+            .map_err(|error| self.failed(error))
     }
 
     async fn open(&self) -> Result<Db, ibex_sql::Error> {
@@ -55,7 +61,8 @@ impl Node {
         let db = Db::open(&config).await?;
         if self.migrate {
             db.migrate("cluster", schema::CLUSTER).await?;
-            db.migrate(self.layout.component, self.layout.cluster_steps).await?;
+            db.migrate(self.layout.component, self.layout.cluster_steps)
+                .await?;
         }
         Ok(db)
     }
@@ -80,8 +87,12 @@ impl Node {
             K::ConnectionLost | K::Timeout | K::Config | K::Closed | K::Corrupt => {
                 let reason = error.to_string();
                 tracing::warn!(cluster = %self.id(), error = %error, "cluster does not answer, left alone for a while");
-                *self.down.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now() + self.probe_after, reason.clone()));
-                Error::Unavailable { cluster: self.id(), reason }
+                *self.down.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some((Instant::now() + self.probe_after, reason.clone()));
+                Error::Unavailable {
+                    cluster: self.id(),
+                    reason,
+                }
             }
             K::Busy
             | K::Deadlock
@@ -101,6 +112,9 @@ impl Node {
     }
 
     pub(crate) fn is_down(&self) -> bool {
-        self.down.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.down
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some()
     }
 }

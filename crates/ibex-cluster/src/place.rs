@@ -32,8 +32,15 @@ impl Cluster {
     /// The global database's classes.
     pub async fn loads(&self) -> Result<Vec<Load>, Error> {
         let fresh = {
-            let loads = self.inner.loads.lock().unwrap_or_else(PoisonError::into_inner);
-            loads.as_ref().filter(|(at, _)| at.elapsed() < LOADS_AGE).map(|(_, users)| users.clone())
+            let loads = self
+                .inner
+                .loads
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            loads
+                .as_ref()
+                .filter(|(at, _)| at.elapsed() < LOADS_AGE)
+                .map(|(_, users)| users.clone())
         };
         let users = match fresh {
             Some(users) => users,
@@ -54,12 +61,19 @@ impl Cluster {
     }
 
     async fn count_users(&self) -> Result<BTreeMap<ClusterId, u64>, Error> {
-        let sql = format!("SELECT clusterid, COUNT(*) FROM {} GROUP BY clusterid", self.inner.layout.user_table);
+        let sql = format!(
+            "SELECT clusterid, COUNT(*) FROM {} GROUP BY clusterid",
+            self.inner.layout.user_table
+        );
         let mut users = BTreeMap::new();
         for row in self.global().query(sql, Vec::new()).await? {
             users.insert(ClusterId(row.get(0)?), row.get::<u64>(1)?);
         }
-        *self.inner.loads.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), users.clone()));
+        *self
+            .inner
+            .loads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), users.clone()));
         Ok(users)
     }
 
@@ -69,7 +83,11 @@ impl Cluster {
     /// [`Error::NoPlace`] when no cluster takes new users now; the global database's classes.
     pub async fn place(&self) -> Result<ClusterId, Error> {
         let chosen = choose(&self.loads().await?).ok_or(Error::NoPlace)?;
-        let mut loads = self.inner.loads.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut loads = self
+            .inner
+            .loads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some((_, users)) = &mut *loads {
             *users.entry(chosen).or_default() += 1;
         }
@@ -82,7 +100,12 @@ fn choose(loads: &[Load]) -> Option<ClusterId> {
     loads
         .iter()
         .filter(|load| load.weight > 0 && !load.readonly && !load.down)
-        .min_by_key(|load| (load.users.saturating_mul(1_000_000) / u64::from(load.weight), load.cluster))
+        .min_by_key(|load| {
+            (
+                load.users.saturating_mul(1_000_000) / u64::from(load.weight),
+                load.cluster,
+            )
+        })
         .map(|load| load.cluster)
 }
 
@@ -91,14 +114,29 @@ mod tests {
     use super::*;
 
     fn load(cluster: u32, users: u64, weight: u32) -> Load {
-        Load { cluster: ClusterId(cluster), users, weight, readonly: false, down: false }
+        Load {
+            cluster: ClusterId(cluster),
+            users,
+            weight,
+            readonly: false,
+            down: false,
+        }
     }
 
     #[test]
     fn the_emptiest_for_its_weight_is_chosen() {
-        assert_eq!(choose(&[load(1, 10, 100), load(2, 9, 100)]), Some(ClusterId(2)));
-        assert_eq!(choose(&[load(1, 10, 200), load(2, 9, 100)]), Some(ClusterId(1)));
-        assert_eq!(choose(&[load(1, 0, 100), load(2, 0, 100)]), Some(ClusterId(1)));
+        assert_eq!(
+            choose(&[load(1, 10, 100), load(2, 9, 100)]),
+            Some(ClusterId(2))
+        );
+        assert_eq!(
+            choose(&[load(1, 10, 200), load(2, 9, 100)]),
+            Some(ClusterId(1))
+        );
+        assert_eq!(
+            choose(&[load(1, 0, 100), load(2, 0, 100)]),
+            Some(ClusterId(1))
+        );
     }
 
     #[test]

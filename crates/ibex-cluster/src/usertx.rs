@@ -38,13 +38,25 @@ pub struct UserTx<'t> {
 
 impl<'t> UserTx<'t> {
     /// Reads the owner row and goes through the fence.
-    pub(crate) async fn begin(tx: &'t mut Tx, layout: Layout, user: UserId, epoch: i64) -> Result<Result<Self, Refusal>, Error> {
+    pub(crate) async fn begin(
+        tx: &'t mut Tx,
+        layout: Layout,
+        user: UserId,
+        epoch: i64,
+    ) -> Result<Result<Self, Refusal>, Error> {
         let owner = match fence::owner(tx, user, true).await? {
             Some(owner) if owner.state == State::Live && owner.epoch == epoch => owner,
             Some(owner) if owner.state == State::Locked => return Ok(Err(Refusal::Locked)),
             Some(_) | None => return Ok(Err(Refusal::Elsewhere)),
         };
-        Ok(Ok(Self { tx, layout, user, owner, changed: Vec::new(), outbox: Vec::new() }))
+        Ok(Ok(Self {
+            tx,
+            layout,
+            user,
+            owner,
+            changed: Vec::new(),
+            outbox: Vec::new(),
+        }))
     }
 
     /// Writes the change log if a move listens, and counts the transaction.
@@ -57,9 +69,19 @@ impl<'t> UserTx<'t> {
                 .zip(0_i64..)
                 .map(|((table, rowkey), n)| params![self.user, seq, n, table, rowkey])
                 .collect();
-            self.tx.execute_each("INSERT INTO change_log (userid, seq, n, tbl, rowkey) VALUES (?, ?, ?, ?, ?)", sets).await?;
+            self.tx
+                .execute_each(
+                    "INSERT INTO change_log (userid, seq, n, tbl, rowkey) VALUES (?, ?, ?, ?, ?)",
+                    sets,
+                )
+                .await?;
         }
-        self.tx.execute("UPDATE owner SET seq = ? WHERE userid = ?", params![seq, self.user]).await?;
+        self.tx
+            .execute(
+                "UPDATE owner SET seq = ? WHERE userid = ?",
+                params![seq, self.user],
+            )
+            .await?;
         Ok(self.outbox)
     }
 
@@ -79,7 +101,11 @@ impl<'t> UserTx<'t> {
     ///
     /// # Errors
     /// The database's classes.
-    pub async fn query(&mut self, sql: impl AsRef<str> + Send, params: Vec<Value>) -> Result<Vec<Row>, Error> {
+    pub async fn query(
+        &mut self,
+        sql: impl AsRef<str> + Send,
+        params: Vec<Value>,
+    ) -> Result<Vec<Row>, Error> {
         self.tx.query(sql, params).await
     }
 
@@ -87,7 +113,11 @@ impl<'t> UserTx<'t> {
     ///
     /// # Errors
     /// The database's classes.
-    pub async fn query_one(&mut self, sql: impl AsRef<str> + Send, params: Vec<Value>) -> Result<Option<Row>, Error> {
+    pub async fn query_one(
+        &mut self,
+        sql: impl AsRef<str> + Send,
+        params: Vec<Value>,
+    ) -> Result<Option<Row>, Error> {
         self.tx.query_one(sql, params).await
     }
 
@@ -95,7 +125,13 @@ impl<'t> UserTx<'t> {
     ///
     /// # Errors
     /// The database's classes; [`ErrorKind::Other`] for a table that is not in the layout.
-    pub async fn write_row(&mut self, table: &'static str, key: &[Value], sql: impl AsRef<str> + Send, params: Vec<Value>) -> Result<Done, Error> {
+    pub async fn write_row(
+        &mut self,
+        table: &'static str,
+        key: &[Value],
+        sql: impl AsRef<str> + Send,
+        params: Vec<Value>,
+    ) -> Result<Done, Error> {
         self.note(table, key)?;
         self.tx.execute(sql, params).await
     }
@@ -121,9 +157,21 @@ impl<'t> UserTx<'t> {
         match self.layout.table(table) {
             Some(known) if known.key.len() == key.len() => {}
             Some(known) => {
-                return Err(Error::new(ErrorKind::Other, format!("table {table} has a key of {} columns, {} given", known.key.len(), key.len())));
+                return Err(Error::new(
+                    ErrorKind::Other,
+                    format!(
+                        "table {table} has a key of {} columns, {} given",
+                        known.key.len(),
+                        key.len()
+                    ),
+                ));
             }
-            None => return Err(Error::new(ErrorKind::Other, format!("table {table} is not in the layout"))),
+            None => {
+                return Err(Error::new(
+                    ErrorKind::Other,
+                    format!("table {table} is not in the layout"),
+                ));
+            }
         }
         if self.owner.capture {
             self.changed.push((table, key::encode(key)));
@@ -146,7 +194,13 @@ impl<'t> UserTx<'t> {
     /// As [`UserTx::next`].
     pub async fn next_many(&mut self, area: Area, count: u32, floor: i64) -> Result<i64, Error> {
         let letter = area.to_string();
-        let known = self.tx.query_one("SELECT max FROM usercounter WHERE userid = ? AND area = ?", params![self.user, letter.clone()]).await?;
+        let known = self
+            .tx
+            .query_one(
+                "SELECT max FROM usercounter WHERE userid = ? AND area = ?",
+                params![self.user, letter.clone()],
+            )
+            .await?;
         let count = i64::from(count);
         let last = match &known {
             Some(row) => row.get::<i64>(0)?,
@@ -158,20 +212,40 @@ impl<'t> UserTx<'t> {
             Some(_) => "UPDATE usercounter SET max = ? WHERE userid = ? AND area = ?",
             None => "INSERT INTO usercounter (max, userid, area) VALUES (?, ?, ?)",
         };
-        self.write_row(USERCOUNTER.name, &[Value::Text(letter.clone())], sql, params![max, self.user, letter]).await?;
+        self.write_row(
+            USERCOUNTER.name,
+            &[Value::Text(letter.clone())],
+            sql,
+            params![max, self.user, letter],
+        )
+        .await?;
         Ok(first)
     }
 
     /// The largest number of `area` that any table still shows; 0 if none.
     async fn rebuilt(&mut self, area: Area) -> Result<i64, Error> {
-        let Some(counter) = self.layout.counters.iter().find(|counter| counter.area == area) else {
-            return Err(Error::new(ErrorKind::Other, format!("number space {area} is not in the layout")));
+        let Some(counter) = self
+            .layout
+            .counters
+            .iter()
+            .find(|counter| counter.area == area)
+        else {
+            return Err(Error::new(
+                ErrorKind::Other,
+                format!("number space {area} is not in the layout"),
+            ));
         };
         let mut largest = 0;
         for source in counter.sources {
-            let sql = format!("SELECT MAX({}) FROM {} WHERE {} = ?", source.column, source.table, source.user);
+            let sql = format!(
+                "SELECT MAX({}) FROM {} WHERE {} = ?",
+                source.column, source.table, source.user
+            );
             let row = self.tx.query_one(sql, params![self.user]).await?;
-            let seen = row.map(|row| row.get::<Option<i64>>(0)).transpose()?.flatten();
+            let seen = row
+                .map(|row| row.get::<Option<i64>>(0))
+                .transpose()?
+                .flatten();
             largest = largest.max(seen.unwrap_or(0));
         }
         Ok(largest)
@@ -185,9 +259,13 @@ impl<'t> UserTx<'t> {
     pub async fn outbox(&mut self, kind: &str, payload: &str) -> Result<(), Error> {
         let done = self
             .tx
-            .execute("INSERT INTO outbox (userid, kind, payload, created) VALUES (?, ?, ?, ?)", params![self.user, kind, payload, unix_now()])
+            .execute(
+                "INSERT INTO outbox (userid, kind, payload, created) VALUES (?, ?, ?, ?)",
+                params![self.user, kind, payload, unix_now()],
+            )
             .await?;
-        self.outbox.push(i64::try_from(done.last_insert_id).unwrap_or(i64::MAX));
+        self.outbox
+            .push(i64::try_from(done.last_insert_id).unwrap_or(i64::MAX));
         Ok(())
     }
 }

@@ -84,7 +84,10 @@ impl Effects {
     /// Nothing but keys.
     #[must_use]
     pub fn keys(keys: impl IntoIterator<Item = Key>) -> Self {
-        Self { invalidate: keys.into_iter().collect(), events: Vec::new() }
+        Self {
+            invalidate: keys.into_iter().collect(),
+            events: Vec::new(),
+        }
     }
 }
 
@@ -96,7 +99,9 @@ impl App {
     pub async fn open(config: Config) -> Result<Self> {
         let cluster_config = config.cluster_config().map_err(Error::Invalid)?;
         let cluster = Cluster::open(cluster_config, schema::LAYOUT).await?;
-        let cache = Cache::connect(&config.cache.servers, &config.cache.namespace).await.map_err(|error| Error::Invalid(error.to_string()))?;
+        let cache = Cache::connect(&config.cache.servers, &config.cache.namespace)
+            .await
+            .map_err(|error| Error::Invalid(error.to_string()))?;
         let files = Files::open(&config.files)?;
         let jobs = Jobs::connect(&config.gearman).await?;
         let queue = Queue::open(&config, cluster.global()).await?;
@@ -113,7 +118,9 @@ impl App {
             done: Mutex::new(BTreeMap::new()),
             swept: AtomicU64::new(0),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 
     /// Writes a user's data and acts on the effects. The value is returned when the commit is safe, also if acting failed: the
@@ -123,16 +130,29 @@ impl App {
     /// Those of `work`; the fence's.
     pub async fn write<T, F>(&self, user: UserId, work: F) -> Result<T>
     where
-        F: for<'u, 't> Fn(&'u mut UserTx<'t>) -> BoxFuture<'u, Result<(T, Effects)>> + Send + Sync + 'static,
+        F: for<'u, 't> Fn(&'u mut UserTx<'t>) -> BoxFuture<'u, Result<(T, Effects)>>
+            + Send
+            + Sync
+            + 'static,
         T: Send + 'static,
     {
         let work = Arc::new(work);
         let ((value, effects), cluster, rows) = self
             .cluster
-            .write_noting(user, move |tx: &mut UserTx<'_>| -> BoxFuture<'_, Result<(T, Effects)>> { write_and_note(Arc::clone(&work), tx) })
+            .write_noting(
+                user,
+                move |tx: &mut UserTx<'_>| -> BoxFuture<'_, Result<(T, Effects)>> {
+                    write_and_note(Arc::clone(&work), tx)
+                },
+            )
             .await?;
         if !rows.is_empty() && self.act(&effects).await {
-            self.done.lock().unwrap_or_else(PoisonError::into_inner).entry(cluster).or_default().extend(rows);
+            self.done
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .entry(cluster)
+                .or_default()
+                .extend(rows);
         }
         Ok(value)
     }
@@ -180,7 +200,10 @@ impl App {
     }
 
     async fn sweep_one(&self, cluster: ClusterId) -> Result<usize> {
-        let rows = self.cluster.outbox_pending(cluster, clock::now() - LEFT_BEHIND, SWEEP).await?;
+        let rows = self
+            .cluster
+            .outbox_pending(cluster, clock::now() - LEFT_BEHIND, SWEEP)
+            .await?;
         let mut done = Vec::new();
         for row in &rows {
             let effects: Effects = serde_json::from_str(&row.payload).unwrap_or_default();
@@ -212,15 +235,22 @@ impl App {
     }
 }
 
-fn write_and_note<'u, T, F>(work: Arc<F>, tx: &'u mut UserTx<'_>) -> BoxFuture<'u, Result<(T, Effects)>>
+fn write_and_note<'u, T, F>(
+    work: Arc<F>,
+    tx: &'u mut UserTx<'_>,
+) -> BoxFuture<'u, Result<(T, Effects)>>
 where
-    F: for<'a, 't> Fn(&'a mut UserTx<'t>) -> BoxFuture<'a, Result<(T, Effects)>> + Send + Sync + 'static,
+    F: for<'a, 't> Fn(&'a mut UserTx<'t>) -> BoxFuture<'a, Result<(T, Effects)>>
+        + Send
+        + Sync
+        + 'static,
     T: Send + 'static,
 {
     Box::pin(async move {
         let (value, effects) = work(tx).await?;
         if effects != Effects::default() {
-            let payload = serde_json::to_string(&effects).map_err(|error| Error::Bug(error.to_string()))?;
+            let payload =
+                serde_json::to_string(&effects).map_err(|error| Error::Bug(error.to_string()))?;
             tx.outbox("effects", &payload).await?;
         }
         Ok((value, effects))
@@ -235,16 +265,25 @@ async fn secret(config: &Config, cluster: &Cluster) -> Result<Vec<u8>> {
     let fresh = crate::token::random(43);
     let value: String = cluster
         .global()
-        .write(move |tx: &mut Tx| -> BoxFuture<'_, Result<String, ibex_sql::Error>> {
-            let fresh = fresh.clone();
-            Box::pin(async move {
-                if let Some(row) = tx.query_one("SELECT value FROM setting WHERE name = 'secret'", params![]).await? {
-                    return row.get(0);
-                }
-                tx.execute("INSERT INTO setting (name, value) VALUES ('secret', ?)", params![fresh.clone()]).await?;
-                Ok(fresh)
-            })
-        })
+        .write(
+            move |tx: &mut Tx| -> BoxFuture<'_, Result<String, ibex_sql::Error>> {
+                let fresh = fresh.clone();
+                Box::pin(async move {
+                    if let Some(row) = tx
+                        .query_one("SELECT value FROM setting WHERE name = 'secret'", params![])
+                        .await?
+                    {
+                        return row.get(0);
+                    }
+                    tx.execute(
+                        "INSERT INTO setting (name, value) VALUES ('secret', ?)",
+                        params![fresh.clone()],
+                    )
+                    .await?;
+                    Ok(fresh)
+                })
+            },
+        )
         .await?;
     Ok(value.into_bytes())
 }

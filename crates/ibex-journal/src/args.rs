@@ -36,7 +36,11 @@ impl DaemonArgs for Args {
 
 /// Commands that do one thing and end.
 #[derive(clap::Parser, Debug, Clone)]
-#[command(name = "ibex-journal", about = "The journal's commands; `serve` and `worker` are its daemons.", version)]
+#[command(
+    name = "ibex-journal",
+    about = "The journal's commands; `serve` and `worker` are its daemons.",
+    version
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

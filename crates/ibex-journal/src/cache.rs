@@ -57,7 +57,10 @@ impl Cache {
     ///
     /// # Errors
     /// An address that makes no sense.
-    pub async fn connect(servers: &[String], namespace: &str) -> Result<Self, ibex_memcached_client::Error> {
+    pub async fn connect(
+        servers: &[String],
+        namespace: &str,
+    ) -> Result<Self, ibex_memcached_client::Error> {
         let client = if servers.is_empty() {
             None
         } else {
@@ -94,7 +97,13 @@ impl Cache {
     #[must_use]
     pub fn stats(&self) -> Stats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Stats { hits: read(&self.hits), misses: read(&self.misses), fills: read(&self.fills), lost: read(&self.lost), errors: read(&self.errors) }
+        Stats {
+            hits: read(&self.hits),
+            misses: read(&self.misses),
+            fills: read(&self.fills),
+            lost: read(&self.lost),
+            errors: read(&self.errors),
+        }
     }
 
     /// The values of `ids`: those in the cache from there, all others from one call of `load`, which are then cached. What `load`
@@ -102,16 +111,27 @@ impl Cache {
     ///
     /// # Errors
     /// Those of `load`.
-    pub async fn many<I, V, E, Fut>(&self, class: Class, ids: &[I], key: impl Fn(&I) -> Key, load: impl FnOnce(Vec<I>) -> Fut) -> Result<HashMap<I, V>, E>
+    pub async fn many<I, V, E, Fut>(
+        &self,
+        class: Class,
+        ids: &[I],
+        key: impl Fn(&I) -> Key,
+        load: impl FnOnce(Vec<I>) -> Fut,
+    ) -> Result<HashMap<I, V>, E>
     where
         I: Clone + Eq + Hash,
         V: Serialize + DeserializeOwned,
         Fut: Future<Output = Result<HashMap<I, V>, E>>,
     {
-        let Some(client) = &self.client else { return load(ids.to_vec()).await };
+        let Some(client) = &self.client else {
+            return load(ids.to_vec()).await;
+        };
         let keyed: Vec<(I, Key)> = ids.iter().map(|id| (id.clone(), key(id))).collect();
         let mut found = HashMap::with_capacity(ids.len());
-        let pairs: Vec<(String, &str)> = keyed.iter().map(|(_, key)| (key.by.to_string(), key.text.as_str())).collect();
+        let pairs: Vec<(String, &str)> = keyed
+            .iter()
+            .map(|(_, key)| (key.by.to_string(), key.text.as_str()))
+            .collect();
         let items = match client.get_multi_by(&pairs).await {
             Ok(items) => items,
             Err(error) => {
@@ -121,7 +141,10 @@ impl Cache {
         };
         let mut open = Vec::new();
         for (id, key) in keyed {
-            match items.get(key.text.as_bytes()).and_then(|item| decode(&item.value)) {
+            match items
+                .get(key.text.as_bytes())
+                .and_then(|item| decode(&item.value))
+            {
                 Some(value) => drop(found.insert(id, value)),
                 None => open.push((id, key)),
             }
@@ -131,12 +154,16 @@ impl Cache {
             return Ok(found);
         }
         self.misses.fetch_add(open.len() as u64, Ordering::Relaxed);
-        let leases = futures_util::future::join_all(open.iter().map(|(_, key)| self.lease(client, key))).await;
+        let leases =
+            futures_util::future::join_all(open.iter().map(|(_, key)| self.lease(client, key)))
+                .await;
         let mut wanted = Vec::new();
         let mut tickets = Vec::new();
         for ((id, key), lease) in open.into_iter().zip(leases) {
             match lease {
-                Leased::Hit(item) if let Some(value) = decode(&item.value) => drop(found.insert(id, value)),
+                Leased::Hit(item) if let Some(value) = decode(&item.value) => {
+                    drop(found.insert(id, value))
+                }
                 Leased::Fill { ticket, .. } => {
                     tickets.push((id.clone(), key, ticket));
                     wanted.push(id);
@@ -148,7 +175,9 @@ impl Cache {
             return Ok(found);
         }
         let loaded = load(wanted).await?;
-        let fills = tickets.iter().filter_map(|(id, key, ticket)| Some(self.fill(client, class, key, *ticket, loaded.get(id)?)));
+        let fills = tickets.iter().filter_map(|(id, key, ticket)| {
+            Some(self.fill(client, class, key, *ticket, loaded.get(id)?))
+        });
         futures_util::future::join_all(fills).await;
         found.extend(loaded);
         Ok(found)
@@ -158,12 +187,19 @@ impl Cache {
     ///
     /// # Errors
     /// Those of `load`.
-    pub async fn one<V, E, Fut>(&self, class: Class, key: Key, load: impl FnOnce() -> Fut) -> Result<Option<V>, E>
+    pub async fn one<V, E, Fut>(
+        &self,
+        class: Class,
+        key: Key,
+        load: impl FnOnce() -> Fut,
+    ) -> Result<Option<V>, E>
     where
         V: Serialize + DeserializeOwned,
         Fut: Future<Output = Result<Option<V>, E>>,
     {
-        let Some(client) = &self.client else { return load().await };
+        let Some(client) = &self.client else {
+            return load().await;
+        };
         let mut ticket = None;
         for turn in 0..=WAITS {
             match self.lease(client, &key).await {
@@ -192,7 +228,10 @@ impl Cache {
 
     async fn lease(&self, client: &Client, key: &Key) -> Leased {
         let by = key.by.to_string();
-        match client.lease((by.as_str(), key.text.as_str()), LEASE, None).await {
+        match client
+            .lease((by.as_str(), key.text.as_str()), LEASE, None)
+            .await
+        {
             Ok(leased) => leased,
             Err(error) => {
                 self.failed(&error);
@@ -201,10 +240,26 @@ impl Cache {
         }
     }
 
-    async fn fill<V: Serialize>(&self, client: &Client, class: Class, key: &Key, ticket: Ticket, value: &V) {
+    async fn fill<V: Serialize>(
+        &self,
+        client: &Client,
+        class: Class,
+        key: &Key,
+        ticket: Ticket,
+        value: &V,
+    ) {
         let by = key.by.to_string();
         let Some(bytes) = encode(value) else { return };
-        match client.fill((by.as_str(), key.text.as_str()), ticket, bytes, 0, Expiry::After(class.life)).await {
+        match client
+            .fill(
+                (by.as_str(), key.text.as_str()),
+                ticket,
+                bytes,
+                0,
+                Expiry::After(class.life),
+            )
+            .await
+        {
             Ok(true) => drop(self.fills.fetch_add(1, Ordering::Relaxed)),
             Ok(false) => drop(self.lost.fetch_add(1, Ordering::Relaxed)),
             Err(error) => self.failed(&error),
@@ -213,7 +268,9 @@ impl Cache {
 
     /// Deletes keys after a commit; whether all servers took it. A fill that was begun before fails.
     pub async fn invalidate(&self, keys: &[Key]) -> bool {
-        let Some(client) = &self.client else { return true };
+        let Some(client) = &self.client else {
+            return true;
+        };
         let calls = keys.iter().map(|key| async {
             let by = key.by.to_string();
             client.delete((by.as_str(), key.text.as_str())).await
@@ -237,7 +294,11 @@ impl Cache {
             if let Some(value) = client.incr(pair, 1).await? {
                 return Ok(value);
             }
-            if client.add(pair, "1", Expiry::After(life)).await? { Ok(1) } else { Ok(client.incr(pair, 1).await?.unwrap_or(1)) }
+            if client.add(pair, "1", Expiry::After(life)).await? {
+                Ok(1)
+            } else {
+                Ok(client.incr(pair, 1).await?.unwrap_or(1))
+            }
         };
         let outcome: Result<u64, ibex_memcached_client::Error> = counted.await;
         outcome.map_err(|error| self.failed(&error)).ok()
@@ -262,5 +323,9 @@ fn encode<V: Serialize>(value: &V) -> Option<Vec<u8>> {
 /// A value of this version; anything else is a miss.
 fn decode<V: DeserializeOwned>(bytes: &[u8]) -> Option<V> {
     let (&version, rest) = bytes.split_first()?;
-    if version == VERSION { serde_json::from_slice(rest).ok() } else { None }
+    if version == VERSION {
+        serde_json::from_slice(rest).ok()
+    } else {
+        None
+    }
 }

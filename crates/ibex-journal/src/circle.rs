@@ -33,9 +33,15 @@ pub struct Edge {
 pub async fn outgoing(app: &App, user: UserId) -> Result<Vec<Edge>> {
     let load = || async {
         let sql = "SELECT to_id, trust, watch, mask FROM edge WHERE from_id = ? ORDER BY to_id";
-        Ok::<_, Error>(Some(edges(&app.cluster.global().query(sql, params![user]).await?)?))
+        Ok::<_, Error>(Some(edges(
+            &app.cluster.global().query(sql, params![user]).await?,
+        )?))
     };
-    Ok(app.cache.one(keys::EDGE_OUT, keys::edge_out(user), load).await?.unwrap_or_default())
+    Ok(app
+        .cache
+        .one(keys::EDGE_OUT, keys::edge_out(user), load)
+        .await?
+        .unwrap_or_default())
 }
 
 /// What comes in: who trusts or watches a user, and the communities he administers.
@@ -55,17 +61,39 @@ pub async fn incoming(app: &App, user: UserId) -> Result<Incoming> {
     let load = || async {
         let sql = "SELECT from_id, trust, watch, mask FROM edge WHERE to_id = ? ORDER BY from_id";
         let edges = edges(&app.cluster.global().query(sql, params![user]).await?)?;
-        let rows = app.cluster.global().query("SELECT userid FROM rel WHERE target = ? AND kind = 'A'", params![user]).await?;
-        let administers = rows.iter().map(|row| row.get(0).map(UserId)).collect::<Result<_, ibex_sql::Error>>()?;
+        let rows = app
+            .cluster
+            .global()
+            .query(
+                "SELECT userid FROM rel WHERE target = ? AND kind = 'A'",
+                params![user],
+            )
+            .await?;
+        let administers = rows
+            .iter()
+            .map(|row| row.get(0).map(UserId))
+            .collect::<Result<_, ibex_sql::Error>>()?;
         Ok::<_, Error>(Some(Incoming { edges, administers }))
     };
-    Ok(app.cache.one(keys::EDGE_IN, keys::edge_in(user), load).await?.unwrap_or_default())
+    Ok(app
+        .cache
+        .one(keys::EDGE_IN, keys::edge_in(user), load)
+        .await?
+        .unwrap_or_default())
 }
 
 fn edges(rows: &[Row]) -> Result<Vec<Edge>, ibex_sql::Error> {
     let edge = |row: &Row| {
-        let mask = if row.get::<i64>(1)? == 0 { 0 } else { row.get::<i64>(3)?.cast_unsigned() | 1 };
-        Ok(Edge { other: UserId(row.get(0)?), mask, is_watched: row.get::<i64>(2)? != 0 })
+        let mask = if row.get::<i64>(1)? == 0 {
+            0
+        } else {
+            row.get::<i64>(3)?.cast_unsigned() | 1
+        };
+        Ok(Edge {
+            other: UserId(row.get(0)?),
+            mask,
+            is_watched: row.get::<i64>(2)? != 0,
+        })
     };
     rows.iter().map(edge).collect()
 }
@@ -86,8 +114,17 @@ impl Viewer {
     /// The global database's.
     pub async fn load(app: &App, user: User) -> Result<Self> {
         let incoming = incoming(app, user.id).await?;
-        let masks = incoming.edges.iter().filter(|edge| edge.mask != 0).map(|edge| (edge.other, edge.mask)).collect();
-        Ok(Self { user, masks, administers: incoming.administers.into_iter().collect() })
+        let masks = incoming
+            .edges
+            .iter()
+            .filter(|edge| edge.mask != 0)
+            .map(|edge| (edge.other, edge.mask))
+            .collect();
+        Ok(Self {
+            user,
+            masks,
+            administers: incoming.administers.into_iter().collect(),
+        })
     }
 
     /// What he is to a journal.
@@ -102,7 +139,10 @@ impl Viewer {
 
     /// Communities he is a member of or administers.
     pub fn communities(&self) -> impl Iterator<Item = UserId> {
-        self.administers.iter().copied().chain(self.masks.keys().copied())
+        self.administers
+            .iter()
+            .copied()
+            .chain(self.masks.keys().copied())
     }
 }
 
@@ -134,7 +174,9 @@ pub async fn add(app: &App, user: &User, friend: &User) -> Result<()> {
         return Err(Error::invalid("You are your own friend already."));
     }
     if outgoing(app, user.id).await?.len() >= FRIENDS_MAX {
-        return Err(Error::invalid("You have as many friends as this site can hold for one person."));
+        return Err(Error::invalid(
+            "You have as many friends as this site can hold for one person.",
+        ));
     }
     let is_person = matches!(friend.kind, Kind::Person | Kind::Identity);
     set(app, user.id, friend.id, Some((is_person, true))).await?;
@@ -178,7 +220,9 @@ async fn set(app: &App, from: UserId, to: UserId, edge: Option<(bool, bool)>) ->
             })
         })
         .await?;
-    app.cache.invalidate(&[keys::edge_out(from), keys::edge_in(to)]).await;
+    app.cache
+        .invalidate(&[keys::edge_out(from), keys::edge_in(to)])
+        .await;
     Ok(())
 }
 
@@ -187,7 +231,13 @@ async fn set(app: &App, from: UserId, to: UserId, edge: Option<(bool, bool)>) ->
 /// # Errors
 /// The global database's.
 pub async fn make_administrator(app: &App, community: UserId, user: UserId) -> Result<()> {
-    app.cluster.global().execute("REPLACE INTO rel (userid, target, kind) VALUES (?, ?, 'A')", params![community, user]).await?;
+    app.cluster
+        .global()
+        .execute(
+            "REPLACE INTO rel (userid, target, kind) VALUES (?, ?, 'A')",
+            params![community, user],
+        )
+        .await?;
     app.cache.invalidate(&[keys::edge_in(user)]).await;
     Ok(())
 }

@@ -56,13 +56,21 @@ pub fn date(seconds: i64) -> String {
 /// `Wed, 25 Nov 2026 04:20:00 GMT`.
 #[must_use]
 pub fn http(seconds: i64) -> String {
-    civil(seconds).strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
+    civil(seconds)
+        .strftime("%a, %d %b %Y %H:%M:%S GMT")
+        .to_string()
 }
 
 /// How long ago, in the words of a reader; beyond a week the day.
 #[must_use]
 pub fn ago(seconds: i64, now: i64) -> String {
-    let plural = |count: i64, word: &str| if count == 1 { format!("1 {word} ago") } else { format!("{count} {word}s ago") };
+    let plural = |count: i64, word: &str| {
+        if count == 1 {
+            format!("1 {word} ago")
+        } else {
+            format!("{count} {word}s ago")
+        }
+    };
     match now - seconds {
         past if past < 60 => "just now".to_owned(),
         past if past < 3600 => plural(past / 60, "minute"),
@@ -76,14 +84,20 @@ pub fn ago(seconds: i64, now: i64) -> String {
 #[must_use]
 pub fn from_parts(year: i16, month: i8, day: i8, hour: i8, minute: i8) -> Option<i64> {
     let civil = DateTime::new(year, month, day, hour, minute, 0, 0).ok()?;
-    Offset::UTC.to_timestamp(civil).ok().map(Timestamp::as_second)
+    Offset::UTC
+        .to_timestamp(civil)
+        .ok()
+        .map(Timestamp::as_second)
 }
 
 /// Seconds of `YYYY-MM-DD hh:mm:ss`.
 #[must_use]
 pub fn parse_sql(text: &str) -> Option<i64> {
     let civil = DateTime::strptime("%Y-%m-%d %H:%M:%S", text).ok()?;
-    Offset::UTC.to_timestamp(civil).ok().map(Timestamp::as_second)
+    Offset::UTC
+        .to_timestamp(civil)
+        .ok()
+        .map(Timestamp::as_second)
 }
 
 #[cfg(test)]

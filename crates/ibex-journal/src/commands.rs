@@ -57,16 +57,27 @@ pub(crate) fn say(text: &str) {
 }
 
 fn in_runtime<T>(work: impl Future<Output = Result<T>>) -> Result<T, End> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| End::Failure(Failure::io(format!("runtime: {error}"))))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let runtime =
+        runtime.map_err(|error| End::Failure(Failure::io(format!("runtime: {error}"))))?;
     runtime.block_on(work).map_err(End::Error)
 }
 
 fn configured(cli: Cli) -> Result<(), End> {
-    let common =
-        CommonArgs { config: cli.common.config, set: cli.common.set, log_level: Some(cli.common.log_level), ..CommonArgs::default() };
-    let args = Args { role: Role::Serve, common };
-    let config: Config = ibex_kit::load::<Args, Config>(&crate::ABOUT, &args).map_err(End::Failure)?;
+    let common = CommonArgs {
+        config: cli.common.config,
+        set: cli.common.set,
+        log_level: Some(cli.common.log_level),
+        ..CommonArgs::default()
+    };
+    let args = Args {
+        role: Role::Serve,
+        common,
+    };
+    let config: Config =
+        ibex_kit::load::<Args, Config>(&crate::ABOUT, &args).map_err(End::Failure)?;
     in_runtime(async move {
         let app = App::open(config).await?;
         execute(&app, cli.command).await
@@ -76,16 +87,56 @@ fn configured(cli: Cli) -> Result<(), End> {
 async fn execute(app: &App, command: Command) -> Result<()> {
     match command {
         Command::Migrate => migrate(app).await,
-        Command::SeedDemo { users, entries, seed, password, pictures } => seed::run(app, seed::Plan { users, entries, seed, password, pictures }).await,
+        Command::SeedDemo {
+            users,
+            entries,
+            seed,
+            password,
+            pictures,
+        } => {
+            seed::run(
+                app,
+                seed::Plan {
+                    users,
+                    entries,
+                    seed,
+                    password,
+                    pictures,
+                },
+            )
+            .await
+        }
         Command::MoveUser { resume: true, .. } => resume(app).await,
-        Command::MoveUser { name: Some(name), cluster: Some(cluster), verify_full, delete, rate, die_at, .. } => {
+        Command::MoveUser {
+            name: Some(name),
+            cluster: Some(cluster),
+            verify_full,
+            delete,
+            rate,
+            die_at,
+            ..
+        } => {
             let die_at = match die_at.as_deref().map(|step| (step, Step::parse(step))) {
                 None => None,
                 Some((_, Some(step))) if cfg!(debug_assertions) => Some(step),
                 Some((_, Some(_))) => return Err(Error::invalid("--die-at is for debug builds")),
-                Some((step, None)) => return Err(Error::Invalid(format!("--die-at: no step {step:?}"))),
+                Some((step, None)) => {
+                    return Err(Error::Invalid(format!("--die-at: no step {step:?}")));
+                }
             };
-            move_user(app, &name, ClusterId(cluster), MoveOptions { verify_full, delete, rate, die_at, ..MoveOptions::default() }).await
+            move_user(
+                app,
+                &name,
+                ClusterId(cluster),
+                MoveOptions {
+                    verify_full,
+                    delete,
+                    rate,
+                    die_at,
+                    ..MoveOptions::default()
+                },
+            )
+            .await
         }
         Command::MoveUser { .. } => Err(Error::invalid("move-user NAME CLUSTER, or --resume")),
         Command::Admin { command } => admin(app, command).await,
@@ -98,7 +149,11 @@ async fn migrate(app: &App) -> Result<()> {
         return Err(Error::Invalid(format!("cluster {cluster}: {error}")));
     }
     // The queue's tables are made when it is first asked.
-    app.queue.client().counts().await.map_err(|error| Error::Jobs(error.to_string()))?;
+    app.queue
+        .client()
+        .counts()
+        .await
+        .map_err(|error| Error::Jobs(error.to_string()))?;
     say("every schema is up to date");
     Ok(())
 }
@@ -115,7 +170,13 @@ async fn move_user(app: &App, name: &str, to: ClusterId, options: MoveOptions) -
     };
     say(&format!(
         "moved {} from cluster {} to cluster {}: {} rows, {} changes meanwhile, {:.0?} in all, writes held for {:.0?}",
-        who.name, report.src, report.dst, report.rows, report.changes, report.elapsed, report.locked
+        who.name,
+        report.src,
+        report.dst,
+        report.rows,
+        report.changes,
+        report.elapsed,
+        report.locked
     ));
     Ok(())
 }
@@ -125,23 +186,57 @@ async fn resume(app: &App) -> Result<()> {
     let recovered = app.cluster.recover(clock::now()).await?;
     for one in &recovered {
         match one {
-            Recovered::Finished(row) => say(&format!("move {} of user {} finished: cluster {}", row.moveid, row.user, row.dst)),
-            Recovered::Undone(row) => say(&format!("move {} of user {} undone: cluster {}", row.moveid, row.user, row.src)),
+            Recovered::Finished(row) => say(&format!(
+                "move {} of user {} finished: cluster {}",
+                row.moveid, row.user, row.dst
+            )),
+            Recovered::Undone(row) => say(&format!(
+                "move {} of user {} undone: cluster {}",
+                row.moveid, row.user, row.src
+            )),
         }
     }
-    let open = app.cluster.moves(1000).await?.into_iter().filter(|row| matches!(row.state.as_str(), "copying" | "locked" | "pivoted"));
+    let open = app
+        .cluster
+        .moves(1000)
+        .await?
+        .into_iter()
+        .filter(|row| matches!(row.state.as_str(), "copying" | "locked" | "pivoted"));
     for row in open {
-        say(&format!("move {} of user {} is under way until its lease ends in {} s", row.moveid, row.user, row.lease_until - clock::now()));
+        say(&format!(
+            "move {} of user {} is under way until its lease ends in {} s",
+            row.moveid,
+            row.user,
+            row.lease_until - clock::now()
+        ));
     }
     Ok(())
 }
 
 async fn admin(app: &App, command: Admin) -> Result<()> {
     match command {
-        Admin::UserAdd { name, password, email, cluster } => {
-            let made = user::sign_up(app, SignUp { name, password, email, cluster: cluster.map(ClusterId), ..SignUp::default() }).await?;
+        Admin::UserAdd {
+            name,
+            password,
+            email,
+            cluster,
+        } => {
+            let made = user::sign_up(
+                app,
+                SignUp {
+                    name,
+                    password,
+                    email,
+                    cluster: cluster.map(ClusterId),
+                    ..SignUp::default()
+                },
+            )
+            .await?;
             let home = app.cluster.home(made.id).await?;
-            say(&format!("made {} as user {} on cluster {}", made.name, made.id, home.cluster));
+            say(&format!(
+                "made {} as user {} on cluster {}",
+                made.name, made.id, home.cluster
+            ));
         }
         Admin::UserWhere { name } => {
             let who = user::by_name(app, &name).await?;
@@ -149,10 +244,21 @@ async fn admin(app: &App, command: Admin) -> Result<()> {
         }
         Admin::CommunityAdd { name, owner } => {
             let owner = user::by_name(app, &owner).await?;
-            let made = user::sign_up(app, SignUp { name, is_community: true, ..SignUp::default() }).await?;
+            let made = user::sign_up(
+                app,
+                SignUp {
+                    name,
+                    is_community: true,
+                    ..SignUp::default()
+                },
+            )
+            .await?;
             circle::add(app, &owner, &made).await?;
             circle::make_administrator(app, made.id, owner.id).await?;
-            say(&format!("made community {} with administrator {}", made.name, owner.name));
+            say(&format!(
+                "made community {} with administrator {}",
+                made.name, owner.name
+            ));
         }
         Admin::ApikeyAdd { name } => {
             let who = user::by_name(app, &name).await?;
@@ -161,12 +267,18 @@ async fn admin(app: &App, command: Admin) -> Result<()> {
         Admin::ClusterList => {
             for load in app.cluster.loads().await? {
                 let state = if load.readonly { "read-only" } else { "open" };
-                say(&format!("cluster {}: {} users, weight {}, {state}", load.cluster, load.users, load.weight));
+                say(&format!(
+                    "cluster {}: {} users, weight {}, {state}",
+                    load.cluster, load.users, load.weight
+                ));
             }
         }
         Admin::Moves => {
             for row in app.cluster.moves(50).await? {
-                say(&format!("move {}: user {} from {} to {}, {} {}", row.moveid, row.user, row.src, row.dst, row.state, row.error));
+                say(&format!(
+                    "move {}: user {} from {} to {}, {} {}",
+                    row.moveid, row.user, row.src, row.dst, row.state, row.error
+                ));
             }
         }
         Admin::Check { name } => check(app, &name).await?,
@@ -182,16 +294,28 @@ async fn check(app: &App, name: &str) -> Result<()> {
     let mut problems = Vec::new();
     for at in app.cluster.ids() {
         let db = app.cluster.db(at).await?;
-        let owner = db.query_one("SELECT state FROM owner WHERE userid = ?", params![who.id]).await?;
+        let owner = db
+            .query_one("SELECT state FROM owner WHERE userid = ?", params![who.id])
+            .await?;
         let state: Option<String> = owner.map(|row| row.get(0)).transpose()?;
         match (at == home, state.as_deref()) {
             (true, Some("L")) | (false, Some("X")) => {}
             (true, state) => problems.push(format!("owner row on his cluster {at} says {state:?}")),
-            (false, Some(state)) => problems.push(format!("owner row on cluster {at} says {state:?}")),
+            (false, Some(state)) => {
+                problems.push(format!("owner row on cluster {at} says {state:?}"))
+            }
             (false, None) => {
                 for table in schema::LAYOUT.tables {
-                    let sql = format!("SELECT COUNT(*) FROM {} WHERE {} = ?", table.name, table.user);
-                    let rows: i64 = db.query_one(sql, params![who.id]).await?.map(|row| row.get(0)).transpose()?.unwrap_or(0);
+                    let sql = format!(
+                        "SELECT COUNT(*) FROM {} WHERE {} = ?",
+                        table.name, table.user
+                    );
+                    let rows: i64 = db
+                        .query_one(sql, params![who.id])
+                        .await?
+                        .map(|row| row.get(0))
+                        .transpose()?
+                        .unwrap_or(0);
                     if rows > 0 {
                         problems.push(format!("{rows} rows of {} on cluster {at}", table.name));
                     }
@@ -251,11 +375,17 @@ async fn rebuild_usage(app: &App) -> Result<()> {
         let ids: Vec<_> = users.iter().map(|user| user.id).collect();
         let (recent, is_partial) = entry::recent(app, &ids).await?;
         if is_partial {
-            return Err(Error::invalid("a cluster does not answer; try again when all do"));
+            return Err(Error::invalid(
+                "a cluster does not answer; try again when all do",
+            ));
         }
         for (journal, rows) in recent {
             for row in rows {
-                app.usage.note(journal, row.logtime, row.security == visibility::Security::Public);
+                app.usage.note(
+                    journal,
+                    row.logtime,
+                    row.security == visibility::Security::Public,
+                );
             }
         }
         count += crate::usage::flush(app).await?;

@@ -105,9 +105,18 @@ pub async fn all(app: &App, journal: UserId, jitemid: i64) -> Result<Vec<Talk>> 
             let sql = "SELECT jtalkid, parent, posterid, posttime, state FROM talk WHERE journalid = ? AND jitemid = ? ORDER BY jtalkid";
             Box::pin(async move { Ok(tx.query(sql, params![journal, jitemid]).await?) })
         });
-        Ok::<_, Error>(Some(rows.await?.iter().map(talk).collect::<Result<Vec<_>, _>>()?))
+        Ok::<_, Error>(Some(
+            rows.await?
+                .iter()
+                .map(talk)
+                .collect::<Result<Vec<_>, _>>()?,
+        ))
     };
-    Ok(app.cache.one(keys::TALK2, keys::talk2(journal, jitemid), load).await?.unwrap_or_default())
+    Ok(app
+        .cache
+        .one(keys::TALK2, keys::talk2(journal, jitemid), load)
+        .await?
+        .unwrap_or_default())
 }
 
 fn talk(row: &Row) -> Result<Talk, ibex_sql::Error> {
@@ -138,10 +147,25 @@ pub async fn texts(app: &App, journal: UserId, ids: &[i64]) -> Result<HashMap<i6
                 Ok(rows)
             })
         });
-        let text = |row: &Row| Ok((row.get(0)?, TalkText { subject: row.get(1)?, body: row.get(2)? }));
-        Ok::<_, Error>(rows.await?.iter().map(text).collect::<Result<_, ibex_sql::Error>>()?)
+        let text = |row: &Row| {
+            Ok((
+                row.get(0)?,
+                TalkText {
+                    subject: row.get(1)?,
+                    body: row.get(2)?,
+                },
+            ))
+        };
+        Ok::<_, Error>(
+            rows.await?
+                .iter()
+                .map(text)
+                .collect::<Result<_, ibex_sql::Error>>()?,
+        )
     };
-    app.cache.many(keys::TALKTEXT, ids, |id| keys::talktext(journal, *id), load).await
+    app.cache
+        .many(keys::TALKTEXT, ids, |id| keys::talktext(journal, *id), load)
+        .await
 }
 
 /// Orders comments into threads, each followed by its answers. What `visible` refuses is left out with its answers; deleted
@@ -152,14 +176,28 @@ pub fn threads(all: &[Talk], visible: impl Fn(&Talk) -> bool) -> Vec<Placed> {
     let mut children: BTreeMap<i64, Vec<Talk>> = BTreeMap::new();
     for talk in all.iter().filter(|talk| visible(talk)) {
         // A parent that is not there any more leaves its answers on the top.
-        let parent = if known.contains(&talk.parent) { talk.parent } else { 0 };
+        let parent = if known.contains(&talk.parent) {
+            talk.parent
+        } else {
+            0
+        };
         children.entry(parent).or_default().push(*talk);
     }
     let mut out = Vec::with_capacity(all.len());
-    for (thread, top) in children.get(&0).cloned().unwrap_or_default().into_iter().enumerate() {
+    for (thread, top) in children
+        .get(&0)
+        .cloned()
+        .unwrap_or_default()
+        .into_iter()
+        .enumerate()
+    {
         let mut open = vec![(top, 0_u8)];
         while let Some((talk, depth)) = open.pop() {
-            out.push(Placed { talk, depth, thread });
+            out.push(Placed {
+                talk,
+                depth,
+                thread,
+            });
             for answer in children.get(&talk.id).into_iter().flatten().rev() {
                 open.push((*answer, (depth + 1).min(DEPTH_MAX)));
             }
@@ -185,14 +223,27 @@ pub fn sees(viewer: Option<&Viewer>, entry: &EntryRow, talk: &Talk, all: &[Talk]
     if talk.state != State::Screened {
         return true;
     }
-    let Some(reader) = viewer.map(|viewer| viewer.user.id) else { return false };
-    let parent_poster = all.iter().find(|other| other.id == talk.parent).map(|parent| parent.poster);
-    circle::manages(viewer, entry.journal) || reader == entry.poster || reader == talk.poster || parent_poster == Some(reader)
+    let Some(reader) = viewer.map(|viewer| viewer.user.id) else {
+        return false;
+    };
+    let parent_poster = all
+        .iter()
+        .find(|other| other.id == talk.parent)
+        .map(|parent| parent.poster);
+    circle::manages(viewer, entry.journal)
+        || reader == entry.poster
+        || reader == talk.poster
+        || parent_poster == Some(reader)
 }
 
 /// Why this reader cannot comment here, in words; `None` if he can.
 #[must_use]
-pub fn closed(viewer: Option<&Viewer>, journal: &User, entry: &EntryRow, nocomments: bool) -> Option<&'static str> {
+pub fn closed(
+    viewer: Option<&Viewer>,
+    journal: &User,
+    entry: &EntryRow,
+    nocomments: bool,
+) -> Option<&'static str> {
     let relation = circle::relation(viewer, journal.id);
     if nocomments {
         return Some("Comments are closed here.");
@@ -200,7 +251,11 @@ pub fn closed(viewer: Option<&Viewer>, journal: &User, entry: &EntryRow, nocomme
     match (journal.whocanreply.as_str(), viewer) {
         ("reg", None) => Some("Only registered users comment here."),
         ("friends", None) => Some("Only friends comment here."),
-        ("friends", Some(reader)) if !relation.is_owner && relation.mask == 0 && reader.user.id != entry.poster => Some("Only friends comment here."),
+        ("friends", Some(reader))
+            if !relation.is_owner && relation.mask == 0 && reader.user.id != entry.poster =>
+        {
+            Some("Only friends comment here.")
+        }
         _ => None,
     }
 }
@@ -222,7 +277,12 @@ impl Draft {
         if self.subject.len() > SUBJECT_BYTES_MAX {
             return Err(Error::invalid("The subject is longer than 100 bytes."));
         }
-        self.body = self.body.replace("\r\n", "\n").replace('\r', "\n").trim().to_owned();
+        self.body = self
+            .body
+            .replace("\r\n", "\n")
+            .replace('\r', "\n")
+            .trim()
+            .to_owned();
         if self.body.is_empty() {
             return Err(Error::invalid("The comment is empty."));
         }
@@ -277,7 +337,11 @@ pub async fn post(app: &App, entry: EntryRow, poster: UserId, draft: Draft) -> R
 }
 
 fn changed(journal: UserId, jitemid: i64) -> Effects {
-    Effects::keys([keys::log2(journal, jitemid), keys::log2lt(journal), keys::talk2(journal, jitemid)])
+    Effects::keys([
+        keys::log2(journal, jitemid),
+        keys::log2lt(journal),
+        keys::talk2(journal, jitemid),
+    ])
 }
 
 /// Changes the state of a comment, and the count with it.
@@ -315,25 +379,57 @@ mod tests {
     use super::*;
 
     fn talk(id: i64, parent: i64, state: State) -> Talk {
-        Talk { id, parent, poster: UserId(1), time: id, state }
+        Talk {
+            id,
+            parent,
+            poster: UserId(1),
+            time: id,
+            state,
+        }
     }
 
     fn shape(all: &[Talk]) -> Vec<(i64, u8, usize)> {
-        threads(all, |_| true).iter().map(|placed| (placed.talk.id, placed.depth, placed.thread)).collect()
+        threads(all, |_| true)
+            .iter()
+            .map(|placed| (placed.talk.id, placed.depth, placed.thread))
+            .collect()
     }
 
     #[test]
     fn answers_follow_what_they_answer() {
         use State::Active;
-        let all = [talk(1, 0, Active), talk(2, 0, Active), talk(3, 1, Active), talk(4, 2, Active), talk(5, 1, Active), talk(6, 3, Active)];
-        assert_eq!(shape(&all), vec![(1, 0, 0), (3, 1, 0), (6, 2, 0), (5, 1, 0), (2, 0, 1), (4, 1, 1)]);
+        let all = [
+            talk(1, 0, Active),
+            talk(2, 0, Active),
+            talk(3, 1, Active),
+            talk(4, 2, Active),
+            talk(5, 1, Active),
+            talk(6, 3, Active),
+        ];
+        assert_eq!(
+            shape(&all),
+            vec![
+                (1, 0, 0),
+                (3, 1, 0),
+                (6, 2, 0),
+                (5, 1, 0),
+                (2, 0, 1),
+                (4, 1, 1)
+            ]
+        );
     }
 
     #[test]
     fn a_deleted_comment_stays_only_where_answers_hang_on_it() {
         use State::{Active, Deleted};
-        assert_eq!(shape(&[talk(1, 0, Deleted), talk(2, 1, Active)]), vec![(1, 0, 0), (2, 1, 0)]);
-        assert_eq!(shape(&[talk(1, 0, Deleted), talk(2, 1, Deleted), talk(3, 0, Active)]), vec![(3, 0, 1)]);
+        assert_eq!(
+            shape(&[talk(1, 0, Deleted), talk(2, 1, Active)]),
+            vec![(1, 0, 0), (2, 1, 0)]
+        );
+        assert_eq!(
+            shape(&[talk(1, 0, Deleted), talk(2, 1, Deleted), talk(3, 0, Active)]),
+            vec![(3, 0, 1)]
+        );
     }
 
     #[test]
@@ -341,8 +437,15 @@ mod tests {
         use State::Active;
         let deep: Vec<Talk> = (1..=2000).map(|id| talk(id, id - 1, Active)).collect();
         assert_eq!(threads(&deep, |_| true).len(), 2000);
-        assert_eq!(threads(&deep, |_| true).last().map(|placed| placed.depth), Some(DEPTH_MAX));
+        assert_eq!(
+            threads(&deep, |_| true).last().map(|placed| placed.depth),
+            Some(DEPTH_MAX)
+        );
         assert_eq!(shape(&[talk(5, 4, Active)]), vec![(5, 0, 0)]);
-        assert_eq!(shape(&[talk(5, 6, Active), talk(6, 5, Active)]), vec![], "a circle hangs on nothing");
+        assert_eq!(
+            shape(&[talk(5, 6, Active), talk(6, 5, Active)]),
+            vec![],
+            "a circle hangs on nothing"
+        );
     }
 }

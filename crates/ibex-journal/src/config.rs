@@ -190,12 +190,25 @@ const ARGON2_KIB: std::ops::RangeInclusive<u32> = 8..=1_048_576;
 impl Validate for Config {
     fn validate(&self) -> Result<(), Vec<Problem>> {
         let mut problems = Vec::new();
-        let mut problem = |key: &str, message: String| problems.push(Problem { key: key.to_owned(), message });
-        if let Err(error) = self.cluster_config().and_then(|config| config.validate().map_err(|error| error.to_string())) {
+        let mut problem = |key: &str, message: String| {
+            problems.push(Problem {
+                key: key.to_owned(),
+                message,
+            })
+        };
+        if let Err(error) = self
+            .cluster_config()
+            .and_then(|config| config.validate().map_err(|error| error.to_string()))
+        {
             problem("cluster", error);
         }
-        if self.site.url.ends_with('/') || !(self.site.url.starts_with("http://") || self.site.url.starts_with("https://")) {
-            problem("site.url", "starts with http:// or https:// and has no slash at its end".to_owned());
+        if self.site.url.ends_with('/')
+            || !(self.site.url.starts_with("http://") || self.site.url.starts_with("https://"))
+        {
+            problem(
+                "site.url",
+                "starts with http:// or https:// and has no slash at its end".to_owned(),
+            );
         }
         if !ARGON2_KIB.contains(&self.site.argon2_kib) {
             problem("site.argon2_kib", "is from 8 to 1048576".to_owned());
@@ -211,7 +224,11 @@ impl Validate for Config {
         if self.worker.resizers == 0 || self.worker.resizers > 64 {
             problem("worker.resizers", "is from 1 to 64".to_owned());
         }
-        if problems.is_empty() { Ok(()) } else { Err(problems) }
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(problems)
+        }
     }
 }
 
@@ -222,7 +239,10 @@ impl Config {
     /// A text naming the part that makes no sense or cannot be read.
     pub fn cluster_config(&self) -> Result<ibex_cluster::Config, String> {
         let mut config = ibex_cluster::Config::new(&self.db.global.master);
-        config.global = GlobalConfig { master: self.db.global.master.clone(), password: some(self.db.global.password.reveal()) };
+        config.global = GlobalConfig {
+            master: self.db.global.master.clone(),
+            password: some(self.db.global.password.reveal()),
+        };
         config.migrate = self.db.migrate;
         config.gather_deadline = self.read.gather_deadline.std();
         for entry in &self.cluster {
@@ -234,7 +254,12 @@ impl Config {
                 active: match entry.active.as_str() {
                     "a" => Side::A,
                     "b" => Side::B,
-                    other => return Err(format!("cluster {}: active is a or b, not {other:?}", entry.id)),
+                    other => {
+                        return Err(format!(
+                            "cluster {}: active is a or b, not {other:?}",
+                            entry.id
+                        ));
+                    }
                 },
                 weight: entry.weight,
                 readonly: entry.readonly,
@@ -254,7 +279,11 @@ fn password(file: &str) -> Result<Option<String>, String> {
         return Ok(None);
     }
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(std::path::PathBuf::from);
-    let places = [Some(std::path::PathBuf::from(file)), credentials.map(|dir| dir.join(file)), Some(std::path::Path::new("/run/secrets").join(file))];
+    let places = [
+        Some(std::path::PathBuf::from(file)),
+        credentials.map(|dir| dir.join(file)),
+        Some(std::path::Path::new("/run/secrets").join(file)),
+    ];
     for place in places.iter().flatten() {
         if let Ok(text) = std::fs::read_to_string(place) {
             return Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()));

@@ -118,10 +118,17 @@ impl Draft {
     /// [`Error::Invalid`] with a text for the author.
     pub fn checked(mut self) -> Result<Self> {
         self.subject = self.subject.replace(['\r', '\n'], " ").trim().to_owned();
-        if self.subject.chars().count() > SUBJECT_LETTERS_MAX || self.subject.len() > SUBJECT_BYTES_MAX {
+        if self.subject.chars().count() > SUBJECT_LETTERS_MAX
+            || self.subject.len() > SUBJECT_BYTES_MAX
+        {
             return Err(Error::invalid("The subject is longer than 100 letters."));
         }
-        self.body = self.body.replace("\r\n", "\n").replace('\r', "\n").trim().to_owned();
+        self.body = self
+            .body
+            .replace("\r\n", "\n")
+            .replace('\r', "\n")
+            .trim()
+            .to_owned();
         if self.body.is_empty() {
             return Err(Error::invalid("The entry is empty."));
         }
@@ -132,7 +139,9 @@ impl Draft {
         self.props.retain(|_, value| !value.is_empty());
         for value in self.props.values() {
             if value.len() > 255 {
-                return Err(Error::invalid("Mood, music and place have at most 255 bytes each."));
+                return Err(Error::invalid(
+                    "Mood, music and place have at most 255 bytes each.",
+                ));
             }
         }
         Ok(self)
@@ -147,9 +156,15 @@ impl Draft {
 
 fn clean_tags(tags: &[String]) -> Result<Vec<String>> {
     let mut clean = BTreeSet::new();
-    for tag in tags.iter().map(|tag| tag.trim().to_lowercase()).filter(|tag| !tag.is_empty()) {
+    for tag in tags
+        .iter()
+        .map(|tag| tag.trim().to_lowercase())
+        .filter(|tag| !tag.is_empty())
+    {
         if tag.starts_with('_') || tag.contains(['<', '>', '\r', '\n', '\t', ',', '/']) {
-            return Err(Error::Invalid(format!("\u{201c}{tag}\u{201d} cannot be a tag.")));
+            return Err(Error::Invalid(format!(
+                "\u{201c}{tag}\u{201d} cannot be a tag."
+            )));
         }
         if tag.chars().count() > TAG_LETTERS_MAX || tag.len() > 2 * TAG_LETTERS_MAX {
             return Err(Error::invalid("A tag has at most 40 letters."));
@@ -204,10 +219,13 @@ pub async fn post(app: &App, journal: UserId, poster: UserId, draft: Draft) -> R
     let is_public = draft.security == Security::Public;
     let backdated = draft.props.contains_key("opt_backdated");
     let posted = app
-        .write(journal, move |tx: &mut UserTx<'_>| -> BoxFuture<'_, Result<(EntryRow, Effects)>> {
-            let draft = draft.clone();
-            Box::pin(async move { insert(tx, poster, &draft, anum, now).await })
-        })
+        .write(
+            journal,
+            move |tx: &mut UserTx<'_>| -> BoxFuture<'_, Result<(EntryRow, Effects)>> {
+                let draft = draft.clone();
+                Box::pin(async move { insert(tx, poster, &draft, anum, now).await })
+            },
+        )
         .await?;
     if !backdated {
         app.usage.note(journal, posted.logtime, is_public);
@@ -219,16 +237,36 @@ pub async fn post(app: &App, journal: UserId, poster: UserId, draft: Draft) -> R
 ///
 /// # Errors
 /// The database's.
-async fn insert(tx: &mut UserTx<'_>, poster: UserId, draft: &Draft, anum: u8, now: i64) -> Result<(EntryRow, Effects)> {
+async fn insert(
+    tx: &mut UserTx<'_>,
+    poster: UserId,
+    draft: &Draft,
+    anum: u8,
+    now: i64,
+) -> Result<(EntryRow, Effects)> {
     let journal = tx.user();
     let digest = draft.digest();
-    let sql = format!("SELECT {COLUMNS} FROM log WHERE journalid = ? AND jitemid = (SELECT jitemid FROM dupsig WHERE journalid = ? AND posterid = ? AND digest = ?)");
-    if let Some(same) = tx.query_one(sql, params![journal, journal, poster, digest.clone()]).await? {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM log WHERE journalid = ? AND jitemid = (SELECT jitemid FROM dupsig WHERE journalid = ? AND posterid = ? AND digest = ?)"
+    );
+    if let Some(same) = tx
+        .query_one(sql, params![journal, journal, poster, digest.clone()])
+        .await?
+    {
         return Ok((row(&same)?, Effects::default()));
     }
     // The log time never goes back within a journal, whatever the clock does.
-    let last = tx.query_one("SELECT MIN(rlogtime) FROM log WHERE journalid = ?", params![journal]).await?;
-    let last = last.map(|row| row.get::<Option<i64>>(0)).transpose()?.flatten().map_or(0, |rest| END_OF_TIME - rest);
+    let last = tx
+        .query_one(
+            "SELECT MIN(rlogtime) FROM log WHERE journalid = ?",
+            params![journal],
+        )
+        .await?;
+    let last = last
+        .map(|row| row.get::<Option<i64>>(0))
+        .transpose()?
+        .flatten()
+        .map_or(0, |rest| END_OF_TIME - rest);
     let logtime = now.max(last);
     let entry = EntryRow {
         journal,
@@ -244,7 +282,13 @@ async fn insert(tx: &mut UserTx<'_>, poster: UserId, draft: &Draft, anum: u8, no
     insert_row(tx, &entry).await?;
     write_text(tx, entry.jitemid, draft).await?;
     let sql = "REPLACE INTO dupsig (journalid, posterid, digest, jitemid) VALUES (?, ?, ?, ?)";
-    tx.write_row("dupsig", &[Value::from(poster)], sql, params![journal, poster, digest, entry.jitemid]).await?;
+    tx.write_row(
+        "dupsig",
+        &[Value::from(poster)],
+        sql,
+        params![journal, poster, digest, entry.jitemid],
+    )
+    .await?;
     Ok((entry, Effects::keys(keys_of(journal, entry.jitemid))))
 }
 
@@ -266,7 +310,8 @@ async fn insert_row(tx: &mut UserTx<'_>, entry: &EntryRow) -> Result<()> {
         entry.replies,
         entry.edited
     ];
-    tx.write_row("log", &[Value::Int(entry.jitemid)], sql, values).await?;
+    tx.write_row("log", &[Value::Int(entry.jitemid)], sql, values)
+        .await?;
     Ok(())
 }
 
@@ -274,26 +319,80 @@ async fn insert_row(tx: &mut UserTx<'_>, entry: &EntryRow) -> Result<()> {
 async fn write_text(tx: &mut UserTx<'_>, jitemid: i64, draft: &Draft) -> Result<()> {
     let journal = tx.user();
     let sql = "REPLACE INTO logtext (journalid, jitemid, subject, body) VALUES (?, ?, ?, ?)";
-    tx.write_row("logtext", &[Value::Int(jitemid)], sql, params![journal, jitemid, draft.subject.clone(), draft.body.clone()]).await?;
+    tx.write_row(
+        "logtext",
+        &[Value::Int(jitemid)],
+        sql,
+        params![journal, jitemid, draft.subject.clone(), draft.body.clone()],
+    )
+    .await?;
     clear(tx, "logprop", "name", jitemid).await?;
     clear(tx, "logtag", "tag", jitemid).await?;
-    let keys = draft.props.keys().map(|name| params![jitemid, name.clone()]).collect();
-    let sets = draft.props.iter().map(|(name, value)| params![journal, jitemid, name.clone(), value.clone()]).collect();
-    tx.write_rows("logprop", keys, "INSERT INTO logprop (journalid, jitemid, name, value) VALUES (?, ?, ?, ?)", sets).await?;
-    let keys = draft.tags.iter().map(|tag| params![jitemid, tag.clone()]).collect();
-    let sets = draft.tags.iter().map(|tag| params![journal, jitemid, tag.clone()]).collect();
-    tx.write_rows("logtag", keys, "INSERT INTO logtag (journalid, jitemid, tag) VALUES (?, ?, ?)", sets).await?;
+    let keys = draft
+        .props
+        .keys()
+        .map(|name| params![jitemid, name.clone()])
+        .collect();
+    let sets = draft
+        .props
+        .iter()
+        .map(|(name, value)| params![journal, jitemid, name.clone(), value.clone()])
+        .collect();
+    tx.write_rows(
+        "logprop",
+        keys,
+        "INSERT INTO logprop (journalid, jitemid, name, value) VALUES (?, ?, ?, ?)",
+        sets,
+    )
+    .await?;
+    let keys = draft
+        .tags
+        .iter()
+        .map(|tag| params![jitemid, tag.clone()])
+        .collect();
+    let sets = draft
+        .tags
+        .iter()
+        .map(|tag| params![journal, jitemid, tag.clone()])
+        .collect();
+    tx.write_rows(
+        "logtag",
+        keys,
+        "INSERT INTO logtag (journalid, jitemid, tag) VALUES (?, ?, ?)",
+        sets,
+    )
+    .await?;
     Ok(())
 }
 
 /// Deletes the rows `(journalid, jitemid, *)` of a table, each by its key.
 async fn clear(tx: &mut UserTx<'_>, table: &'static str, column: &str, jitemid: i64) -> Result<()> {
     let journal = tx.user();
-    let rows = tx.query(format!("SELECT {column} FROM {table} WHERE journalid = ? AND jitemid = ?"), params![journal, jitemid]).await?;
-    let names = rows.iter().map(|row| row.get::<String>(0)).collect::<Result<Vec<_>, _>>()?;
-    let keys = names.iter().map(|name| params![jitemid, name.clone()]).collect();
-    let sets = names.iter().map(|name| params![journal, jitemid, name.clone()]).collect();
-    tx.write_rows(table, keys, format!("DELETE FROM {table} WHERE journalid = ? AND jitemid = ? AND {column} = ?"), sets).await?;
+    let rows = tx
+        .query(
+            format!("SELECT {column} FROM {table} WHERE journalid = ? AND jitemid = ?"),
+            params![journal, jitemid],
+        )
+        .await?;
+    let names = rows
+        .iter()
+        .map(|row| row.get::<String>(0))
+        .collect::<Result<Vec<_>, _>>()?;
+    let keys = names
+        .iter()
+        .map(|name| params![jitemid, name.clone()])
+        .collect();
+    let sets = names
+        .iter()
+        .map(|name| params![journal, jitemid, name.clone()])
+        .collect();
+    tx.write_rows(
+        table,
+        keys,
+        format!("DELETE FROM {table} WHERE journalid = ? AND jitemid = ? AND {column} = ?"),
+        sets,
+    )
+    .await?;
     Ok(())
 }
 
@@ -326,32 +425,66 @@ pub async fn edit(app: &App, journal: UserId, jitemid: i64, draft: Draft) -> Res
 /// # Errors
 /// The cluster's.
 pub async fn delete(app: &App, journal: UserId, jitemid: i64) -> Result<()> {
-    app.write(journal, move |tx: &mut UserTx<'_>| -> BoxFuture<'_, Result<((), Effects)>> {
-        Box::pin(async move {
-            clear(tx, "logprop", "name", jitemid).await?;
-            clear(tx, "logtag", "tag", jitemid).await?;
-            let talk = tx.query("SELECT jtalkid FROM talk WHERE journalid = ? AND jitemid = ?", params![journal, jitemid]).await?;
-            let ids = talk.iter().map(|row| row.get::<i64>(0)).collect::<Result<Vec<_>, _>>()?;
-            for table in ["talk", "talktext"] {
-                let keys = ids.iter().map(|id| params![*id]).collect();
-                let sets = ids.iter().map(|id| params![journal, *id]).collect();
-                tx.write_rows(table, keys, format!("DELETE FROM {table} WHERE journalid = ? AND jtalkid = ?"), sets).await?;
-            }
-            for table in ["log", "logtext"] {
-                let sql = format!("DELETE FROM {table} WHERE journalid = ? AND jitemid = ?");
-                tx.write_row(table, &[Value::Int(jitemid)], sql, params![journal, jitemid]).await?;
-            }
-            let signed = tx.query("SELECT posterid FROM dupsig WHERE journalid = ? AND jitemid = ?", params![journal, jitemid]).await?;
-            for row in &signed {
-                let poster: i64 = row.get(0)?;
-                tx.write_row("dupsig", &[Value::Int(poster)], "DELETE FROM dupsig WHERE journalid = ? AND posterid = ?", params![journal, poster]).await?;
-            }
-            let mut gone = keys_of(journal, jitemid);
-            gone.push(keys::talk2(journal, jitemid));
-            gone.extend(ids.iter().map(|id| keys::talktext(journal, *id)));
-            Ok(((), Effects::keys(gone)))
-        })
-    })
+    app.write(
+        journal,
+        move |tx: &mut UserTx<'_>| -> BoxFuture<'_, Result<((), Effects)>> {
+            Box::pin(async move {
+                clear(tx, "logprop", "name", jitemid).await?;
+                clear(tx, "logtag", "tag", jitemid).await?;
+                let talk = tx
+                    .query(
+                        "SELECT jtalkid FROM talk WHERE journalid = ? AND jitemid = ?",
+                        params![journal, jitemid],
+                    )
+                    .await?;
+                let ids = talk
+                    .iter()
+                    .map(|row| row.get::<i64>(0))
+                    .collect::<Result<Vec<_>, _>>()?;
+                for table in ["talk", "talktext"] {
+                    let keys = ids.iter().map(|id| params![*id]).collect();
+                    let sets = ids.iter().map(|id| params![journal, *id]).collect();
+                    tx.write_rows(
+                        table,
+                        keys,
+                        format!("DELETE FROM {table} WHERE journalid = ? AND jtalkid = ?"),
+                        sets,
+                    )
+                    .await?;
+                }
+                for table in ["log", "logtext"] {
+                    let sql = format!("DELETE FROM {table} WHERE journalid = ? AND jitemid = ?");
+                    tx.write_row(
+                        table,
+                        &[Value::Int(jitemid)],
+                        sql,
+                        params![journal, jitemid],
+                    )
+                    .await?;
+                }
+                let signed = tx
+                    .query(
+                        "SELECT posterid FROM dupsig WHERE journalid = ? AND jitemid = ?",
+                        params![journal, jitemid],
+                    )
+                    .await?;
+                for row in &signed {
+                    let poster: i64 = row.get(0)?;
+                    tx.write_row(
+                        "dupsig",
+                        &[Value::Int(poster)],
+                        "DELETE FROM dupsig WHERE journalid = ? AND posterid = ?",
+                        params![journal, poster],
+                    )
+                    .await?;
+                }
+                let mut gone = keys_of(journal, jitemid);
+                gone.push(keys::talk2(journal, jitemid));
+                gone.extend(ids.iter().map(|id| keys::talktext(journal, *id)));
+                Ok(((), Effects::keys(gone)))
+            })
+        },
+    )
     .await
 }
 
@@ -362,7 +495,10 @@ pub async fn delete(app: &App, journal: UserId, jitemid: i64) -> Result<()> {
 pub async fn by_public(app: &App, journal: UserId, number: i64) -> Result<EntryRow> {
     let (jitemid, anum) = split_public(number);
     let rows = rows(app, &[(journal, jitemid)]).await?;
-    rows.get(&(journal, jitemid)).copied().filter(|entry| entry.anum == anum).ok_or(Error::NotFound)
+    rows.get(&(journal, jitemid))
+        .copied()
+        .filter(|entry| entry.anum == anum)
+        .ok_or(Error::NotFound)
 }
 
 /// Rows of entries, from anywhere.
@@ -371,10 +507,28 @@ pub async fn by_public(app: &App, journal: UserId, number: i64) -> Result<EntryR
 /// The global database's; a cluster that is away makes them missing.
 pub async fn rows(app: &App, ids: &[(UserId, i64)]) -> Result<HashMap<(UserId, i64), EntryRow>> {
     let load = |missing: Vec<(UserId, i64)>| async move {
-        let found = gather_pairs(app, &missing, |pairs| format!("SELECT {COLUMNS} FROM log WHERE {pairs}"), row).await?;
-        Ok::<_, Error>(found.into_iter().map(|entry| ((entry.journal, entry.jitemid), entry)).collect())
+        let found = gather_pairs(
+            app,
+            &missing,
+            |pairs| format!("SELECT {COLUMNS} FROM log WHERE {pairs}"),
+            row,
+        )
+        .await?;
+        Ok::<_, Error>(
+            found
+                .into_iter()
+                .map(|entry| ((entry.journal, entry.jitemid), entry))
+                .collect(),
+        )
     };
-    app.cache.many(keys::LOG2, ids, |(journal, jitemid)| keys::log2(*journal, *jitemid), load).await
+    app.cache
+        .many(
+            keys::LOG2,
+            ids,
+            |(journal, jitemid)| keys::log2(*journal, *jitemid),
+            load,
+        )
+        .await
 }
 
 /// Texts of entries, from anywhere.
@@ -385,14 +539,49 @@ pub async fn texts(app: &App, ids: &[(UserId, i64)]) -> Result<HashMap<(UserId, 
     let load = |missing: Vec<(UserId, i64)>| async move {
         type Part = ((UserId, i64), u8, String, String);
         let part = |kind: u8| {
-            move |row: &Row| -> Result<Part, ibex_sql::Error> { Ok(((UserId(row.get(0)?), row.get(1)?), kind, row.get(2)?, row.get(3)?)) }
+            move |row: &Row| -> Result<Part, ibex_sql::Error> {
+                Ok((
+                    (UserId(row.get(0)?), row.get(1)?),
+                    kind,
+                    row.get(2)?,
+                    row.get(3)?,
+                ))
+            }
         };
-        let text = gather_pairs(app, &missing, |pairs| format!("SELECT journalid, jitemid, subject, body FROM logtext WHERE {pairs}"), part(0));
-        let props = gather_pairs(app, &missing, |pairs| format!("SELECT journalid, jitemid, name, value FROM logprop WHERE {pairs}"), part(1));
-        let tags = gather_pairs(app, &missing, |pairs| format!("SELECT journalid, jitemid, tag, '' FROM logtag WHERE {pairs} ORDER BY tag"), part(2));
+        let text = gather_pairs(
+            app,
+            &missing,
+            |pairs| format!("SELECT journalid, jitemid, subject, body FROM logtext WHERE {pairs}"),
+            part(0),
+        );
+        let props = gather_pairs(
+            app,
+            &missing,
+            |pairs| format!("SELECT journalid, jitemid, name, value FROM logprop WHERE {pairs}"),
+            part(1),
+        );
+        let tags = gather_pairs(
+            app,
+            &missing,
+            |pairs| {
+                format!("SELECT journalid, jitemid, tag, '' FROM logtag WHERE {pairs} ORDER BY tag")
+            },
+            part(2),
+        );
         let (text, props, tags) = tokio::try_join!(text, props, tags)?;
-        let mut found: HashMap<(UserId, i64), Text> =
-            text.into_iter().map(|(id, _, subject, body)| (id, Text { subject, body, ..Text::default() })).collect();
+        let mut found: HashMap<(UserId, i64), Text> = text
+            .into_iter()
+            .map(|(id, _, subject, body)| {
+                (
+                    id,
+                    Text {
+                        subject,
+                        body,
+                        ..Text::default()
+                    },
+                )
+            })
+            .collect();
         for (id, _, name, value) in props {
             if let Some(text) = found.get_mut(&id) {
                 text.props.insert(name, value);
@@ -405,7 +594,14 @@ pub async fn texts(app: &App, ids: &[(UserId, i64)]) -> Result<HashMap<(UserId, 
         }
         Ok::<_, Error>(found)
     };
-    app.cache.many(keys::LOGTEXT, ids, |(journal, jitemid)| keys::logtext(*journal, *jitemid), load).await
+    app.cache
+        .many(
+            keys::LOGTEXT,
+            ids,
+            |(journal, jitemid)| keys::logtext(*journal, *jitemid),
+            load,
+        )
+        .await
 }
 
 /// One statement per cluster for pairs of journal and number. `sql` gets the condition that names this cluster's pairs.
@@ -420,21 +616,33 @@ async fn gather_pairs<T: Send + 'static>(
     let (sql, read) = (Arc::new(sql), Arc::new(read));
     let gathered = app
         .cluster
-        .gather(&users, move |tx: &mut Tx, here: Arc<[UserId]>| -> BoxFuture<'_, Result<Vec<T>, ibex_sql::Error>> {
-            let (pairs, sql, read) = (Arc::clone(&pairs), Arc::clone(&sql), Arc::clone(&read));
-            Box::pin(async move {
-                let mut out = Vec::new();
-                let mine: Vec<&(UserId, i64)> = pairs.iter().filter(|(journal, _)| here.binary_search(journal).is_ok()).collect();
-                for chunk in mine.chunks(200) {
-                    let condition = vec!["(journalid = ? AND jitemid = ?)"; chunk.len()].join(" OR ");
-                    let values = chunk.iter().flat_map(|(journal, jitemid)| params![*journal, *jitemid]).collect();
-                    for row in tx.query(sql(&format!("({condition})")), values).await? {
-                        out.push(read(&row)?);
+        .gather(
+            &users,
+            move |tx: &mut Tx,
+                  here: Arc<[UserId]>|
+                  -> BoxFuture<'_, Result<Vec<T>, ibex_sql::Error>> {
+                let (pairs, sql, read) = (Arc::clone(&pairs), Arc::clone(&sql), Arc::clone(&read));
+                Box::pin(async move {
+                    let mut out = Vec::new();
+                    let mine: Vec<&(UserId, i64)> = pairs
+                        .iter()
+                        .filter(|(journal, _)| here.binary_search(journal).is_ok())
+                        .collect();
+                    for chunk in mine.chunks(200) {
+                        let condition =
+                            vec!["(journalid = ? AND jitemid = ?)"; chunk.len()].join(" OR ");
+                        let values = chunk
+                            .iter()
+                            .flat_map(|(journal, jitemid)| params![*journal, *jitemid])
+                            .collect();
+                        for row in tx.query(sql(&format!("({condition})")), values).await? {
+                            out.push(read(&row)?);
+                        }
                     }
-                }
-                Ok(out)
-            })
-        })
+                    Ok(out)
+                })
+            },
+        )
         .await?;
     Ok(gathered.found)
 }
@@ -452,26 +660,48 @@ pub async fn recent(app: &App, journals: &[UserId]) -> Result<(HashMap<UserId, R
     let load = |missing: Vec<UserId>| async move {
         let gathered = app
             .cluster
-            .gather(&missing, |tx: &mut Tx, here: Arc<[UserId]>| -> BoxFuture<'_, Result<Vec<(UserId, Recent)>, ibex_sql::Error>> {
-                Box::pin(async move {
-                    let mut out = Vec::with_capacity(here.len());
-                    for journal in here.iter() {
-                        out.push((*journal, newest(tx, *journal, RECENT_MAX, 0).await?));
-                    }
-                    Ok(out)
-                })
-            })
+            .gather(
+                &missing,
+                |tx: &mut Tx,
+                 here: Arc<[UserId]>|
+                 -> BoxFuture<'_, Result<Vec<(UserId, Recent)>, ibex_sql::Error>> {
+                    Box::pin(async move {
+                        let mut out = Vec::with_capacity(here.len());
+                        for journal in here.iter() {
+                            out.push((*journal, newest(tx, *journal, RECENT_MAX, 0).await?));
+                        }
+                        Ok(out)
+                    })
+                },
+            )
             .await?;
         flag.store(gathered.is_partial(), std::sync::atomic::Ordering::Relaxed);
         Ok::<_, Error>(gathered.found.into_iter().collect())
     };
-    let found = app.cache.many(keys::LOG2LT, journals, |journal| keys::log2lt(*journal), load).await?;
+    let found = app
+        .cache
+        .many(
+            keys::LOG2LT,
+            journals,
+            |journal| keys::log2lt(*journal),
+            load,
+        )
+        .await?;
     Ok((found, partial.load(std::sync::atomic::Ordering::Relaxed)))
 }
 
-async fn newest(tx: &mut Tx, journal: UserId, limit: u32, skip: u32) -> Result<Recent, ibex_sql::Error> {
-    let sql = format!("SELECT {COLUMNS} FROM log WHERE journalid = ? ORDER BY rlogtime, revttime, jitemid DESC LIMIT ? OFFSET ?");
-    let rows = tx.query(sql, params![journal, i64::from(limit), i64::from(skip)]).await?;
+async fn newest(
+    tx: &mut Tx,
+    journal: UserId,
+    limit: u32,
+    skip: u32,
+) -> Result<Recent, ibex_sql::Error> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM log WHERE journalid = ? ORDER BY rlogtime, revttime, jitemid DESC LIMIT ? OFFSET ?"
+    );
+    let rows = tx
+        .query(sql, params![journal, i64::from(limit), i64::from(skip)])
+        .await?;
     rows.iter().map(row).collect()
 }
 
@@ -481,7 +711,12 @@ async fn newest(tx: &mut Tx, journal: UserId, limit: u32, skip: u32) -> Result<R
 /// The cluster's.
 pub async fn newest_of(app: &App, journal: UserId, limit: u32, skip: u32) -> Result<Recent> {
     app.cluster
-        .read(journal, move |tx: &mut Tx| -> BoxFuture<'_, Result<Recent>> { Box::pin(async move { Ok(newest(tx, journal, limit, skip).await?) }) })
+        .read(
+            journal,
+            move |tx: &mut Tx| -> BoxFuture<'_, Result<Recent>> {
+                Box::pin(async move { Ok(newest(tx, journal, limit, skip).await?) })
+            },
+        )
         .await
 }
 
@@ -513,7 +748,12 @@ pub async fn count(app: &App, journal: UserId) -> Result<i64> {
     app.cluster
         .read(journal, move |tx: &mut Tx| -> BoxFuture<'_, Result<i64>> {
             Box::pin(async move {
-                let row = tx.query_one("SELECT COUNT(*) FROM log WHERE journalid = ?", params![journal]).await?;
+                let row = tx
+                    .query_one(
+                        "SELECT COUNT(*) FROM log WHERE journalid = ?",
+                        params![journal],
+                    )
+                    .await?;
                 Ok(row.map(|row| row.get(0)).transpose()?.unwrap_or(0))
             })
         })
@@ -527,7 +767,15 @@ pub async fn count(app: &App, journal: UserId) -> Result<i64> {
 pub async fn with_texts(app: &App, rows: &[EntryRow]) -> Result<Vec<Entry>> {
     let ids: Vec<(UserId, i64)> = rows.iter().map(|row| (row.journal, row.jitemid)).collect();
     let mut texts = texts(app, &ids).await?;
-    Ok(rows.iter().filter_map(|row| Some(Entry { row: *row, text: texts.remove(&(row.journal, row.jitemid))? })).collect())
+    Ok(rows
+        .iter()
+        .filter_map(|row| {
+            Some(Entry {
+                row: *row,
+                text: texts.remove(&(row.journal, row.jitemid))?,
+            })
+        })
+        .collect())
 }
 
 #[cfg(test)]
@@ -563,8 +811,17 @@ mod tests {
 
     #[test]
     fn drafts_are_cleaned_and_limited() {
-        let clean = draft("two\nlines", "a\r\nb", &[" Mountains", "reading", "mountains ", ""]).checked().unwrap();
-        assert_eq!((clean.subject.as_str(), clean.body.as_str()), ("two lines", "a\nb"));
+        let clean = draft(
+            "two\nlines",
+            "a\r\nb",
+            &[" Mountains", "reading", "mountains ", ""],
+        )
+        .checked()
+        .unwrap();
+        assert_eq!(
+            (clean.subject.as_str(), clean.body.as_str()),
+            ("two lines", "a\nb")
+        );
         assert_eq!(clean.tags, vec!["mountains", "reading"]);
         assert!(draft(&"s".repeat(100), "x", &[]).checked().is_ok());
         assert!(draft(&"s".repeat(101), "x", &[]).checked().is_err());

@@ -33,18 +33,29 @@ fn text(value: &str) -> String {
 }
 
 fn body(entry: &Entry, url: &str) -> String {
-    let format = markup::Format::of(entry.text.prop("editor"), entry.text.prop("opt_preformatted"));
+    let format = markup::Format::of(
+        entry.text.prop("editor"),
+        entry.text.prop("opt_preformatted"),
+    );
     markup::entry(&entry.text.body, format, markup::Cuts::Fold(url))
 }
 
 fn title_of(entry: &Entry, poster: &str) -> String {
-    if entry.text.subject.is_empty() { format!("{poster} @ {}", clock::human(entry.row.eventtime)) } else { entry.text.subject.clone() }
+    if entry.text.subject.is_empty() {
+        format!("{poster} @ {}", clock::human(entry.row.eventtime))
+    } else {
+        entry.text.subject.clone()
+    }
 }
 
 /// The newest change of any entry; the feed's own time.
 #[must_use]
 pub fn updated(channel: &Channel<'_>, entries: &[Entry]) -> i64 {
-    entries.iter().map(|entry| entry.row.edited.max(entry.row.logtime)).max().unwrap_or(channel.journal.created)
+    entries
+        .iter()
+        .map(|entry| entry.row.edited.max(entry.row.logtime))
+        .max()
+        .unwrap_or(channel.journal.created)
 }
 
 /// Atom 1.0.
@@ -52,7 +63,12 @@ pub fn updated(channel: &Channel<'_>, entries: &[Entry]) -> i64 {
 pub fn atom(channel: &Channel<'_>, entries: &[Entry]) -> String {
     let name = &channel.journal.name;
     let home = format!("{}/users/{name}/", channel.site);
-    let id = format!("tag:{},{}:{}", channel.domain, clock::date(channel.journal.created), channel.journal.id);
+    let id = format!(
+        "tag:{},{}:{}",
+        channel.domain,
+        clock::date(channel.journal.created),
+        channel.journal.id
+    );
     let mut out = format!(
         "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<feed xmlns=\"http://www.w3.org/2005/Atom\" xmlns:lj=\"http://www.livejournal.org/rss/lj/1.0/\">\n<id>{}</id>\n\
          <title>{}</title>\n<link rel=\"alternate\" type=\"text/html\" href=\"{home}\"/>\n<link rel=\"self\" type=\"application/atom+xml\" href=\"{home}data/atom\"/>\n\
@@ -79,7 +95,11 @@ pub fn atom(channel: &Channel<'_>, entries: &[Entry]) -> String {
         for tag in &entry.text.tags {
             out.push_str(&format!("<category term=\"{}\"/>\n", text(tag)));
         }
-        out.push_str(&format!("<content type=\"html\">{}</content>\n{}</entry>\n", text(&body(entry, &url)), extension(entry, poster, channel)));
+        out.push_str(&format!(
+            "<content type=\"html\">{}</content>\n{}</entry>\n",
+            text(&body(entry, &url)),
+            extension(entry, poster, channel)
+        ));
     }
     out.push_str("</feed>\n");
     out
@@ -99,11 +119,18 @@ pub fn rss(channel: &Channel<'_>, entries: &[Entry]) -> String {
         text(&channel.journal.display),
         clock::http(updated(channel, entries)),
         text(name),
-        if channel.journal.kind == crate::visibility::Kind::Community { "community" } else { "personal" },
+        if channel.journal.kind == crate::visibility::Kind::Community {
+            "community"
+        } else {
+            "personal"
+        },
     );
     for (entry, poster) in entries.iter().zip(channel.posters) {
         let url = format!("{home}{}.html", entry.row.ditemid());
-        out.push_str(&format!("<item>\n<guid isPermaLink=\"true\">{url}</guid>\n<pubDate>{}</pubDate>\n", clock::http(entry.row.logtime)));
+        out.push_str(&format!(
+            "<item>\n<guid isPermaLink=\"true\">{url}</guid>\n<pubDate>{}</pubDate>\n",
+            clock::http(entry.row.logtime)
+        ));
         if !entry.text.subject.is_empty() {
             out.push_str(&format!("<title>{}</title>\n", text(&entry.text.subject)));
         }
@@ -128,7 +155,14 @@ fn extension(entry: &Entry, poster: &str, channel: &Channel<'_>) -> String {
     };
     put("music", entry.text.prop("current_music"));
     put("mood", entry.text.prop("current_mood"));
-    put("security", if entry.row.security == Security::Public { "public" } else { "protected" });
+    put(
+        "security",
+        if entry.row.security == Security::Public {
+            "public"
+        } else {
+            "protected"
+        },
+    );
     if poster != channel.journal.name {
         put("poster", poster);
     }
@@ -166,8 +200,19 @@ mod tests {
             replies: 3,
             edited: 1_700_000_100,
         };
-        let text = Text { subject: "a\u{1} <b>".to_owned(), body: "x < y & <i>z</i>\u{b}".to_owned(), tags: vec!["t&t".to_owned()], ..Text::default() };
-        let untitled = Entry { row, text: Text { subject: String::new(), ..text.clone() } };
+        let text = Text {
+            subject: "a\u{1} <b>".to_owned(),
+            body: "x < y & <i>z</i>\u{b}".to_owned(),
+            tags: vec!["t&t".to_owned()],
+            ..Text::default()
+        };
+        let untitled = Entry {
+            row,
+            text: Text {
+                subject: String::new(),
+                ..text.clone()
+            },
+        };
         (user, vec![Entry { row, text }, untitled])
     }
 
@@ -178,13 +223,15 @@ mod tests {
         loop {
             match reader.read_event().unwrap() {
                 Event::Start(tag) => {
-                    inside = tag.name().as_ref() == name.as_bytes();
+                    inside = tag.name().as_ref() == name;
                     if inside {
                         out.push(String::new());
                     }
                 }
-                Event::Text(text) if inside => out.last_mut().unwrap().push_str(&text.decode().unwrap()),
-                Event::GeneralRef(entity) if inside => out.last_mut().unwrap().push_str(&format!("&{};", entity.decode().unwrap())),
+                Event::Text(text) if inside => out.last_mut().unwrap().push_str(&text),
+                Event::GeneralRef(entity) if inside => {
+                    out.last_mut().unwrap().push_str(&format!("&{};", &*entity))
+                }
                 Event::End(_) => inside = false,
                 Event::Eof => return out,
                 _ => {}
@@ -196,10 +243,22 @@ mod tests {
     fn feeds_are_well_formed_whatever_people_write() {
         let (user, entries) = sample();
         let posters = vec!["ada".to_owned(), "ada".to_owned()];
-        let channel = Channel { site: "http://s", domain: "s", journal: &user, title: "A & B", posters: &posters };
+        let channel = Channel {
+            site: "http://s",
+            domain: "s",
+            journal: &user,
+            title: "A & B",
+            posters: &posters,
+        };
         let atom = atom(&channel, &entries);
-        assert_eq!(texts(&atom, "title"), vec!["A &amp; B", "a &lt;b&gt;", "ada @ 14 November 2023, 22:13"]);
-        assert_eq!(texts(&atom, "id")[1], format!("tag:s,2001-09-09:7:{}", 2 * 256 + 9));
+        assert_eq!(
+            texts(&atom, "title"),
+            vec!["A &amp; B", "a &lt;b&gt;", "ada @ 14 November 2023, 22:13"]
+        );
+        assert_eq!(
+            texts(&atom, "id")[1],
+            format!("tag:s,2001-09-09:7:{}", 2 * 256 + 9)
+        );
         assert!(atom.contains("<updated>2023-11-14T22:15:00Z</updated>"));
         let rss = rss(&channel, &entries);
         assert_eq!(texts(&rss, "guid"), vec!["http://s/users/ada/521.html"; 2]);

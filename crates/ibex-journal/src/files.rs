@@ -38,7 +38,8 @@ impl Files {
     pub fn open(config: &FilesConfig) -> Result<Self> {
         let place = if config.trackers.is_empty() {
             let dir = PathBuf::from(&config.dir);
-            std::fs::create_dir_all(&dir).map_err(|error| Error::Files(format!("{}: {error}", dir.display())))?;
+            std::fs::create_dir_all(&dir)
+                .map_err(|error| Error::Files(format!("{}: {error}", dir.display())))?;
             Place::Directory(dir)
         } else {
             let config = Config::new(config.trackers.iter().cloned(), &config.domain)
@@ -47,7 +48,10 @@ impl Files {
                 .with_fetch_bytes_max(FETCH_BYTES_MAX);
             Place::Mogile(Client::new(config))
         };
-        Ok(Self { place, failed_at: AtomicI64::new(0) })
+        Ok(Self {
+            place,
+            failed_at: AtomicI64::new(0),
+        })
     }
 
     /// Whether a call failed a moment ago.
@@ -62,7 +66,11 @@ impl Files {
     /// [`Error::Files`].
     pub async fn put(&self, key: &str, class: &str, content: Bytes) -> Result<()> {
         let outcome = match &self.place {
-            Place::Mogile(client) => client.store(key, class, content).await.map(drop).map_err(|error| error.to_string()),
+            Place::Mogile(client) => client
+                .store(key, class, content)
+                .await
+                .map(drop)
+                .map_err(|error| error.to_string()),
             Place::Directory(dir) => write(dir.join(file_name(key)), content).await,
         };
         outcome.map_err(|error| self.failed(error))
@@ -108,9 +116,15 @@ impl Files {
     /// [`Error::Files`].
     pub async fn delete(&self, key: &str) -> Result<()> {
         match &self.place {
-            Place::Mogile(client) => client.delete(key).await.map(drop).map_err(|error| self.failed(error.to_string())),
+            Place::Mogile(client) => client
+                .delete(key)
+                .await
+                .map(drop)
+                .map_err(|error| self.failed(error.to_string())),
             Place::Directory(dir) => match tokio::fs::remove_file(dir.join(file_name(key))).await {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(self.failed(error.to_string())),
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(self.failed(error.to_string()))
+                }
                 Ok(()) | Err(_) => Ok(()),
             },
         }
@@ -127,7 +141,15 @@ impl Files {
 
 /// Keys are ours (letters, digits, colons); a colon is not for every file system.
 fn file_name(key: &str) -> String {
-    key.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '_' }).collect()
+    key.chars()
+        .map(|letter| {
+            if letter.is_ascii_alphanumeric() {
+                letter
+            } else {
+                '_'
+            }
+        })
+        .collect()
 }
 
 /// Written aside and renamed, so that a crash leaves the whole file or none.
@@ -140,5 +162,8 @@ async fn write(path: PathBuf, content: Bytes) -> Result<(), String> {
         file.sync_all()?;
         std::fs::rename(&aside, &path)
     };
-    tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| error.to_string())?
+        .map_err(|error| error.to_string())
 }

@@ -34,17 +34,30 @@ impl Jobs {
         let client = if config.servers.is_empty() {
             None
         } else {
-            let client_config =
-                Config::new(config.servers.iter().cloned()).with_connect_deadline(Duration::from_millis(300)).with_reply_deadline(Duration::from_secs(1));
-            Some(Client::connect(client_config).await.map_err(|error| Error::Invalid(format!("gearman.servers: {error}")))?)
+            let client_config = Config::new(config.servers.iter().cloned())
+                .with_connect_deadline(Duration::from_millis(300))
+                .with_reply_deadline(Duration::from_secs(1));
+            Some(
+                Client::connect(client_config)
+                    .await
+                    .map_err(|error| Error::Invalid(format!("gearman.servers: {error}")))?,
+            )
         };
-        Ok(Self { client, patience: config.patience.std(), remote: AtomicU64::new(0), local: AtomicU64::new(0) })
+        Ok(Self {
+            client,
+            patience: config.patience.std(),
+            remote: AtomicU64::new(0),
+            local: AtomicU64::new(0),
+        })
     }
 
     /// Jobs done by workers and jobs done here, since the start.
     #[must_use]
     pub fn counts(&self) -> (u64, u64) {
-        (self.remote.load(Ordering::Relaxed), self.local.load(Ordering::Relaxed))
+        (
+            self.remote.load(Ordering::Relaxed),
+            self.local.load(Ordering::Relaxed),
+        )
     }
 
     /// Scales a picture, in a worker if one answers in time.
@@ -53,8 +66,16 @@ impl Jobs {
     /// [`Error::Invalid`] for what is no picture.
     pub async fn resize(&self, source: Bytes, order: Order) -> Result<Picture> {
         if let Some(client) = &self.client {
-            let unique = format!("up:{}:{}x{}", token::md5(&source), order.width, order.height);
-            let submitted = client.submit(RESIZE, images::workload(order, &source)).unique(unique).await;
+            let unique = format!(
+                "up:{}:{}x{}",
+                token::md5(&source),
+                order.width,
+                order.height
+            );
+            let submitted = client
+                .submit(RESIZE, images::workload(order, &source))
+                .unique(unique)
+                .await;
             match submitted {
                 Ok(job) => match job.complete_within(self.patience).await {
                     Ok(done) => {
@@ -62,20 +83,30 @@ impl Jobs {
                         return images::result(&done);
                     }
                     // A failed job is most likely no picture; the local run finds out and words the refusal.
-                    Err(error) => tracing::debug!(%error, func = RESIZE, "job not done by a worker, doing it here"),
+                    Err(error) => {
+                        tracing::debug!(%error, func = RESIZE, "job not done by a worker, doing it here")
+                    }
                 },
-                Err(error) => tracing::debug!(%error, func = RESIZE, "job server does not answer, doing the work here"),
+                Err(error) => {
+                    tracing::debug!(%error, func = RESIZE, "job server does not answer, doing the work here")
+                }
             }
         }
         self.local.fetch_add(1, Ordering::Relaxed);
         let work = move || images::resize(&source, order);
-        tokio::task::spawn_blocking(work).await.map_err(|error| Error::Bug(error.to_string()))?
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|error| Error::Bug(error.to_string()))?
     }
 
     /// Wakes the workers of the job queue; if nobody hears it they look by themselves in a few seconds.
     pub async fn wake(&self) {
         let Some(client) = &self.client else { return };
-        if let Err(error) = client.submit_background(WAKE, Bytes::new()).unique(WAKE).await {
+        if let Err(error) = client
+            .submit_background(WAKE, Bytes::new())
+            .unique(WAKE)
+            .await
+        {
             tracing::debug!(%error, "workers not woken");
         }
     }

@@ -28,7 +28,10 @@ const MINUTE: u64 = 60;
 const DAY: u64 = 24 * 3600;
 
 const fn class(name: &'static str, seconds: u64) -> Class {
-    Class { name, life: Duration::from_secs(seconds) }
+    Class {
+        name,
+        life: Duration::from_secs(seconds),
+    }
 }
 
 /// `user::User`.
@@ -76,8 +79,13 @@ pub fn user(id: UserId) -> Key {
 /// Names do not change; nothing invalidates it. Its server is chosen by the name's bytes, since the number is what is sought.
 #[must_use]
 pub fn uid_of(name: &str) -> Key {
-    let by = name.bytes().fold(0_u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(u32::from(byte)));
-    Key { by, text: format!("uidof:{name}") }
+    let by = name.bytes().fold(0_u32, |hash, byte| {
+        hash.wrapping_mul(31).wrapping_add(u32::from(byte))
+    });
+    Key {
+        by,
+        text: format!("uidof:{name}"),
+    }
 }
 /// Invalidated by: settings.
 #[must_use]

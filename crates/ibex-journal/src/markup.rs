@@ -53,7 +53,11 @@ pub fn entry(body: &str, format: Format, cuts: Cuts<'_>) -> String {
 #[must_use]
 pub fn comment(body: &str) -> String {
     let text = breaks(&users(body));
-    ammonia::Builder::default().rm_tags(["img"]).link_rel(Some("nofollow noopener ugc")).clean(&text).to_string()
+    ammonia::Builder::default()
+        .rm_tags(["img"])
+        .link_rel(Some("nofollow noopener ugc"))
+        .clean(&text)
+        .to_string()
 }
 
 fn clean(text: &str) -> String {
@@ -67,32 +71,99 @@ fn clean(text: &str) -> String {
 }
 
 fn markdown(text: &str) -> String {
-    let options = Options::ENABLE_STRIKETHROUGH | Options::ENABLE_TABLES | Options::ENABLE_FOOTNOTES;
+    let options =
+        Options::ENABLE_STRIKETHROUGH | Options::ENABLE_TABLES | Options::ENABLE_FOOTNOTES;
     let mut out = String::with_capacity(text.len() * 3 / 2);
     html::push_html(&mut out, Parser::new_ext(text, options));
     out
 }
 
-/// Blank lines end paragraphs, single line feeds become breaks; inside `<pre>` nothing changes.
+/// Elements that stand on lines of their own: line feeds beside them are layout of the source and not of the text.
+const BLOCKS: &[&str] = &[
+    "blockquote",
+    "p",
+    "div",
+    "ul",
+    "ol",
+    "li",
+    "pre",
+    "table",
+    "tr",
+    "td",
+    "th",
+    "h1",
+    "h2",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "hr",
+    "dl",
+    "dt",
+    "dd",
+];
+
+/// Line feeds become breaks, except inside `<pre>` and beside block elements.
 fn breaks(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 64);
     let mut rest = text;
     while let Some(start) = find(rest, "<pre") {
         let (before, from) = rest.split_at(start);
-        out.push_str(&before.replace('\n', "<br>\n"));
+        lines(before, &mut out);
         let end = find(from, "</pre>").map_or(from.len(), |end| end + "</pre>".len());
         let (pre, after) = from.split_at(end);
         out.push_str(pre);
         rest = after;
     }
-    out.push_str(&rest.replace('\n', "<br>\n"));
+    lines(rest, &mut out);
     out
+}
+
+fn lines(text: &str, out: &mut String) {
+    let mut rest = text;
+    while let Some(at) = rest.find('\n') {
+        let (line, from) = rest.split_at(at);
+        out.push_str(line);
+        let after = from.trim_start_matches('\n');
+        let feeds = from.len() - after.len();
+        if ends_block(out) || begins_block(after) {
+            out.push('\n');
+        } else {
+            (0..feeds).for_each(|_| out.push_str("<br>\n"));
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+}
+
+/// Whether the text ends with the tag of a block element.
+fn ends_block(text: &str) -> bool {
+    let text = text.trim_end_matches([' ', '\n']);
+    text.ends_with('>')
+        && text
+            .rfind('<')
+            .and_then(|at| text.get(at..))
+            .is_some_and(begins_block)
+}
+
+/// Whether the text begins with the tag of a block element.
+fn begins_block(text: &str) -> bool {
+    let Some(tag) = text.trim_start().strip_prefix('<') else {
+        return false;
+    };
+    let tag = tag.strip_prefix('/').unwrap_or(tag);
+    let name = tag
+        .split(|letter: char| !letter.is_ascii_alphanumeric())
+        .next()
+        .unwrap_or_default();
+    BLOCKS.iter().any(|block| name.eq_ignore_ascii_case(block))
 }
 
 /// Position of an ASCII needle, without regard to case.
 fn find(text: &str, needle: &str) -> Option<usize> {
     let (text, needle) = (text.as_bytes(), needle.as_bytes());
-    text.windows(needle.len()).position(|window| window.eq_ignore_ascii_case(needle))
+    text.windows(needle.len())
+        .position(|window| window.eq_ignore_ascii_case(needle))
 }
 
 /// `<cut text="…">…</cut>` and `<lj-cut …>…</lj-cut>`.
@@ -100,7 +171,11 @@ fn cut(body: &str, cuts: Cuts<'_>) -> String {
     let mut out = String::with_capacity(body.len());
     let mut rest = body;
     let mut number = 0;
-    while let Some((start, name)) = ["cut", "lj-cut"].into_iter().filter_map(|name| Some((find_tag(rest, name)?, name))).min() {
+    while let Some((start, name)) = ["cut", "lj-cut"]
+        .into_iter()
+        .filter_map(|name| Some((find_tag(rest, name)?, name)))
+        .min()
+    {
         let (before, from) = rest.split_at(start);
         out.push_str(before);
         let Some(head) = from.find('>') else {
@@ -117,7 +192,10 @@ fn cut(body: &str, cuts: Cuts<'_>) -> String {
         };
         match cuts {
             Cuts::Show => out.push_str(&format!("<span id=\"cutid{number}\"></span>{folded}")),
-            Cuts::Fold(url) => out.push_str(&format!("<b>(<a href=\"{url}#e-cutid{number}\">{}</a>)</b>", escape(&label))),
+            Cuts::Fold(url) => out.push_str(&format!(
+                "<b>(<a href=\"{url}#e-cutid{number}\">{}</a>)</b>",
+                escape(&label)
+            )),
         }
         rest = after;
     }
@@ -147,7 +225,13 @@ fn attribute(tag: &str, name: &str) -> Option<String> {
         quote @ ('"' | '\'') => value.get(1..)?.split(quote).next()?,
         _ => value.split([' ', '>', '/']).next()?,
     };
-    Some(quoted.replace("&quot;", "\"").replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    Some(
+        quoted
+            .replace("&quot;", "\"")
+            .replace("&lt;", "<")
+            .replace("&gt;", ">")
+            .replace("&amp;", "&"),
+    )
 }
 
 /// `<user name=x>`, `<lj user=x>` and `@name` become links to accounts.
@@ -159,12 +243,19 @@ fn users(text: &str) -> String {
         let (plain, from) = rest.split_at(at);
         out.push_str(plain);
         before = plain.chars().next_back().unwrap_or(before);
-        let (link, length) = if from.starts_with('@') { mention(from, before) } else { user_tag(from) };
+        let (link, length) = if from.starts_with('@') {
+            mention(from, before)
+        } else {
+            user_tag(from)
+        };
         match link {
             Some(name) => out.push_str(&format!("<a href=\"/users/{name}/\"><b>{name}</b></a>")),
             None => out.push_str(from.get(..length).unwrap_or_default()),
         }
-        before = from.get(..length).and_then(|taken| taken.chars().next_back()).unwrap_or(before);
+        before = from
+            .get(..length)
+            .and_then(|taken| taken.chars().next_back())
+            .unwrap_or(before);
         rest = from.get(length..).unwrap_or_default();
     }
     out.push_str(rest);
@@ -173,7 +264,11 @@ fn users(text: &str) -> String {
 
 /// `@name`, unless it stands in a word (an address).
 fn mention(from: &str, before: char) -> (Option<String>, usize) {
-    let length = from.bytes().skip(1).take_while(|byte| byte.is_ascii_alphanumeric() || *byte == b'_').count();
+    let length = from
+        .bytes()
+        .skip(1)
+        .take_while(|byte| byte.is_ascii_alphanumeric() || *byte == b'_')
+        .count();
     let name = from.get(1..=length).and_then(crate::user::canonical);
     if before.is_alphanumeric() || matches!(before, '/' | '.' | '_' | '-' | '=' | '"') {
         return (None, 1 + length);
@@ -198,14 +293,25 @@ fn user_tag(from: &str) -> (Option<String>, usize) {
 /// Text for HTML.
 #[must_use]
 pub fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+        .replace('\'', "&#39;")
 }
 
 /// Plain text of HTML, for mails and titles.
 #[must_use]
 pub fn plain(text: &str) -> String {
-    let bare = ammonia::Builder::empty().clean(&text.replace("<br>", "\n")).to_string();
-    bare.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&#39;", "'").replace("&nbsp;", " ").replace("&amp;", "&")
+    let bare = ammonia::Builder::empty()
+        .clean(&text.replace("<br>", "\n"))
+        .to_string();
+    bare.replace("&lt;", "<")
+        .replace("&gt;", ">")
+        .replace("&quot;", "\"")
+        .replace("&#39;", "'")
+        .replace("&nbsp;", " ")
+        .replace("&amp;", "&")
 }
 
 #[cfg(test)]
@@ -220,11 +326,31 @@ mod tests {
     #[test]
     fn what_could_act_is_removed() {
         check("<script>alert(1)</script>ok", Format::Html, "ok");
-        check("<img src=x onerror=alert(1)>", Format::Html, "<img src=\"x\">");
-        check("<a href=\"javascript:alert(1)\">x</a>", Format::Html, "<a rel=\"nofollow noopener ugc\">x</a>");
-        check("<b style=\"position:fixed\">x</b>", Format::Html, "<b>x</b>");
-        check("[x](javascript:alert(1))", Format::Markdown, "<p><a rel=\"nofollow noopener ugc\">x</a></p>\n");
-        check("<form action=/logout><button>x</button></form>", Format::Preformatted, "x");
+        check(
+            "<img src=x onerror=alert(1)>",
+            Format::Html,
+            "<img src=\"x\">",
+        );
+        check(
+            "<a href=\"javascript:alert(1)\">x</a>",
+            Format::Html,
+            "<a rel=\"nofollow noopener ugc\">x</a>",
+        );
+        check(
+            "<b style=\"position:fixed\">x</b>",
+            Format::Html,
+            "<b>x</b>",
+        );
+        check(
+            "[x](javascript:alert(1))",
+            Format::Markdown,
+            "<p><a rel=\"nofollow noopener ugc\">x</a></p>\n",
+        );
+        check(
+            "<form action=/logout><button>x</button></form>",
+            Format::Preformatted,
+            "x",
+        );
         assert_eq!(comment("<img src=x>hi"), "hi");
     }
 
@@ -232,7 +358,13 @@ mod tests {
     fn line_feeds_are_kept_as_the_author_meant_them() {
         check("a\nb", Format::Html, "a<br>\nb");
         check("a\nb", Format::Preformatted, "a\nb");
-        check("<pre>a\nb</pre>\nc", Format::Html, "<pre>a\nb</pre><br>\nc");
+        check("<pre>a\nb</pre>\nc", Format::Html, "<pre>a\nb</pre>\nc");
+        check("a\n\nb", Format::Html, "a<br>\n<br>\nb");
+        check(
+            "a\n\n<blockquote>b</blockquote>\nc",
+            Format::Html,
+            "a\n<blockquote>b</blockquote>\nc",
+        );
         check("*a*", Format::Markdown, "<p><em>a</em></p>\n");
     }
 
@@ -243,16 +375,24 @@ mod tests {
         check("<lj user=\"ada\">", Format::Html, link);
         check("@Ada", Format::Html, link);
         check("write to me@ada.org", Format::Html, "write to me@ada.org");
-        check("<lj user='<b>'>", Format::Html, "'&gt;");
+        check("<lj user='<b>'>", Format::Html, "");
     }
 
     #[test]
     fn cuts_fold_in_lists_and_open_on_the_page() {
         let body = "a <cut text=\"b & c\">secret</cut> d";
         let folded = entry(body, Format::Html, Cuts::Fold("/e"));
-        assert!(folded.contains("href=\"/e#e-cutid1\"") && folded.contains("b &amp; c") && !folded.contains("secret"), "{folded}");
+        assert!(
+            folded.contains("href=\"/e#e-cutid1\"")
+                && folded.contains("b &amp; c")
+                && !folded.contains("secret"),
+            "{folded}"
+        );
         let shown = entry(body, Format::Html, Cuts::Show);
-        assert!(shown.contains("id=\"e-cutid1\"") && shown.contains("secret"), "{shown}");
+        assert!(
+            shown.contains("id=\"e-cutid1\"") && shown.contains("secret"),
+            "{shown}"
+        );
         assert!(!entry("<lj-cut>endless", Format::Html, Cuts::Fold("/e")).contains("endless"));
     }
 

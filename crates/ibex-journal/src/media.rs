@@ -82,10 +82,15 @@ fn photo(row: &Row) -> Result<Photo, ibex_sql::Error> {
 /// # Errors
 /// The cluster's.
 pub async fn all(app: &App, user: UserId) -> Result<Vec<Photo>> {
-    let rows = app.cluster.read(user, move |tx: &mut Tx| -> BoxFuture<'_, Result<Vec<Row>>> {
-        let sql = format!("SELECT {COLUMNS} FROM media WHERE userid = ? ORDER BY mediaid DESC LIMIT 500");
-        Box::pin(async move { Ok(tx.query(sql, params![user]).await?) })
-    });
+    let rows = app.cluster.read(
+        user,
+        move |tx: &mut Tx| -> BoxFuture<'_, Result<Vec<Row>>> {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM media WHERE userid = ? ORDER BY mediaid DESC LIMIT 500"
+            );
+            Box::pin(async move { Ok(tx.query(sql, params![user]).await?) })
+        },
+    );
     Ok(rows.await?.iter().map(photo).collect::<Result<_, _>>()?)
 }
 
@@ -96,35 +101,83 @@ pub async fn all(app: &App, user: UserId) -> Result<Vec<Photo>> {
 pub async fn by_public(app: &App, user: UserId, number: i64) -> Result<Photo> {
     let (id, anum) = crate::entry::split_public(number);
     let load = || async {
-        let row = app.cluster.read(user, move |tx: &mut Tx| -> BoxFuture<'_, Result<Option<Row>>> {
-            let sql = format!("SELECT {COLUMNS} FROM media WHERE userid = ? AND mediaid = ?");
-            Box::pin(async move { Ok(tx.query_one(sql, params![user, id]).await?) })
-        });
+        let row = app.cluster.read(
+            user,
+            move |tx: &mut Tx| -> BoxFuture<'_, Result<Option<Row>>> {
+                let sql = format!("SELECT {COLUMNS} FROM media WHERE userid = ? AND mediaid = ?");
+                Box::pin(async move { Ok(tx.query_one(sql, params![user, id]).await?) })
+            },
+        );
         Ok::<_, Error>(row.await?.map(|row| photo(&row)).transpose()?)
     };
-    let found = app.cache.one(keys::MEDIA, keys::media(user, id), load).await?;
-    found.filter(|photo| photo.anum == anum).ok_or(Error::NotFound)
+    let found = app
+        .cache
+        .one(keys::MEDIA, keys::media(user, id), load)
+        .await?;
+    found
+        .filter(|photo| photo.anum == anum)
+        .ok_or(Error::NotFound)
 }
 
 /// Scales and stores an upload; files first, the row last.
 ///
 /// # Errors
 /// [`Error::Invalid`] with a text for the visitor; [`Error::Files`].
-pub async fn upload(app: &App, user: UserId, title: &str, security: Security, source: Bytes) -> Result<Photo> {
+pub async fn upload(
+    app: &App,
+    user: UserId,
+    title: &str,
+    security: Security,
+    source: Bytes,
+) -> Result<Photo> {
     if source.len() > UPLOAD_BYTES_MAX {
         return Err(Error::invalid("A photo's file has at most 10 MB."));
     }
     let title: String = title.trim().chars().take(100).collect();
-    let full = app.jobs.resize(source.clone(), Order { width: SIDE, height: SIDE, fit: Fit::Inside });
-    let thumb = app.jobs.resize(source, Order { width: THUMB_SIDE, height: THUMB_SIDE, fit: Fit::Inside });
+    let full = app.jobs.resize(
+        source.clone(),
+        Order {
+            width: SIDE,
+            height: SIDE,
+            fit: Fit::Inside,
+        },
+    );
+    let thumb = app.jobs.resize(
+        source,
+        Order {
+            width: THUMB_SIDE,
+            height: THUMB_SIDE,
+            fit: Fit::Inside,
+        },
+    );
     let (full, thumb) = tokio::try_join!(full, thumb)?;
     let id = app
-        .write(user, move |tx: &mut UserTx<'_>| -> BoxFuture<'_, Result<(i64, Effects)>> { Box::pin(async move { Ok((tx.next('A').await?, Effects::default())) }) })
+        .write(
+            user,
+            move |tx: &mut UserTx<'_>| -> BoxFuture<'_, Result<(i64, Effects)>> {
+                Box::pin(async move { Ok((tx.next('A').await?, Effects::default())) })
+            },
+        )
         .await?;
-    let photo = Photo { id, anum: token::random_byte(), title, security, mime: full.mime.clone(), created: clock::now() };
-    let (width, height, bytes) = (i64::from(full.width), i64::from(full.height), full.bytes.len());
-    app.files.put(&file_key(user, id, Size::Full), CLASS, full.bytes.into()).await?;
-    app.files.put(&file_key(user, id, Size::Thumb), CLASS, thumb.bytes.into()).await?;
+    let photo = Photo {
+        id,
+        anum: token::random_byte(),
+        title,
+        security,
+        mime: full.mime.clone(),
+        created: clock::now(),
+    };
+    let (width, height, bytes) = (
+        i64::from(full.width),
+        i64::from(full.height),
+        full.bytes.len(),
+    );
+    app.files
+        .put(&file_key(user, id, Size::Full), CLASS, full.bytes.into())
+        .await?;
+    app.files
+        .put(&file_key(user, id, Size::Thumb), CLASS, thumb.bytes.into())
+        .await?;
     let row = photo.clone();
     app.write(user, move |tx: &mut UserTx<'_>| -> BoxFuture<'_, Result<((), Effects)>> {
         let photo = row.clone();
@@ -146,15 +199,34 @@ pub async fn upload(app: &App, user: UserId, title: &str, security: Security, so
 /// # Errors
 /// The cluster's.
 pub async fn delete(app: &App, user: UserId, id: i64) -> Result<()> {
-    let files = [file_key(user, id, Size::Full), file_key(user, id, Size::Thumb)];
+    let files = [
+        file_key(user, id, Size::Full),
+        file_key(user, id, Size::Thumb),
+    ];
     let gone = files.clone();
-    app.write(user, move |tx: &mut UserTx<'_>| -> BoxFuture<'_, Result<((), Effects)>> {
-        let gone = gone.clone();
-        Box::pin(async move {
-            tx.write_row("media", &[Value::Int(id)], "DELETE FROM media WHERE userid = ? AND mediaid = ?", params![user, id]).await?;
-            Ok(((), Effects::keys(gone.iter().map(|file| keys::paths(user, file)).chain([keys::media(user, id)]))))
-        })
-    })
+    app.write(
+        user,
+        move |tx: &mut UserTx<'_>| -> BoxFuture<'_, Result<((), Effects)>> {
+            let gone = gone.clone();
+            Box::pin(async move {
+                tx.write_row(
+                    "media",
+                    &[Value::Int(id)],
+                    "DELETE FROM media WHERE userid = ? AND mediaid = ?",
+                    params![user, id],
+                )
+                .await?;
+                Ok((
+                    (),
+                    Effects::keys(
+                        gone.iter()
+                            .map(|file| keys::paths(user, file))
+                            .chain([keys::media(user, id)]),
+                    ),
+                ))
+            })
+        },
+    )
     .await?;
     for file in files {
         if let Err(error) = app.files.delete(&file).await {

@@ -45,19 +45,33 @@ pub struct Mail {
 /// The databases'.
 pub async fn comment_posted(app: &App, what: CommentPosted) -> Result<usize> {
     let journal = user::by_id(app, UserId(what.journal)).await?;
-    let Some(row) = entry::rows(app, &[(journal.id, what.jitemid)]).await?.remove(&(journal.id, what.jitemid)) else { return Ok(0) };
+    let Some(row) = entry::rows(app, &[(journal.id, what.jitemid)])
+        .await?
+        .remove(&(journal.id, what.jitemid))
+    else {
+        return Ok(0);
+    };
     let all = comment::all(app, journal.id, what.jitemid).await?;
-    let Some(talk) = all.iter().find(|talk| talk.id == what.jtalkid).copied() else { return Ok(0) };
-    let parent = all.iter().find(|other| other.id == talk.parent && talk.parent != 0);
+    let Some(talk) = all.iter().find(|talk| talk.id == what.jtalkid).copied() else {
+        return Ok(0);
+    };
+    let parent = all
+        .iter()
+        .find(|other| other.id == talk.parent && talk.parent != 0);
     let mut concerned = vec![row.poster];
     concerned.extend(parent.map(|parent| parent.poster));
     concerned.sort_unstable();
     concerned.dedup();
     let mut told = 0;
-    for reader in concerned.into_iter().filter(|reader| *reader != talk.poster && reader.0 != 0) {
+    for reader in concerned
+        .into_iter()
+        .filter(|reader| *reader != talk.poster && reader.0 != 0)
+    {
         let account = user::by_id(app, reader).await?;
         let viewer = Viewer::load(app, account.clone()).await?;
-        if circle::sees(Some(&viewer), &journal, row.security) && comment::sees(Some(&viewer), &row, &talk, &all) {
+        if circle::sees(Some(&viewer), &journal, row.security)
+            && comment::sees(Some(&viewer), &row, &talk, &all)
+        {
             let is_answer = parent.is_some_and(|parent| parent.poster == reader);
             told += usize::from(tell(app, &account, &journal, &row, &talk, is_answer).await?);
         }
@@ -65,19 +79,47 @@ pub async fn comment_posted(app: &App, what: CommentPosted) -> Result<usize> {
     Ok(told)
 }
 
-async fn tell(app: &App, reader: &User, journal: &User, row: &EntryRow, talk: &comment::Talk, is_answer: bool) -> Result<bool> {
+async fn tell(
+    app: &App,
+    reader: &User,
+    journal: &User,
+    row: &EntryRow,
+    talk: &comment::Talk,
+    is_answer: bool,
+) -> Result<bool> {
     let texts = comment::texts(app, journal.id, &[talk.id]).await?;
     let text = texts.get(&talk.id).cloned().unwrap_or_default();
-    let subject = entry::texts(app, &[(journal.id, row.jitemid)]).await?.remove(&(journal.id, row.jitemid)).unwrap_or_default().subject;
-    let poster = if talk.poster.0 == 0 { "Somebody".to_owned() } else { user::by_id(app, talk.poster).await?.name };
-    let what = if is_answer { "answered your comment" } else { "commented on your entry" };
-    let about = if subject.is_empty() { String::new() } else { format!(" \u{201c}{subject}\u{201d}") };
+    let subject = entry::texts(app, &[(journal.id, row.jitemid)])
+        .await?
+        .remove(&(journal.id, row.jitemid))
+        .unwrap_or_default()
+        .subject;
+    let poster = if talk.poster.0 == 0 {
+        "Somebody".to_owned()
+    } else {
+        user::by_id(app, talk.poster).await?.name
+    };
+    let what = if is_answer {
+        "answered your comment"
+    } else {
+        "commented on your entry"
+    };
+    let about = if subject.is_empty() {
+        String::new()
+    } else {
+        format!(" \u{201c}{subject}\u{201d}")
+    };
     let title = format!("{poster} {what}{about}");
     let path = comment_path(&journal.name, row, talk.id);
-    let wants_mail = user::props(app, reader.id).await?.get("mail_comments").is_none_or(|value| value != "0");
+    let wants_mail = user::props(app, reader.id)
+        .await?
+        .get("mail_comments")
+        .is_none_or(|value| value != "0");
     let eventkey = format!("comment:{}:{}", journal.id, talk.id);
     let mail = if wants_mail && user::email(app, reader.id).await?.is_some() {
-        Some(mail_event(app, reader, &title, &path, &text.body, &eventkey)?)
+        Some(mail_event(
+            app, reader, &title, &path, &text.body, &eventkey,
+        )?)
     } else {
         None
     };
@@ -88,10 +130,20 @@ async fn tell(app: &App, reader: &User, journal: &User, row: &EntryRow, talk: &c
 #[must_use]
 pub fn comment_path(journal: &str, row: &EntryRow, jtalkid: i64) -> String {
     let dtalkid = jtalkid * 256 + i64::from(row.anum);
-    format!("/users/{journal}/{}.html?thread={dtalkid}#cmt{dtalkid}", row.ditemid())
+    format!(
+        "/users/{journal}/{}.html?thread={dtalkid}#cmt{dtalkid}",
+        row.ditemid()
+    )
 }
 
-fn mail_event(app: &App, reader: &User, title: &str, path: &str, body: &str, eventkey: &str) -> Result<Event> {
+fn mail_event(
+    app: &App,
+    reader: &User,
+    title: &str,
+    path: &str,
+    body: &str,
+    eventkey: &str,
+) -> Result<Event> {
     let (site, url) = (&app.config.site.name, &app.config.site.url);
     let quoted = markup::comment(body);
     let plain = markup::plain(&quoted);
@@ -99,7 +151,9 @@ fn mail_event(app: &App, reader: &User, title: &str, path: &str, body: &str, eve
     let mail = Mail {
         user: reader.id.0,
         subject: title.to_owned(),
-        text: format!("{title}:\n\n{plain}\n\nRead and answer it at {url}{path}\n\n-- \n{site}. To get no more such mails: {settings}\n"),
+        text: format!(
+            "{title}:\n\n{plain}\n\nRead and answer it at {url}{path}\n\n-- \n{site}. To get no more such mails: {settings}\n"
+        ),
         html: format!(
             "<p>{}:</p><blockquote>{quoted}</blockquote><p><a href=\"{url}{path}\">Read and answer it</a></p><p><small>{} · <a href=\"{settings}\">No more such mails</a></small></p>",
             markup::escape(title),
@@ -135,11 +189,25 @@ impl Mailer {
             None
         } else {
             let (host, port) = config.smtp.rsplit_once(':').unwrap_or((&config.smtp, "25"));
-            let port: u16 = port.parse().map_err(|_| Error::Invalid(format!("mail.smtp: {:?} is no port", port)))?;
-            Some(AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(host).port(port).timeout(Some(SMTP_TIMEOUT)).build())
+            let port: u16 = port
+                .parse()
+                .map_err(|_| Error::Invalid(format!("mail.smtp: {:?} is no port", port)))?;
+            Some(
+                AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(host)
+                    .port(port)
+                    .timeout(Some(SMTP_TIMEOUT))
+                    .build(),
+            )
         };
-        let from = config.from.parse().map_err(|error| Error::Invalid(format!("mail.from: {error}")))?;
-        Ok(Self { transport, from, settings_url: format!("{}/manage/settings", app.config.site.url) })
+        let from = config
+            .from
+            .parse()
+            .map_err(|error| Error::Invalid(format!("mail.from: {error}")))?;
+        Ok(Self {
+            transport,
+            from,
+            settings_url: format!("{}/manage/settings", app.config.site.url),
+        })
     }
 
     /// Sends one mail, to the address its reader has now; one without an address is done with.
@@ -147,15 +215,22 @@ impl Mailer {
     /// # Errors
     /// [`Error::Invalid`] when it can never be sent; [`Error::Jobs`] when it may be later.
     pub async fn send(&self, app: &App, mail: &Mail) -> Result<()> {
-        let Some(address) = user::email(app, UserId(mail.user)).await? else { return Ok(()) };
+        let Some(address) = user::email(app, UserId(mail.user)).await? else {
+            return Ok(());
+        };
         let reader = user::by_id(app, UserId(mail.user)).await?;
-        let address = address.parse().map_err(|error| Error::Invalid(format!("address of {}: {error}", reader.name)))?;
+        let address = address
+            .parse()
+            .map_err(|error| Error::Invalid(format!("address of {}: {error}", reader.name)))?;
         let message = lettre::Message::builder()
             .from(self.from.clone())
             .to(Mailbox::new(Some(reader.display), address))
             .subject(mail.subject.clone())
             .header(Unsubscribe(format!("<{}>", self.settings_url)))
-            .multipart(MultiPart::alternative_plain_html(mail.text.clone(), mail.html.clone()))
+            .multipart(MultiPart::alternative_plain_html(
+                mail.text.clone(),
+                mail.html.clone(),
+            ))
             .map_err(|error| Error::Invalid(error.to_string()))?;
         let Some(transport) = &self.transport else {
             tracing::info!(subject = %mail.subject, "mail not sent, no server is configured");
@@ -163,7 +238,9 @@ impl Mailer {
         };
         match transport.send(message).await {
             Ok(_) => Ok(()),
-            Err(error) if error.is_permanent() => Err(Error::Invalid(format!("mail refused: {error}"))),
+            Err(error) if error.is_permanent() => {
+                Err(Error::Invalid(format!("mail refused: {error}")))
+            }
             Err(error) => Err(Error::Jobs(format!("mail server: {error}"))),
         }
     }

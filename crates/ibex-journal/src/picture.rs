@@ -48,10 +48,26 @@ pub async fn all(app: &App, user: UserId) -> Result<Vec<Userpic>> {
         let rows = app.cluster.read(user, move |tx: &mut Tx| -> BoxFuture<'_, Result<Vec<Row>>> {
             Box::pin(async move { Ok(tx.query("SELECT picid, keyword, mime, md5 FROM picture WHERE userid = ? ORDER BY picid", params![user]).await?) })
         });
-        let picture = |row: &Row| Ok(Userpic { id: row.get(0)?, keyword: row.get(1)?, mime: row.get(2)?, md5: row.get(3)? });
-        Ok::<_, Error>(Some(rows.await?.iter().map(picture).collect::<Result<Vec<_>, ibex_sql::Error>>()?))
+        let picture = |row: &Row| {
+            Ok(Userpic {
+                id: row.get(0)?,
+                keyword: row.get(1)?,
+                mime: row.get(2)?,
+                md5: row.get(3)?,
+            })
+        };
+        Ok::<_, Error>(Some(
+            rows.await?
+                .iter()
+                .map(picture)
+                .collect::<Result<Vec<_>, ibex_sql::Error>>()?,
+        ))
     };
-    Ok(app.cache.one(keys::PICS, keys::pics(user), load).await?.unwrap_or_default())
+    Ok(app
+        .cache
+        .one(keys::PICS, keys::pics(user), load)
+        .await?
+        .unwrap_or_default())
 }
 
 /// Scales and stores an upload; the first one becomes the default. The file is stored before the row, so a row always has a file.
@@ -67,12 +83,29 @@ pub async fn upload(app: &App, user: UserId, keyword: &str, source: Bytes) -> Re
         return Err(Error::invalid("You have 15 icons; delete one first."));
     }
     let keyword: String = keyword.trim().chars().take(40).collect();
-    let picture = app.jobs.resize(source, Order { width: SIDE, height: SIDE, fit: Fit::Cover }).await?;
+    let picture = app
+        .jobs
+        .resize(
+            source,
+            Order {
+                width: SIDE,
+                height: SIDE,
+                fit: Fit::Cover,
+            },
+        )
+        .await?;
     let id = app
-        .write(user, move |tx: &mut UserTx<'_>| -> BoxFuture<'_, Result<(i64, Effects)>> { Box::pin(async move { Ok((tx.next('P').await?, Effects::default())) }) })
+        .write(
+            user,
+            move |tx: &mut UserTx<'_>| -> BoxFuture<'_, Result<(i64, Effects)>> {
+                Box::pin(async move { Ok((tx.next('P').await?, Effects::default())) })
+            },
+        )
         .await?;
     let (md5, now) = (token::md5(&picture.bytes), clock::now());
-    app.files.put(&file_key(user, id), CLASS, picture.bytes.into()).await?;
+    app.files
+        .put(&file_key(user, id), CLASS, picture.bytes.into())
+        .await?;
     let (mime, width, height) = (picture.mime, picture.width, picture.height);
     app.write(user, move |tx: &mut UserTx<'_>| -> BoxFuture<'_, Result<((), Effects)>> {
         let (keyword, mime, md5) = (keyword.clone(), mime.clone(), md5.clone());
@@ -98,7 +131,13 @@ pub async fn set_default(app: &App, user: UserId, id: i64) -> Result<()> {
     if id != 0 && !all(app, user).await?.iter().any(|picture| picture.id == id) {
         return Err(Error::NotFound);
     }
-    app.cluster.global().execute("UPDATE user SET defaultpicid = ? WHERE userid = ?", params![id, user]).await?;
+    app.cluster
+        .global()
+        .execute(
+            "UPDATE user SET defaultpicid = ? WHERE userid = ?",
+            params![id, user],
+        )
+        .await?;
     app.cache.invalidate(&[keys::user(user)]).await;
     Ok(())
 }
@@ -108,14 +147,32 @@ pub async fn set_default(app: &App, user: UserId, id: i64) -> Result<()> {
 /// # Errors
 /// The cluster's.
 pub async fn delete(app: &App, user: UserId, id: i64) -> Result<()> {
-    app.write(user, move |tx: &mut UserTx<'_>| -> BoxFuture<'_, Result<((), Effects)>> {
-        Box::pin(async move {
-            tx.write_row("picture", &[Value::Int(id)], "DELETE FROM picture WHERE userid = ? AND picid = ?", params![user, id]).await?;
-            Ok(((), Effects::keys([keys::pics(user), keys::paths(user, &file_key(user, id))])))
-        })
-    })
+    app.write(
+        user,
+        move |tx: &mut UserTx<'_>| -> BoxFuture<'_, Result<((), Effects)>> {
+            Box::pin(async move {
+                tx.write_row(
+                    "picture",
+                    &[Value::Int(id)],
+                    "DELETE FROM picture WHERE userid = ? AND picid = ?",
+                    params![user, id],
+                )
+                .await?;
+                Ok((
+                    (),
+                    Effects::keys([keys::pics(user), keys::paths(user, &file_key(user, id))]),
+                ))
+            })
+        },
+    )
     .await?;
-    app.cluster.global().execute("UPDATE user SET defaultpicid = 0 WHERE userid = ? AND defaultpicid = ?", params![user, id]).await?;
+    app.cluster
+        .global()
+        .execute(
+            "UPDATE user SET defaultpicid = 0 WHERE userid = ? AND defaultpicid = ?",
+            params![user, id],
+        )
+        .await?;
     app.cache.invalidate(&[keys::user(user)]).await;
     if let Err(error) = app.files.delete(&file_key(user, id)).await {
         tracing::warn!(%error, key = %file_key(user, id), "file of a deleted icon stays behind");

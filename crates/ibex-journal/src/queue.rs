@@ -28,13 +28,23 @@ impl Queue {
     /// # Errors
     /// An address that makes no sense.
     pub async fn open(config: &Config, global: &Db) -> Result<Self> {
-        let builder = Client::builder().auto_init(config.db.migrate).retry_after(RETRY_AFTER);
+        let builder = Client::builder()
+            .auto_init(config.db.migrate)
+            .retry_after(RETRY_AFTER);
         let builder = if config.schwartz.dsn.is_empty() {
             builder.shared(global.clone())
         } else {
-            builder.db(with_password(&config.schwartz.dsn, config.schwartz.password.reveal()))
+            builder.db(with_password(
+                &config.schwartz.dsn,
+                config.schwartz.password.reveal(),
+            ))
         };
-        Ok(Self { client: builder.build_lazy().await.map_err(|error| Error::Invalid(format!("schwartz.dsn: {error}")))? })
+        Ok(Self {
+            client: builder
+                .build_lazy()
+                .await
+                .map_err(|error| Error::Invalid(format!("schwartz.dsn: {error}")))?,
+        })
     }
 
     /// Queues a job, unless one of the same function and unique name is waiting.
@@ -42,8 +52,13 @@ impl Queue {
     /// # Errors
     /// [`Error::Jobs`].
     pub async fn insert(&self, event: &Event) -> Result<()> {
-        let job = Job::new(event.function.clone(), event.argument.clone()).uniqkey(event.unique.clone());
-        self.client.insert(job).await.map(drop).map_err(|error| Error::Jobs(error.to_string()))
+        let job =
+            Job::new(event.function.clone(), event.argument.clone()).uniqkey(event.unique.clone());
+        self.client
+            .insert(job)
+            .await
+            .map(drop)
+            .map_err(|error| Error::Jobs(error.to_string()))
     }
 
     /// The client, for the worker.
@@ -55,9 +70,14 @@ impl Queue {
 
 /// Puts a password into a `mysql://user@host/db` that has none.
 fn with_password(dsn: &str, password: &str) -> String {
-    match (password, dsn.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.split_once('@')?)))) {
+    match (
+        password,
+        dsn.split_once("://")
+            .and_then(|(scheme, rest)| Some((scheme, rest.split_once('@')?))),
+    ) {
         (password, Some((scheme, (user, rest)))) if !password.is_empty() && !user.contains(':') => {
-            let encoded = percent_encoding::utf8_percent_encode(password, percent_encoding::NON_ALPHANUMERIC);
+            let encoded =
+                percent_encoding::utf8_percent_encode(password, percent_encoding::NON_ALPHANUMERIC);
             format!("{scheme}://{user}:{encoded}@{rest}")
         }
         _ => dsn.to_owned(),

@@ -34,10 +34,19 @@ pub struct Page {
 ///
 /// # Errors
 /// The global database's.
-pub async fn friends(app: &App, viewer: Option<&Viewer>, owner: &User, skip: usize) -> Result<Page> {
+pub async fn friends(
+    app: &App,
+    viewer: Option<&Viewer>,
+    owner: &User,
+    skip: usize,
+) -> Result<Page> {
     let viewer = viewer.filter(|viewer| viewer.user.id == owner.id);
     let edges = circle::outgoing(app, owner.id).await?;
-    let watched: Vec<UserId> = edges.iter().filter(|edge| edge.is_watched).map(|edge| edge.other).collect();
+    let watched: Vec<UserId> = edges
+        .iter()
+        .filter(|edge| edge.is_watched)
+        .map(|edge| edge.other)
+        .collect();
     merge(app, viewer, &watched, skip).await
 }
 
@@ -48,24 +57,47 @@ pub async fn friends(app: &App, viewer: Option<&Viewer>, owner: &User, skip: usi
 pub async fn latest(app: &App, skip: usize) -> Result<Page> {
     usage::flush(app).await?;
     let sql = "SELECT userid FROM userusage WHERE public > 0 ORDER BY public DESC LIMIT ?";
-    let rows = app.cluster.global().query(sql, params![LATEST_JOURNALS]).await?;
-    let journals = rows.iter().map(|row| row.get(0).map(UserId)).collect::<Result<Vec<_>, _>>()?;
+    let rows = app
+        .cluster
+        .global()
+        .query(sql, params![LATEST_JOURNALS])
+        .await?;
+    let journals = rows
+        .iter()
+        .map(|row| row.get(0).map(UserId))
+        .collect::<Result<Vec<_>, _>>()?;
     merge(app, None, &journals, skip).await
 }
 
-async fn merge(app: &App, viewer: Option<&Viewer>, journals: &[UserId], skip: usize) -> Result<Page> {
+async fn merge(
+    app: &App,
+    viewer: Option<&Viewer>,
+    journals: &[UserId],
+    skip: usize,
+) -> Result<Page> {
     let users: HashMap<UserId, User> = user::by_ids(app, journals).await?;
     let (recent, is_partial) = entry::recent(app, journals).await?;
-    let oldest = clock::now() - i64::try_from(app.config.read.max_age.std().as_secs()).unwrap_or(i64::MAX);
+    let oldest =
+        clock::now() - i64::try_from(app.config.read.max_age.std().as_secs()).unwrap_or(i64::MAX);
     let mut rows: Vec<EntryRow> = recent
         .values()
         .flatten()
         .filter(|row| row.logtime >= oldest)
-        .filter(|row| users.get(&row.journal).is_some_and(|journal| circle::sees(viewer, journal, row.security)))
+        .filter(|row| {
+            users
+                .get(&row.journal)
+                .is_some_and(|journal| circle::sees(viewer, journal, row.security))
+        })
         .copied()
         .collect();
-    rows.sort_by_key(|row| std::cmp::Reverse((row.logtime, row.eventtime, row.jitemid, row.journal)));
+    rows.sort_by_key(|row| {
+        std::cmp::Reverse((row.logtime, row.eventtime, row.jitemid, row.journal))
+    });
     let skip = skip.min(SKIP_MAX);
     let has_more = rows.len() > skip + PAGE && skip + PAGE <= SKIP_MAX;
-    Ok(Page { rows: rows.into_iter().skip(skip).take(PAGE).collect(), has_more, is_partial })
+    Ok(Page {
+        rows: rows.into_iter().skip(skip).take(PAGE).collect(),
+        has_more,
+        is_partial,
+    })
 }

@@ -14,10 +14,22 @@ const fn text(name: &'static str) -> Column {
 }
 
 /// Everything `ibex-cluster` must know about the journal.
-pub const LAYOUT: Layout = Layout { component: "journal", user_table: "user", tables: TABLES, counters: COUNTERS, global_steps: GLOBAL, cluster_steps: CLUSTER };
+pub const LAYOUT: Layout = Layout {
+    component: "journal",
+    user_table: "user",
+    tables: TABLES,
+    counters: COUNTERS,
+    global_steps: GLOBAL,
+    cluster_steps: CLUSTER,
+};
 
 const TABLES: &[Table] = &[
-    Table { name: "userprop", user: "userid", key: &[text("name")], rest: &[text("value")] },
+    Table {
+        name: "userprop",
+        user: "userid",
+        key: &[text("name")],
+        rest: &[text("value")],
+    },
     Table {
         name: "log",
         user: "journalid",
@@ -35,22 +47,60 @@ const TABLES: &[Table] = &[
             int("edittime"),
         ],
     },
-    Table { name: "logtext", user: "journalid", key: &[int("jitemid")], rest: &[text("subject"), text("body")] },
-    Table { name: "logprop", user: "journalid", key: &[int("jitemid"), text("name")], rest: &[text("value")] },
-    Table { name: "logtag", user: "journalid", key: &[int("jitemid"), text("tag")], rest: &[] },
-    Table { name: "dupsig", user: "journalid", key: &[int("posterid")], rest: &[text("digest"), int("jitemid")] },
+    Table {
+        name: "logtext",
+        user: "journalid",
+        key: &[int("jitemid")],
+        rest: &[text("subject"), text("body")],
+    },
+    Table {
+        name: "logprop",
+        user: "journalid",
+        key: &[int("jitemid"), text("name")],
+        rest: &[text("value")],
+    },
+    Table {
+        name: "logtag",
+        user: "journalid",
+        key: &[int("jitemid"), text("tag")],
+        rest: &[],
+    },
+    Table {
+        name: "dupsig",
+        user: "journalid",
+        key: &[int("posterid")],
+        rest: &[text("digest"), int("jitemid")],
+    },
     Table {
         name: "talk",
         user: "journalid",
         key: &[int("jtalkid")],
-        rest: &[int("jitemid"), int("parent"), int("posterid"), int("posttime"), text("state")],
+        rest: &[
+            int("jitemid"),
+            int("parent"),
+            int("posterid"),
+            int("posttime"),
+            text("state"),
+        ],
     },
-    Table { name: "talktext", user: "journalid", key: &[int("jtalkid")], rest: &[text("subject"), text("body")] },
+    Table {
+        name: "talktext",
+        user: "journalid",
+        key: &[int("jtalkid")],
+        rest: &[text("subject"), text("body")],
+    },
     Table {
         name: "picture",
         user: "userid",
         key: &[int("picid")],
-        rest: &[text("keyword"), text("mime"), int("width"), int("height"), text("md5"), int("created")],
+        rest: &[
+            text("keyword"),
+            text("mime"),
+            int("width"),
+            int("height"),
+            text("md5"),
+            int("created"),
+        ],
     },
     Table {
         name: "media",
@@ -72,19 +122,40 @@ const TABLES: &[Table] = &[
         name: "session",
         user: "userid",
         key: &[int("sessid")],
-        rest: &[text("auth"), text("exptype"), int("timecreate"), int("timeexpire"), text("useragent")],
+        rest: &[
+            text("auth"),
+            text("exptype"),
+            int("timecreate"),
+            int("timeexpire"),
+            text("useragent"),
+        ],
     },
-    Table { name: "apikey", user: "userid", key: &[int("keyid")], rest: &[text("name"), text("hash"), int("created")] },
+    Table {
+        name: "apikey",
+        user: "userid",
+        key: &[int("keyid")],
+        rest: &[text("name"), text("hash"), int("created")],
+    },
     Table {
         name: "inbox",
         user: "userid",
         key: &[int("qid")],
-        rest: &[text("eventkey"), text("title"), text("url"), int("created"), text("state")],
+        rest: &[
+            text("eventkey"),
+            text("title"),
+            text("url"),
+            int("created"),
+            text("state"),
+        ],
     },
 ];
 
 const fn source(table: &'static str, user: &'static str, column: &'static str) -> Source {
-    Source { table, user, column }
+    Source {
+        table,
+        user,
+        column,
+    }
 }
 
 /// Number spaces: entries, comments, pictures, media, sessions, keys, inbox items.
@@ -102,13 +173,32 @@ const COUNTERS: &[Counter] = &[
     },
     Counter {
         area: 'T',
-        sources: &[source("talk", "journalid", "jtalkid"), source("talktext", "journalid", "jtalkid"), source("talk", "journalid", "parent")],
+        sources: &[
+            source("talk", "journalid", "jtalkid"),
+            source("talktext", "journalid", "jtalkid"),
+            source("talk", "journalid", "parent"),
+        ],
     },
-    Counter { area: 'P', sources: &[source("picture", "userid", "picid")] },
-    Counter { area: 'A', sources: &[source("media", "userid", "mediaid")] },
-    Counter { area: 'S', sources: &[source("session", "userid", "sessid")] },
-    Counter { area: 'B', sources: &[source("apikey", "userid", "keyid")] },
-    Counter { area: 'Q', sources: &[source("inbox", "userid", "qid")] },
+    Counter {
+        area: 'P',
+        sources: &[source("picture", "userid", "picid")],
+    },
+    Counter {
+        area: 'A',
+        sources: &[source("media", "userid", "mediaid")],
+    },
+    Counter {
+        area: 'S',
+        sources: &[source("session", "userid", "sessid")],
+    },
+    Counter {
+        area: 'B',
+        sources: &[source("apikey", "userid", "keyid")],
+    },
+    Counter {
+        area: 'Q',
+        sources: &[source("inbox", "userid", "qid")],
+    },
 ];
 
 const GLOBAL: &[Migration] = &[Migration {
@@ -217,19 +307,40 @@ mod tests {
     /// Each table of the layout, read out of an empty database of its own schema: a column misspelt in one place would fail here.
     #[test]
     fn the_layout_names_what_the_schema_makes() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(async {
-            let db = ibex_sql::Db::open(&ibex_sql::Config::new("sqlite::memory:").unwrap()).await.unwrap();
+            let db = ibex_sql::Db::open(&ibex_sql::Config::new("sqlite::memory:").unwrap())
+                .await
+                .unwrap();
             db.migrate("journal", CLUSTER).await.unwrap();
             for table in TABLES {
-                let rows = db.query(format!("SELECT name FROM pragma_table_info('{}')", table.name), Vec::new()).await.unwrap();
+                let rows = db
+                    .query(
+                        format!("SELECT name FROM pragma_table_info('{}')", table.name),
+                        Vec::new(),
+                    )
+                    .await
+                    .unwrap();
                 let made: Vec<String> = rows.iter().map(|row| row.get(0).unwrap()).collect();
-                let named: Vec<&str> = std::iter::once(table.user).chain(table.columns().map(|column| column.name)).collect();
+                let named: Vec<&str> = std::iter::once(table.user)
+                    .chain(table.columns().map(|column| column.name))
+                    .collect();
                 assert_eq!(made, named, "{}", table.name);
             }
             for counter in COUNTERS {
                 for source in counter.sources {
-                    db.query(format!("SELECT MAX({}) FROM {} WHERE {} = 0", source.column, source.table, source.user), Vec::new()).await.unwrap();
+                    db.query(
+                        format!(
+                            "SELECT MAX({}) FROM {} WHERE {} = 0",
+                            source.column, source.table, source.user
+                        ),
+                        Vec::new(),
+                    )
+                    .await
+                    .unwrap();
                 }
             }
         });

@@ -27,7 +27,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) async fn open(config: Config) -> Result<App, Failure> {
     App::open(config).await.map_err(|error| match error {
         Error::Invalid(text) => Failure::config(text),
-        Error::Cluster(ibex_cluster::Error::Sql(error)) if error.is_connection_lost() => Failure::temporary(format!("global database: {error}")),
+        Error::Cluster(ibex_cluster::Error::Sql(error)) if error.is_connection_lost() => {
+            Failure::temporary(format!("global database: {error}"))
+        }
         error @ (Error::NotFound
         | Error::LoginNeeded
         | Error::Refused(_)
@@ -51,14 +53,22 @@ pub async fn serve(config: Config, kit: Kit) -> Result<(), Failure> {
         tracing::warn!(%cluster, %error, "cluster is away at the start, will be tried when needed");
     }
     metrics::register(&app, &kit);
-    kit.worker(Keeper { app: app.clone(), swept: 0 });
+    kit.worker(Keeper {
+        app: app.clone(),
+        swept: 0,
+    });
     if in_serve {
         worker::spawn(&app, &kit)?;
     }
     let requests = metrics::Requests::register(&kit);
-    let router = web::router(app.clone()).layer(axum::middleware::from_fn_with_state(requests, metrics::count));
+    let router = web::router(app.clone()).layer(axum::middleware::from_fn_with_state(
+        requests,
+        metrics::count,
+    ));
     for listener in listeners {
-        let listener = listener.into_tokio().map_err(|error| Failure::io(error.to_string()))?;
+        let listener = listener
+            .into_tokio()
+            .map_err(|error| Failure::io(error.to_string()))?;
         kit.spawn("accept", accept(listener, router.clone(), kit.clone()));
     }
     kit.ready().await?;
@@ -86,7 +96,10 @@ async fn accept(listener: ibex_kit::AsyncListener, router: Router, kit: Kit) {
                 continue;
             }
         };
-        kit.spawn("connection", connection(stream, Peer(peer.ip()), router.clone(), kit.clone()));
+        kit.spawn(
+            "connection",
+            connection(stream, Peer(peer.ip()), router.clone(), kit.clone()),
+        );
     }
 }
 
@@ -114,7 +127,12 @@ async fn connection(stream: ibex_kit::Stream, peer: Peer, router: Router, kit: K
 }
 
 /// One request. `OPTIONS` is the balancer's question whether anybody is free; it is answered before anything else.
-async fn answer(request: Request<hyper::body::Incoming>, peer: Peer, router: Router, kit: Kit) -> Response<Body> {
+async fn answer(
+    request: Request<hyper::body::Incoming>,
+    peer: Peer,
+    router: Router,
+    kit: Kit,
+) -> Response<Body> {
     let _busy = kit.busy();
     if request.method() == Method::OPTIONS {
         return Response::new(Body::empty());
@@ -122,7 +140,10 @@ async fn answer(request: Request<hyper::body::Incoming>, peer: Peer, router: Rou
     let (mut parts, body) = request.into_parts();
     parts.extensions.insert(peer);
     let request = Request::from_parts(parts, Body::new(body));
-    router.oneshot(request).await.unwrap_or_else(|never| match never {})
+    router
+        .oneshot(request)
+        .await
+        .unwrap_or_else(|never| match never {})
 }
 
 /// Background work of every process: the outbox and the usage index, each second.
@@ -138,12 +159,18 @@ impl Worker for Keeper {
     }
 
     fn status(&self) -> ibex_kit::WorkerStatus {
-        ibex_kit::WorkerStatus { done: self.swept, total: None, note: "effects of commits, update times".to_owned() }
+        ibex_kit::WorkerStatus {
+            done: self.swept,
+            total: None,
+            note: "effects of commits, update times".to_owned(),
+        }
     }
 
     async fn step(&mut self) -> Result<Step, anyhow::Error> {
         usage::flush(&self.app).await?;
         self.swept += self.app.sweep().await? as u64;
-        Ok(Step::Idle { wait: Duration::from_secs(1) })
+        Ok(Step::Idle {
+            wait: Duration::from_secs(1),
+        })
     }
 }

@@ -64,7 +64,14 @@ fn parse(cookie: &str) -> Option<(UserId, i64, &str)> {
 }
 
 fn session(user: UserId, row: &Row) -> Result<Session, ibex_sql::Error> {
-    Ok(Session { user, id: row.get(0)?, auth: row.get(1)?, created: row.get(2)?, expires: row.get(3)?, agent: row.get(4)? })
+    Ok(Session {
+        user,
+        id: row.get(0)?,
+        auth: row.get(1)?,
+        created: row.get(2)?,
+        expires: row.get(3)?,
+        agent: row.get(4)?,
+    })
 }
 
 /// The session a cookie names, if it is good.
@@ -72,7 +79,9 @@ fn session(user: UserId, row: &Row) -> Result<Session, ibex_sql::Error> {
 /// # Errors
 /// The cluster's.
 pub async fn of_cookie(app: &App, cookie: &str) -> Result<Option<Session>> {
-    let Some((user, id, auth)) = parse(cookie) else { return Ok(None) };
+    let Some((user, id, auth)) = parse(cookie) else {
+        return Ok(None);
+    };
     let load = || async {
         let row = app.cluster.read(user, move |tx: &mut Tx| -> BoxFuture<'_, Result<Option<Row>>> {
             let sql = "SELECT sessid, auth, timecreate, timeexpire, useragent FROM session WHERE userid = ? AND sessid = ?";
@@ -84,8 +93,13 @@ pub async fn of_cookie(app: &App, cookie: &str) -> Result<Option<Session>> {
             Err(error) => Err(error),
         }
     };
-    let found = app.cache.one(keys::SESSION, keys::session(user, id), load).await?;
-    Ok(found.filter(|session| session.left() > 0 && token::same(session.auth.as_bytes(), auth.as_bytes())))
+    let found = app
+        .cache
+        .one(keys::SESSION, keys::session(user, id), load)
+        .await?;
+    Ok(found.filter(|session| {
+        session.left() > 0 && token::same(session.auth.as_bytes(), auth.as_bytes())
+    }))
 }
 
 /// Begins a session.
@@ -127,20 +141,31 @@ pub async fn begin(app: &App, user: UserId, is_long: bool, agent: &str) -> Resul
 /// # Errors
 /// The cluster's.
 pub async fn end(app: &App, user: UserId, which: Which) -> Result<()> {
-    app.write(user, move |tx: &mut UserTx<'_>| -> BoxFuture<'_, Result<((), Effects)>> {
-        Box::pin(async move {
-            let rows = tx.query("SELECT sessid FROM session WHERE userid = ?", params![user]).await?;
-            let mut effects = Effects::default();
-            for row in &rows {
-                let id: i64 = row.get(0)?;
-                if which.names(id) {
-                    tx.write_row("session", &[Value::Int(id)], "DELETE FROM session WHERE userid = ? AND sessid = ?", params![user, id]).await?;
-                    effects.invalidate.push(keys::session(user, id));
+    app.write(
+        user,
+        move |tx: &mut UserTx<'_>| -> BoxFuture<'_, Result<((), Effects)>> {
+            Box::pin(async move {
+                let rows = tx
+                    .query("SELECT sessid FROM session WHERE userid = ?", params![user])
+                    .await?;
+                let mut effects = Effects::default();
+                for row in &rows {
+                    let id: i64 = row.get(0)?;
+                    if which.names(id) {
+                        tx.write_row(
+                            "session",
+                            &[Value::Int(id)],
+                            "DELETE FROM session WHERE userid = ? AND sessid = ?",
+                            params![user, id],
+                        )
+                        .await?;
+                        effects.invalidate.push(keys::session(user, id));
+                    }
                 }
-            }
-            Ok(((), effects))
-        })
-    })
+                Ok(((), effects))
+            })
+        },
+    )
     .await
 }
 
@@ -171,7 +196,11 @@ pub async fn all(app: &App, user: UserId) -> Result<Vec<Session>> {
         let sql = "SELECT sessid, auth, timecreate, timeexpire, useragent FROM session WHERE userid = ? AND timeexpire > ? ORDER BY sessid DESC";
         Box::pin(async move { Ok(tx.query(sql, params![user, clock::now()]).await?) })
     });
-    Ok(rows.await?.iter().map(|row| session(user, row)).collect::<Result<_, _>>()?)
+    Ok(rows
+        .await?
+        .iter()
+        .map(|row| session(user, row))
+        .collect::<Result<_, _>>()?)
 }
 
 /// One API key as it may be shown.
@@ -208,7 +237,13 @@ pub async fn make_key(app: &App, user: UserId, name: &str) -> Result<String> {
             })
         })
         .await?;
-    app.cluster.global().execute("INSERT INTO apikey_lookup (hash, userid, keyid) VALUES (?, ?, ?)", params![hash, user, id]).await?;
+    app.cluster
+        .global()
+        .execute(
+            "INSERT INTO apikey_lookup (hash, userid, keyid) VALUES (?, ?, ?)",
+            params![hash, user, id],
+        )
+        .await?;
     Ok(key)
 }
 
@@ -217,13 +252,28 @@ pub async fn make_key(app: &App, user: UserId, name: &str) -> Result<String> {
 /// # Errors
 /// The databases'.
 pub async fn revoke_key(app: &App, user: UserId, id: i64) -> Result<()> {
-    app.cluster.global().execute("DELETE FROM apikey_lookup WHERE userid = ? AND keyid = ?", params![user, id]).await?;
-    app.write(user, move |tx: &mut UserTx<'_>| -> BoxFuture<'_, Result<((), Effects)>> {
-        Box::pin(async move {
-            tx.write_row("apikey", &[Value::Int(id)], "DELETE FROM apikey WHERE userid = ? AND keyid = ?", params![user, id]).await?;
-            Ok(((), Effects::default()))
-        })
-    })
+    app.cluster
+        .global()
+        .execute(
+            "DELETE FROM apikey_lookup WHERE userid = ? AND keyid = ?",
+            params![user, id],
+        )
+        .await?;
+    app.write(
+        user,
+        move |tx: &mut UserTx<'_>| -> BoxFuture<'_, Result<((), Effects)>> {
+            Box::pin(async move {
+                tx.write_row(
+                    "apikey",
+                    &[Value::Int(id)],
+                    "DELETE FROM apikey WHERE userid = ? AND keyid = ?",
+                    params![user, id],
+                )
+                .await?;
+                Ok(((), Effects::default()))
+            })
+        },
+    )
     .await
 }
 
@@ -232,11 +282,31 @@ pub async fn revoke_key(app: &App, user: UserId, id: i64) -> Result<()> {
 /// # Errors
 /// The cluster's.
 pub async fn keys_of(app: &App, user: UserId) -> Result<Vec<ApiKey>> {
-    let rows = app.cluster.read(user, move |tx: &mut Tx| -> BoxFuture<'_, Result<Vec<Row>>> {
-        Box::pin(async move { Ok(tx.query("SELECT keyid, name, created FROM apikey WHERE userid = ? ORDER BY keyid", params![user]).await?) })
-    });
-    let key = |row: &Row| Ok(ApiKey { id: row.get(0)?, name: row.get(1)?, created: row.get(2)? });
-    Ok(rows.await?.iter().map(key).collect::<Result<_, ibex_sql::Error>>()?)
+    let rows = app.cluster.read(
+        user,
+        move |tx: &mut Tx| -> BoxFuture<'_, Result<Vec<Row>>> {
+            Box::pin(async move {
+                Ok(tx
+                    .query(
+                        "SELECT keyid, name, created FROM apikey WHERE userid = ? ORDER BY keyid",
+                        params![user],
+                    )
+                    .await?)
+            })
+        },
+    );
+    let key = |row: &Row| {
+        Ok(ApiKey {
+            id: row.get(0)?,
+            name: row.get(1)?,
+            created: row.get(2)?,
+        })
+    };
+    Ok(rows
+        .await?
+        .iter()
+        .map(key)
+        .collect::<Result<_, ibex_sql::Error>>()?)
 }
 
 /// Whether `key` is one of the user's API keys.
@@ -245,7 +315,14 @@ pub async fn keys_of(app: &App, user: UserId) -> Result<Vec<ApiKey>> {
 /// The global database's.
 pub async fn is_key(app: &App, user: UserId, key: &str) -> Result<bool> {
     let hash = token::sha256(key.as_bytes());
-    let row = app.cluster.global().query_one("SELECT 1 FROM apikey_lookup WHERE hash = ? AND userid = ?", params![hash, user]).await?;
+    let row = app
+        .cluster
+        .global()
+        .query_one(
+            "SELECT 1 FROM apikey_lookup WHERE hash = ? AND userid = ?",
+            params![hash, user],
+        )
+        .await?;
     Ok(row.is_some())
 }
 
@@ -255,9 +332,24 @@ mod tests {
 
     #[test]
     fn a_cookie_is_read_back_and_nothing_else_is() {
-        let session = Session { user: UserId(7), id: 3, auth: "abcDEF123".to_owned(), created: 0, expires: 0, agent: String::new() };
+        let session = Session {
+            user: UserId(7),
+            id: 3,
+            auth: "abcDEF123".to_owned(),
+            created: 0,
+            expires: 0,
+            agent: String::new(),
+        };
         assert_eq!(parse(&session.cookie()), Some((UserId(7), 3, "abcDEF123")));
-        for bad in ["", "v2:u7:s3:ax//", "v1:u7:s3:a//", "v1:7:s3:ax", "v1:u7:s3", "v1:u7:s3:ax:b", "v1:u-7:s3:ax"] {
+        for bad in [
+            "",
+            "v2:u7:s3:ax//",
+            "v1:u7:s3:a//",
+            "v1:7:s3:ax",
+            "v1:u7:s3",
+            "v1:u7:s3:ax:b",
+            "v1:u-7:s3:ax",
+        ] {
             assert_eq!(parse(bad), None, "{bad}");
         }
     }

@@ -47,17 +47,24 @@ pub async fn flush(app: &App) -> Result<usize> {
         "INSERT INTO userusage (userid, timeupdate, public) VALUES (?, ?, ?) ON DUPLICATE KEY UPDATE
             timeupdate = GREATEST(timeupdate, VALUES(timeupdate)), public = GREATEST(public, VALUES(public))",
     );
-    let sets: Arc<Vec<_>> = Arc::new(updates.iter().map(|(user, (time, public))| params![*user, *time, *public]).collect());
+    let sets: Arc<Vec<_>> = Arc::new(
+        updates
+            .iter()
+            .map(|(user, (time, public))| params![*user, *time, *public])
+            .collect(),
+    );
     let written = app
         .cluster
         .global()
-        .write(move |tx: &mut Tx| -> BoxFuture<'_, Result<(), ibex_sql::Error>> {
-            let sets = Arc::clone(&sets);
-            Box::pin(async move {
-                tx.execute_each(sql, sets.to_vec()).await?;
-                Ok(())
-            })
-        })
+        .write(
+            move |tx: &mut Tx| -> BoxFuture<'_, Result<(), ibex_sql::Error>> {
+                let sets = Arc::clone(&sets);
+                Box::pin(async move {
+                    tx.execute_each(sql, sets.to_vec()).await?;
+                    Ok(())
+                })
+            },
+        )
         .await;
     if let Err(error) = written {
         for (user, (time, public)) in &updates {

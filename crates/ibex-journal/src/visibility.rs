@@ -116,7 +116,9 @@ pub fn may_see(kind: Kind, security: Security, reader: Relation) -> bool {
         (Security::Private, Kind::Community) => reader.is_administrator,
         (Security::Private, Kind::Person | Kind::Feed | Kind::Identity) => false,
         (Security::Mask(_), Kind::Community) => reader.mask != 0 || reader.is_administrator,
-        (Security::Mask(allow), Kind::Person | Kind::Feed | Kind::Identity) => reader.mask & allow != 0,
+        (Security::Mask(allow), Kind::Person | Kind::Feed | Kind::Identity) => {
+            reader.mask & allow != 0
+        }
     }
 }
 
@@ -124,37 +126,90 @@ pub fn may_see(kind: Kind, security: Security, reader: Relation) -> bool {
 mod tests {
     use super::*;
 
-    const STRANGER: Relation = Relation { is_owner: false, is_administrator: false, mask: 0 };
-    const FRIEND: Relation = Relation { is_owner: false, is_administrator: false, mask: 1 };
-    const GROUP_3: Relation = Relation { is_owner: false, is_administrator: false, mask: 0b1001 };
-    const OWNER: Relation = Relation { is_owner: true, is_administrator: false, mask: 0 };
-    const ADMIN: Relation = Relation { is_owner: false, is_administrator: true, mask: 0 };
+    const STRANGER: Relation = Relation {
+        is_owner: false,
+        is_administrator: false,
+        mask: 0,
+    };
+    const FRIEND: Relation = Relation {
+        is_owner: false,
+        is_administrator: false,
+        mask: 1,
+    };
+    const GROUP_3: Relation = Relation {
+        is_owner: false,
+        is_administrator: false,
+        mask: 0b1001,
+    };
+    const OWNER: Relation = Relation {
+        is_owner: true,
+        is_administrator: false,
+        mask: 0,
+    };
+    const ADMIN: Relation = Relation {
+        is_owner: false,
+        is_administrator: true,
+        mask: 0,
+    };
 
     fn check(kind: Kind, security: Security, expected: [bool; 5]) {
-        let seen = [STRANGER, FRIEND, GROUP_3, OWNER, ADMIN].map(|reader| may_see(kind, security, reader));
-        assert_eq!(seen, expected, "{kind:?} {security:?}: stranger, friend, friend of group 3, owner, administrator");
+        let seen =
+            [STRANGER, FRIEND, GROUP_3, OWNER, ADMIN].map(|reader| may_see(kind, security, reader));
+        assert_eq!(
+            seen, expected,
+            "{kind:?} {security:?}: stranger, friend, friend of group 3, owner, administrator"
+        );
     }
 
     #[test]
     fn the_matrix_of_persons() {
-        check(Kind::Person, Security::Public, [true, true, true, true, true]);
+        check(
+            Kind::Person,
+            Security::Public,
+            [true, true, true, true, true],
+        );
         check(Kind::Person, FRIENDS, [false, true, true, true, false]);
-        check(Kind::Person, Security::Mask(0b1000), [false, false, true, true, false]);
-        check(Kind::Person, Security::Mask(0), [false, false, false, true, false]);
-        check(Kind::Person, Security::Private, [false, false, false, true, false]);
+        check(
+            Kind::Person,
+            Security::Mask(0b1000),
+            [false, false, true, true, false],
+        );
+        check(
+            Kind::Person,
+            Security::Mask(0),
+            [false, false, false, true, false],
+        );
+        check(
+            Kind::Person,
+            Security::Private,
+            [false, false, false, true, false],
+        );
     }
 
     #[test]
     fn the_matrix_of_communities() {
-        check(Kind::Community, Security::Public, [true, true, true, true, true]);
+        check(
+            Kind::Community,
+            Security::Public,
+            [true, true, true, true, true],
+        );
         check(Kind::Community, FRIENDS, [false, true, true, true, true]);
-        check(Kind::Community, Security::Private, [false, false, false, true, true]);
+        check(
+            Kind::Community,
+            Security::Private,
+            [false, false, false, true, true],
+        );
     }
 
     #[test]
     fn unknown_columns_protect_most() {
         assert_eq!(Security::from_columns(7, 1), Security::Private);
-        for security in [Security::Public, Security::Private, FRIENDS, Security::Mask(1 << 60)] {
+        for security in [
+            Security::Public,
+            Security::Private,
+            FRIENDS,
+            Security::Mask(1 << 60),
+        ] {
             let (column, mask) = security.columns();
             assert_eq!(Security::from_columns(column, mask), security);
         }

@@ -35,7 +35,10 @@ pub async fn work(config: Config, kit: Kit) -> Result<(), Failure> {
         tracing::warn!(%cluster, %error, "cluster is away at the start, will be tried when needed");
     }
     metrics::register(&app, &kit);
-    kit.worker(Keeper { app: app.clone(), swept: 0 });
+    kit.worker(Keeper {
+        app: app.clone(),
+        swept: 0,
+    });
     spawn(&app, &kit)?;
     kit.ready().await?;
     kit.draining().cancelled().await;
@@ -57,7 +60,10 @@ pub(crate) fn spawn(app: &App, kit: &Kit) -> Result<(), Failure> {
             }
         });
     }
-    kit.worker(Mover { app: app.clone(), recovered: 0 });
+    kit.worker(Mover {
+        app: app.clone(),
+        recovered: 0,
+    });
     Ok(())
 }
 
@@ -67,7 +73,11 @@ fn gearman_worker(app: &App, kit: &Kit) -> GearmanWorker {
     GearmanWorker::new(config)
         .id(format!("journal-{}", kit.node()))
         .concurrency(usize::try_from(app.config.worker.resizers).unwrap_or(1) + 1)
-        .blocking_function(jobs::RESIZE, |job| images::run(job.workload()).map(Bytes::from).map_err(JobError::exception))
+        .blocking_function(jobs::RESIZE, |job| {
+            images::run(job.workload())
+                .map(Bytes::from)
+                .map_err(JobError::exception)
+        })
         .function(jobs::WAKE, move |_job| {
             client.wake();
             async { Ok(Bytes::new()) }
@@ -88,14 +98,18 @@ fn queue_worker(app: &App, mailer: &Arc<Mailer>) -> QueueWorker {
         .function_with(queue::COMMENT, options(COMMENT_RETRIES), move |job| {
             let app = for_comment.clone();
             async move {
-                let Ok(what) = serde_json::from_slice(job.arg()) else { return Outcome::permanent("argument is not JSON of this function") };
+                let Ok(what) = serde_json::from_slice(job.arg()) else {
+                    return Outcome::permanent("argument is not JSON of this function");
+                };
                 outcome(notify::comment_posted(&app, what).await.map(drop))
             }
         })
         .function_with(queue::MAIL, options(MAIL_RETRIES), move |job| {
             let (app, mailer) = (for_mail.clone(), Arc::clone(&mailer));
             async move {
-                let Ok(mail) = serde_json::from_slice(job.arg()) else { return Outcome::permanent("argument is not JSON of this function") };
+                let Ok(mail) = serde_json::from_slice(job.arg()) else {
+                    return Outcome::permanent("argument is not JSON of this function");
+                };
                 outcome(mailer.send(&app, &mail).await)
             }
         })
@@ -105,8 +119,12 @@ fn queue_worker(app: &App, mailer: &Arc<Mailer>) -> QueueWorker {
 fn outcome(result: Result<(), Error>) -> Outcome {
     match result {
         Ok(()) | Err(Error::NotFound) => Outcome::Complete,
-        Err(error @ (Error::Invalid(_) | Error::Refused(_) | Error::LoginNeeded | Error::Bug(_))) => Outcome::permanent(error.to_string()),
-        Err(error @ (Error::TooMany | Error::Cluster(_) | Error::Files(_) | Error::Jobs(_))) => Outcome::fail(error.to_string()),
+        Err(
+            error @ (Error::Invalid(_) | Error::Refused(_) | Error::LoginNeeded | Error::Bug(_)),
+        ) => Outcome::permanent(error.to_string()),
+        Err(error @ (Error::TooMany | Error::Cluster(_) | Error::Files(_) | Error::Jobs(_))) => {
+            Outcome::fail(error.to_string())
+        }
     }
 }
 
@@ -123,7 +141,11 @@ impl Worker for Mover {
     }
 
     fn status(&self) -> ibex_kit::WorkerStatus {
-        ibex_kit::WorkerStatus { done: self.recovered, total: None, note: "moves recovered and reaped".to_owned() }
+        ibex_kit::WorkerStatus {
+            done: self.recovered,
+            total: None,
+            note: "moves recovered and reaped".to_owned(),
+        }
     }
 
     async fn step(&mut self) -> Result<Step, anyhow::Error> {
@@ -131,9 +153,16 @@ impl Worker for Mover {
         for one in &recovered {
             tracing::info!(outcome = ?one, "move of a dead mover recovered");
         }
-        let age = i64::try_from(self.app.config.worker.reap_after.std().as_secs()).unwrap_or(i64::MAX);
+        let age =
+            i64::try_from(self.app.config.worker.reap_after.std().as_secs()).unwrap_or(i64::MAX);
         let reaped = self.app.cluster.reap(age, REAP_AT_ONCE).await?;
         self.recovered += recovered.len() as u64 + reaped;
-        Ok(if reaped > 0 { Step::Busy } else { Step::Idle { wait: RECOVER_EVERY } })
+        Ok(if reaped > 0 {
+            Step::Busy
+        } else {
+            Step::Idle {
+                wait: RECOVER_EVERY,
+            }
+        })
     }
 }

@@ -124,7 +124,14 @@ pub struct MoveOptions {
 
 impl Default for MoveOptions {
     fn default() -> Self {
-        Self { chunk: 500, rate: 0, delete: false, verify_full: false, die_at: None, mover: format!("pid {}", std::process::id()) }
+        Self {
+            chunk: 500,
+            rate: 0,
+            delete: false,
+            verify_full: false,
+            die_at: None,
+            mover: format!("pid {}", std::process::id()),
+        }
     }
 }
 
@@ -170,7 +177,8 @@ pub struct MoveRow {
     pub error: String,
 }
 
-pub(crate) const MOVE_COLUMNS: &str = "moveid, userid, src, dst, state, mover, lease_until, epoch, error";
+pub(crate) const MOVE_COLUMNS: &str =
+    "moveid, userid, src, dst, state, mover, lease_until, epoch, error";
 
 pub(crate) fn move_row(row: &Row) -> Result<MoveRow, ibex_sql::Error> {
     Ok(MoveRow {
@@ -207,7 +215,12 @@ impl Cluster {
     ///
     /// # Errors
     /// [`MoveError`].
-    pub async fn move_user(&self, user: UserId, dst: ClusterId, options: MoveOptions) -> Result<MoveReport, MoveError> {
+    pub async fn move_user(
+        &self,
+        user: UserId,
+        dst: ClusterId,
+        options: MoveOptions,
+    ) -> Result<MoveReport, MoveError> {
         let started = Instant::now();
         self.forget_home(user);
         let from = self.home(user).await?;
@@ -244,11 +257,26 @@ impl Cluster {
         }
     }
 
-    async fn claim(&self, user: UserId, from: Home, dst: ClusterId, mover: &str) -> Result<i64, MoveError> {
+    async fn claim(
+        &self,
+        user: UserId,
+        from: Home,
+        dst: ClusterId,
+        mover: &str,
+    ) -> Result<i64, MoveError> {
         let now = unix_now();
         let sql = "INSERT INTO move (userid, open_user, src, dst, state, mover, lease_until, epoch, copied, t_start, t_lock, t_pivot, t_done, error)
                    VALUES (?, ?, ?, ?, 'copying', ?, ?, ?, 0, ?, 0, 0, 0, '')";
-        let values = params![user, user, from.cluster, dst, mover, now + LEASE, from.epoch, now];
+        let values = params![
+            user,
+            user,
+            from.cluster,
+            dst,
+            mover,
+            now + LEASE,
+            from.epoch,
+            now
+        ];
         match self.global().execute(sql, values).await {
             Ok(done) => Ok(i64::try_from(done.last_insert_id).unwrap_or(i64::MAX)),
             Err(error) if error.is_unique_violation() => Err(MoveError::Busy(user)),
@@ -312,79 +340,155 @@ impl Move {
             return Err(MoveError::Died(step));
         }
         // From the pivot on the lease no longer decides anything: the move can only be finished.
-        if matches!(step, Step::PivotGlobal | Step::PivotSource | Step::Reap) { Ok(()) } else { self.renew().await }
+        if matches!(step, Step::PivotGlobal | Step::PivotSource | Step::Reap) {
+            Ok(())
+        } else {
+            self.renew().await
+        }
     }
 
     /// Renews the lease if some time has passed since the last renewal.
     pub(crate) async fn renew_if_due(&mut self) -> Result<(), MoveError> {
-        if self.renewed.elapsed() < RENEW { Ok(()) } else { self.renew().await }
+        if self.renewed.elapsed() < RENEW {
+            Ok(())
+        } else {
+            self.renew().await
+        }
     }
 
     async fn renew(&mut self) -> Result<(), MoveError> {
         let sql = "UPDATE move SET lease_until = ?, copied = ? WHERE moveid = ? AND mover = ? AND open_user IS NOT NULL";
         let rows = i64::try_from(self.rows).unwrap_or(i64::MAX);
-        let done = self.cluster.global().execute(sql, params![unix_now() + LEASE, rows, self.moveid, self.options.mover.clone()]).await?;
+        let done = self
+            .cluster
+            .global()
+            .execute(
+                sql,
+                params![
+                    unix_now() + LEASE,
+                    rows,
+                    self.moveid,
+                    self.options.mover.clone()
+                ],
+            )
+            .await?;
         self.renewed = Instant::now();
-        if done.rows_affected == 1 { Ok(()) } else { Err(MoveError::LostLease(self.moveid)) }
+        if done.rows_affected == 1 {
+            Ok(())
+        } else {
+            Err(MoveError::LostLease(self.moveid))
+        }
     }
 
     /// Step 2: both schemas as the layout says, no rows at the destination, its owner row `I`, the source captures changes.
     async fn prepare(&mut self) -> Result<(), MoveError> {
         for table in self.cluster.inner.layout.moving() {
-            self.check_schema(&self.src_db, self.from.cluster, table).await?;
+            self.check_schema(&self.src_db, self.from.cluster, table)
+                .await?;
             self.check_schema(&self.dst_db, self.dst, table).await?;
         }
         self.clear_earlier_visit().await?;
         for table in self.cluster.inner.layout.moving() {
-            let sql = format!("SELECT 1 FROM {} WHERE {} = ? LIMIT 1", table.name, table.user);
-            if self.dst_db.query_one(sql, params![self.user]).await?.is_some() {
-                return Err(MoveError::Occupied { user: self.user, cluster: self.dst, table: table.name });
+            let sql = format!(
+                "SELECT 1 FROM {} WHERE {} = ? LIMIT 1",
+                table.name, table.user
+            );
+            if self
+                .dst_db
+                .query_one(sql, params![self.user])
+                .await?
+                .is_some()
+            {
+                return Err(MoveError::Occupied {
+                    user: self.user,
+                    cluster: self.dst,
+                    table: table.name,
+                });
             }
         }
         let sql = "INSERT INTO owner (userid, state, epoch, seq, fwd, since, moveid, capture) VALUES (?, 'I', ?, 0, 0, ?, ?, 0)";
-        self.dst_db.execute(sql, params![self.user, self.from.epoch, unix_now(), self.moveid]).await?;
+        self.dst_db
+            .execute(
+                sql,
+                params![self.user, self.from.epoch, unix_now(), self.moveid],
+            )
+            .await?;
         let (user, moveid, epoch) = (self.user, self.moveid, self.from.epoch);
         let seq = self
             .src_db
-            .write(move |tx: &mut Tx| -> BoxFuture<'_, Result<i64, MoveError>> {
-                Box::pin(async move {
-                    let owner = fence::owner(tx, user, true).await?;
-                    let Some(owner) = owner.filter(|owner| owner.state == State::Live && owner.epoch == epoch && owner.moveid == 0) else {
-                        return Err(MoveError::Busy(user));
-                    };
-                    tx.execute("DELETE FROM change_log WHERE userid = ?", params![user]).await?;
-                    tx.execute("UPDATE owner SET capture = 1, moveid = ? WHERE userid = ?", params![moveid, user]).await?;
-                    Ok(owner.seq)
-                })
-            })
+            .write(
+                move |tx: &mut Tx| -> BoxFuture<'_, Result<i64, MoveError>> {
+                    Box::pin(async move {
+                        let owner = fence::owner(tx, user, true).await?;
+                        let Some(owner) = owner.filter(|owner| {
+                            owner.state == State::Live && owner.epoch == epoch && owner.moveid == 0
+                        }) else {
+                            return Err(MoveError::Busy(user));
+                        };
+                        tx.execute("DELETE FROM change_log WHERE userid = ?", params![user])
+                            .await?;
+                        tx.execute(
+                            "UPDATE owner SET capture = 1, moveid = ? WHERE userid = ?",
+                            params![moveid, user],
+                        )
+                        .await?;
+                        Ok(owner.seq)
+                    })
+                },
+            )
             .await?;
         self.last_seq = seq;
         Ok(())
     }
 
-    async fn check_schema(&self, db: &Db, cluster: ClusterId, table: &Table) -> Result<(), MoveError> {
+    async fn check_schema(
+        &self,
+        db: &Db,
+        cluster: ClusterId,
+        table: &Table,
+    ) -> Result<(), MoveError> {
         let columns = copy::column_list(table);
-        let sql = format!("SELECT {columns} FROM {} WHERE {} = ? LIMIT 1", table.name, table.user);
+        let sql = format!(
+            "SELECT {columns} FROM {} WHERE {} = ? LIMIT 1",
+            table.name, table.user
+        );
         match db.query(sql, params![self.user]).await {
             Ok(_) => Ok(()),
-            Err(error) if error.kind() == ibex_sql::ErrorKind::Syntax => {
-                Err(MoveError::Schema { table: table.name, cluster, reason: error.to_string() })
-            }
+            Err(error) if error.kind() == ibex_sql::ErrorKind::Syntax => Err(MoveError::Schema {
+                table: table.name,
+                cluster,
+                reason: error.to_string(),
+            }),
             Err(error) => Err(error.into()),
         }
     }
 
     /// A destination he left earlier and that was not reaped yet is reaped now.
     async fn clear_earlier_visit(&mut self) -> Result<(), MoveError> {
-        let row = self.dst_db.query_one("SELECT state FROM owner WHERE userid = ?", params![self.user]).await?;
+        let row = self
+            .dst_db
+            .query_one(
+                "SELECT state FROM owner WHERE userid = ?",
+                params![self.user],
+            )
+            .await?;
         let Some(row) = row else { return Ok(()) };
         if row.get::<String>(0)? != State::Gone.letter() {
-            return Err(MoveError::Occupied { user: self.user, cluster: self.dst, table: "owner" });
+            return Err(MoveError::Occupied {
+                user: self.user,
+                cluster: self.dst,
+                table: "owner",
+            });
         }
         for table in self.cluster.inner.layout.moving() {
             copy::delete_rows(&self.dst_db, table, self.user, self.options.chunk).await?;
         }
-        self.dst_db.execute("DELETE FROM owner WHERE userid = ? AND state = 'X'", params![self.user]).await?;
+        self.dst_db
+            .execute(
+                "DELETE FROM owner WHERE userid = ? AND state = 'X'",
+                params![self.user],
+            )
+            .await?;
         Ok(())
     }
 
@@ -404,29 +508,54 @@ impl Move {
     /// Step 5: no more writes at the source.
     async fn lock(&self) -> Result<(), MoveError> {
         let sql = "UPDATE owner SET state = 'R' WHERE userid = ? AND state = 'L' AND moveid = ?";
-        let done = self.src_db.execute(sql, params![self.user, self.moveid]).await?;
+        let done = self
+            .src_db
+            .execute(sql, params![self.user, self.moveid])
+            .await?;
         if done.rows_affected != 1 {
             return Err(MoveError::LostLease(self.moveid));
         }
         let now = unix_now();
         let sql = "UPDATE move SET state = 'locked', t_lock = ? WHERE moveid = ?";
-        self.cluster.global().execute(sql, params![now, self.moveid]).await?;
+        self.cluster
+            .global()
+            .execute(sql, params![now, self.moveid])
+            .await?;
         Ok(())
     }
 
     /// Step 7a: the destination is ready; nobody knows it yet.
     async fn pivot_destination(&self) -> Result<(), MoveError> {
-        let row = self.src_db.query_one("SELECT seq FROM owner WHERE userid = ?", params![self.user]).await?;
+        let row = self
+            .src_db
+            .query_one("SELECT seq FROM owner WHERE userid = ?", params![self.user])
+            .await?;
         let seq: i64 = row.map(|row| row.get(0)).transpose()?.unwrap_or(0);
         let sql = "UPDATE owner SET state = 'L', epoch = ?, seq = ?, since = ? WHERE userid = ? AND state = 'I' AND moveid = ?";
-        let done = self.dst_db.execute(sql, params![self.from.epoch + 1, seq, unix_now(), self.user, self.moveid]).await?;
-        if done.rows_affected == 1 { Ok(()) } else { Err(MoveError::LostLease(self.moveid)) }
+        let done = self
+            .dst_db
+            .execute(
+                sql,
+                params![self.from.epoch + 1, seq, unix_now(), self.user, self.moveid],
+            )
+            .await?;
+        if done.rows_affected == 1 {
+            Ok(())
+        } else {
+            Err(MoveError::LostLease(self.moveid))
+        }
     }
 
     /// Step 7b: the one moment that decides. Only the mover that owns the move may do it.
     async fn pivot_global(&self) -> Result<(), MoveError> {
         let table = self.cluster.inner.layout.user_table;
-        let (user, moveid, from, dst, mover) = (self.user, self.moveid, self.from, self.dst, self.options.mover.clone());
+        let (user, moveid, from, dst, mover) = (
+            self.user,
+            self.moveid,
+            self.from,
+            self.dst,
+            self.options.mover.clone(),
+        );
         self.cluster
             .global()
             .write(move |tx: &mut Tx| -> BoxFuture<'_, Result<(), MoveError>> {
@@ -448,11 +577,26 @@ impl Move {
     /// Steps 7c and 7d: the source says where he went; the move is closed.
     pub(crate) async fn pivot_source(&self) -> Result<(), MoveError> {
         let sql = "UPDATE owner SET state = 'X', fwd = ?, capture = 0, moveid = 0, since = ? WHERE userid = ? AND moveid = ?";
-        self.src_db.execute(sql, params![self.dst, unix_now(), self.user, self.moveid]).await?;
-        self.src_db.execute("DELETE FROM change_log WHERE userid = ?", params![self.user]).await?;
-        self.dst_db.execute("UPDATE owner SET moveid = 0 WHERE userid = ? AND moveid = ?", params![self.user, self.moveid]).await?;
+        self.src_db
+            .execute(sql, params![self.dst, unix_now(), self.user, self.moveid])
+            .await?;
+        self.src_db
+            .execute(
+                "DELETE FROM change_log WHERE userid = ?",
+                params![self.user],
+            )
+            .await?;
+        self.dst_db
+            .execute(
+                "UPDATE owner SET moveid = 0 WHERE userid = ? AND moveid = ?",
+                params![self.user, self.moveid],
+            )
+            .await?;
         let sql = "UPDATE move SET state = 'moved', open_user = NULL, t_done = ? WHERE moveid = ?";
-        self.cluster.global().execute(sql, params![unix_now(), self.moveid]).await?;
+        self.cluster
+            .global()
+            .execute(sql, params![unix_now(), self.moveid])
+            .await?;
         self.cluster.forget_home(self.user);
         Ok(())
     }
@@ -462,7 +606,13 @@ impl Move {
         for table in self.cluster.inner.layout.moving() {
             copy::reap_rows(&self.src_db, table, self.user, self.options.chunk).await?;
         }
-        self.cluster.global().execute("UPDATE move SET state = 'done' WHERE moveid = ? AND state = 'moved'", params![self.moveid]).await?;
+        self.cluster
+            .global()
+            .execute(
+                "UPDATE move SET state = 'done' WHERE moveid = ? AND state = 'moved'",
+                params![self.moveid],
+            )
+            .await?;
         Ok(())
     }
 }

@@ -23,20 +23,30 @@ impl Cluster {
     /// # Errors
     /// The global database's classes.
     pub async fn recover(&self, as_of: i64) -> Result<Vec<Recovered>, MoveError> {
-        let sql = format!("SELECT {MOVE_COLUMNS} FROM move WHERE open_user IS NOT NULL AND lease_until < ? ORDER BY moveid");
+        let sql = format!(
+            "SELECT {MOVE_COLUMNS} FROM move WHERE open_user IS NOT NULL AND lease_until < ? ORDER BY moveid"
+        );
         let rows = self.global().query(sql, params![as_of]).await?;
         let mut out = Vec::new();
         for row in &rows {
             let row = move_row(row)?;
             let mover = format!("{} (recovery)", MoveOptions::default().mover);
             let sql = "UPDATE move SET mover = ?, lease_until = ? WHERE moveid = ? AND mover = ? AND lease_until = ? AND open_user IS NOT NULL";
-            let values = params![mover.clone(), unix_now() + LEASE, row.moveid, row.mover.clone(), row.lease_until];
+            let values = params![
+                mover.clone(),
+                unix_now() + LEASE,
+                row.moveid,
+                row.mover.clone(),
+                row.lease_until
+            ];
             if self.global().execute(sql, values).await?.rows_affected != 1 {
                 continue;
             }
             match self.take_over(&row, mover).await {
                 Ok(done) => out.push(done),
-                Err(error) => tracing::warn!(moveid = row.moveid, user = %row.user, %error, "move could not be recovered, will retry"),
+                Err(error) => {
+                    tracing::warn!(moveid = row.moveid, user = %row.user, %error, "move could not be recovered, will retry")
+                }
             }
         }
         Ok(out)
@@ -48,12 +58,18 @@ impl Cluster {
         let work = Move {
             cluster: self.clone(),
             user: row.user,
-            from: Home { cluster: row.src, epoch: row.epoch },
+            from: Home {
+                cluster: row.src,
+                epoch: row.epoch,
+            },
             dst: row.dst,
             src_db: self.db(row.src).await?,
             dst_db: self.db(row.dst).await?,
             moveid: row.moveid,
-            options: MoveOptions { mover, ..MoveOptions::default() },
+            options: MoveOptions {
+                mover,
+                ..MoveOptions::default()
+            },
             rows: 0,
             changes: 0,
             last_seq: 0,
@@ -73,8 +89,13 @@ impl Cluster {
     /// # Errors
     /// The databases' classes.
     pub async fn reap(&self, age_seconds: i64, limit: u32) -> Result<u64, MoveError> {
-        let sql = format!("SELECT {MOVE_COLUMNS} FROM move WHERE state = 'moved' AND t_done <= ? ORDER BY moveid LIMIT ?");
-        let rows = self.global().query(sql, params![unix_now() - age_seconds, i64::from(limit)]).await?;
+        let sql = format!(
+            "SELECT {MOVE_COLUMNS} FROM move WHERE state = 'moved' AND t_done <= ? ORDER BY moveid LIMIT ?"
+        );
+        let rows = self
+            .global()
+            .query(sql, params![unix_now() - age_seconds, i64::from(limit)])
+            .await?;
         let mut reaped = 0;
         for row in &rows {
             let row = move_row(row)?;
@@ -82,7 +103,12 @@ impl Cluster {
             for table in self.inner.layout.moving() {
                 copy::reap_rows(&db, table, row.user, MoveOptions::default().chunk).await?;
             }
-            self.global().execute("UPDATE move SET state = 'done' WHERE moveid = ? AND state = 'moved'", params![row.moveid]).await?;
+            self.global()
+                .execute(
+                    "UPDATE move SET state = 'done' WHERE moveid = ? AND state = 'moved'",
+                    params![row.moveid],
+                )
+                .await?;
             reaped += 1;
         }
         Ok(reaped)
@@ -95,7 +121,12 @@ impl Move {
     pub(super) async fn undo(&self, why: &str) -> Result<(), MoveError> {
         let (user, moveid) = (self.user, self.moveid);
         let sql = "UPDATE owner SET state = 'I', moveid = 0 WHERE userid = ? AND moveid = ? AND state IN ('I', 'L')";
-        let had_copy = self.dst_db.execute(sql, params![user, moveid]).await?.rows_affected == 1;
+        let had_copy = self
+            .dst_db
+            .execute(sql, params![user, moveid])
+            .await?
+            .rows_affected
+            == 1;
         self.src_db
             .write(move |tx: &mut Tx| -> BoxFuture<'_, Result<(), Error>> {
                 Box::pin(async move {
@@ -108,15 +139,30 @@ impl Move {
             })
             .await?;
         // A recovery that died after clearing the token finds the copy by its state: `I` without a token is nobody's.
-        let left = self.dst_db.query_one("SELECT 1 FROM owner WHERE userid = ? AND state = 'I' AND moveid = 0", params![user]).await?.is_some();
+        let left = self
+            .dst_db
+            .query_one(
+                "SELECT 1 FROM owner WHERE userid = ? AND state = 'I' AND moveid = 0",
+                params![user],
+            )
+            .await?
+            .is_some();
         if had_copy || left {
             for table in self.cluster.inner.layout.moving() {
                 copy::delete_rows(&self.dst_db, table, user, self.options.chunk).await?;
             }
-            self.dst_db.execute("DELETE FROM owner WHERE userid = ? AND state = 'I' AND moveid = 0", params![user]).await?;
+            self.dst_db
+                .execute(
+                    "DELETE FROM owner WHERE userid = ? AND state = 'I' AND moveid = 0",
+                    params![user],
+                )
+                .await?;
         }
         let sql = "UPDATE move SET state = 'undone', open_user = NULL, t_done = ?, error = ? WHERE moveid = ?";
-        self.cluster.global().execute(sql, params![unix_now(), why, moveid]).await?;
+        self.cluster
+            .global()
+            .execute(sql, params![unix_now(), why, moveid])
+            .await?;
         Ok(())
     }
 }

@@ -20,10 +20,20 @@ impl Move {
         let layout = self.cluster.inner.layout;
         let mut rows = 0;
         for table in layout.moving() {
-            let (source, destination) =
-                if self.options.verify_full { self.compare(table).await? } else { (self.sum(&self.src_db, table).await?, self.sum(&self.dst_db, table).await?) };
+            let (source, destination) = if self.options.verify_full {
+                self.compare(table).await?
+            } else {
+                (
+                    self.sum(&self.src_db, table).await?,
+                    self.sum(&self.dst_db, table).await?,
+                )
+            };
             if source != destination {
-                return Err(MoveError::Mismatch { table: table.name, source_rows: source.rows, destination_rows: destination.rows });
+                return Err(MoveError::Mismatch {
+                    table: table.name,
+                    source_rows: source.rows,
+                    destination_rows: destination.rows,
+                });
             }
             rows += source.rows;
             self.renew_if_due().await?;
@@ -36,12 +46,15 @@ impl Move {
         let mut sum = Sum::default();
         let mut after: Option<Vec<Value>> = None;
         loop {
-            let rows = copy::read_chunk(db, table, self.user, after.as_deref(), self.options.chunk).await?;
+            let rows = copy::read_chunk(db, table, self.user, after.as_deref(), self.options.chunk)
+                .await?;
             for row in &rows {
                 sum.rows += 1;
                 sum.hash = sum.hash.wrapping_add(xxh3_128(&key::encode(row)));
             }
-            let Some(last) = rows.last() else { return Ok(sum) };
+            let Some(last) = rows.last() else {
+                return Ok(sum);
+            };
             if table.key.is_empty() || (rows.len() as u64) < u64::from(self.options.chunk) {
                 return Ok(sum);
             }
@@ -54,15 +67,31 @@ impl Move {
         let (mut source, mut destination) = (Sum::default(), Sum::default());
         let mut after: Option<Vec<Value>> = None;
         loop {
-            let ours = copy::read_chunk(&self.src_db, table, self.user, after.as_deref(), self.options.chunk).await?;
-            let theirs = copy::read_chunk(&self.dst_db, table, self.user, after.as_deref(), self.options.chunk).await?;
+            let ours = copy::read_chunk(
+                &self.src_db,
+                table,
+                self.user,
+                after.as_deref(),
+                self.options.chunk,
+            )
+            .await?;
+            let theirs = copy::read_chunk(
+                &self.dst_db,
+                table,
+                self.user,
+                after.as_deref(),
+                self.options.chunk,
+            )
+            .await?;
             source.rows += ours.len() as u64;
             destination.rows += theirs.len() as u64;
             if ours != theirs {
                 source.hash = source.hash.wrapping_add(1);
                 return Ok((source, destination));
             }
-            let Some(last) = ours.last() else { return Ok((source, destination)) };
+            let Some(last) = ours.last() else {
+                return Ok((source, destination));
+            };
             if table.key.is_empty() {
                 return Ok((source, destination));
             }

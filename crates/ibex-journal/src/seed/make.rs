@@ -28,7 +28,11 @@ pub(super) struct Account {
 
 impl Account {
     pub(super) fn email(&self) -> String {
-        if self.is_community { String::new() } else { format!("{}@journal.example", self.name) }
+        if self.is_community {
+            String::new()
+        } else {
+            format!("{}@journal.example", self.name)
+        }
     }
 }
 
@@ -76,7 +80,13 @@ pub(super) fn site(plan: &Plan, now: i64) -> Made {
     let mut accounts = people_of(&mut rng, people, now);
     let communities = (people / 40).clamp(2, words::COMMUNITIES.len());
     for (name, display) in words::COMMUNITIES.iter().take(communities) {
-        accounts.push(Account { name: (*name).to_owned(), display: (*display).to_owned(), bio: display, is_community: true, created: now - 90 * 86_400 });
+        accounts.push(Account {
+            name: (*name).to_owned(),
+            display: (*display).to_owned(),
+            bio: display,
+            is_community: true,
+            created: now - 90 * 86_400,
+        });
     }
     let friends = friendships(&mut rng, people);
     let (mut members, mut owners) = (BTreeSet::new(), Vec::new());
@@ -92,7 +102,13 @@ pub(super) fn site(plan: &Plan, now: i64) -> Made {
     for (community, _) in &owners {
         members.insert((*community, 0));
     }
-    let mut made = Made { accounts, friends, members, owners, entries: Vec::new() };
+    let mut made = Made {
+        accounts,
+        friends,
+        members,
+        owners,
+        entries: Vec::new(),
+    };
     made.entries = entries(&mut rng, plan, &made, people, now);
     made
 }
@@ -111,7 +127,13 @@ fn people_of(rng: &mut Rng, people: usize, now: i64) -> Vec<Account> {
         }
         let display = format!("{} {}", word(rng, words::GIVEN), capital(second));
         let created = now - 86_400 * 70 - i64::try_from(rng.below(86_400 * 600)).unwrap_or(0);
-        accounts.push(Account { name, display, bio: word(rng, words::BIOS), is_community: false, created });
+        accounts.push(Account {
+            name,
+            display,
+            bio: word(rng, words::BIOS),
+            is_community: false,
+            created,
+        });
     }
     accounts
 }
@@ -122,18 +144,24 @@ fn word(rng: &mut Rng, list: &'static [&'static str]) -> &'static str {
 
 fn capital(word: &str) -> String {
     let mut letters = word.chars();
-    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+    letters.next().map_or_else(String::new, |first| {
+        first.to_uppercase().chain(letters).collect()
+    })
 }
 
 /// Somebody, the earlier the likelier: the rank is the cube of a fraction.
 fn popular(rng: &mut Rng, count: usize) -> usize {
     let fraction = u128::from(rng.below(1 << 16));
     let rank = (fraction * fraction * fraction * count as u128) >> 48;
-    usize::try_from(rank).unwrap_or(0).min(count.saturating_sub(1))
+    usize::try_from(rank)
+        .unwrap_or(0)
+        .min(count.saturating_sub(1))
 }
 
 /// Friends one adds: twentieths of a log-normal distribution with median 12, and what lies between two of them.
-const CIRCLES: [u64; 21] = [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 18, 21, 25, 30, 37, 48, 70, 150];
+const CIRCLES: [u64; 21] = [
+    2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 18, 21, 25, 30, 37, 48, 70, 150,
+];
 
 fn circle_size(rng: &mut Rng) -> usize {
     let step = rng.index(CIRCLES.len() - 1);
@@ -160,7 +188,11 @@ fn friendships(rng: &mut Rng, people: usize) -> BTreeSet<(usize, usize)> {
 }
 
 fn passages() -> Vec<&'static str> {
-    CORPUS.split("\n\n").map(str::trim).filter(|passage| !passage.is_empty()).collect()
+    CORPUS
+        .split("\n\n")
+        .map(str::trim)
+        .filter(|passage| !passage.is_empty())
+        .collect()
 }
 
 fn entries(rng: &mut Rng, plan: &Plan, made: &Made, people: usize, now: i64) -> Vec<Entry> {
@@ -174,13 +206,21 @@ fn entries(rng: &mut Rng, plan: &Plan, made: &Made, people: usize, now: i64) -> 
         let is_community = rng.chance(1, 12);
         let (journal, poster) = if is_community {
             let community = people + rng.index(made.accounts.len() - people);
-            let poster = members.get(&community).and_then(|list| rng.pick(list).copied()).unwrap_or(0);
+            let poster = members
+                .get(&community)
+                .and_then(|list| rng.pick(list).copied())
+                .unwrap_or(0);
             (community, poster)
         } else {
             let poster = popular(rng, people);
             (poster, poster)
         };
-        let age = rng.below(DAYS * DAY) * rng.below(1024) / 1024;
+        // Two in three within a fortnight, which is how far a friends page looks.
+        let age = if rng.chance(2, 3) {
+            rng.below(14 * DAY)
+        } else {
+            rng.below(DAYS * DAY)
+        };
         let time = now - 60 - i64::try_from(age).unwrap_or(0);
         out.push(entry(rng, &passages, journal, poster, time));
     }
@@ -192,7 +232,13 @@ fn entries(rng: &mut Rng, plan: &Plan, made: &Made, people: usize, now: i64) -> 
     out
 }
 
-fn entry(rng: &mut Rng, passages: &[&'static str], journal: usize, poster: usize, time: i64) -> Entry {
+fn entry(
+    rng: &mut Rng,
+    passages: &[&'static str],
+    journal: usize,
+    poster: usize,
+    time: i64,
+) -> Entry {
     let security = match (journal == poster, rng.below(20)) {
         (true, 0) => (1, 0),
         (true, 1..=4) | (false, 0..=2) => (2, 1),
@@ -207,49 +253,114 @@ fn entry(rng: &mut Rng, passages: &[&'static str], journal: usize, poster: usize
     body.push_str(rng.pick(passages).copied().unwrap_or_default());
     body.push_str("</blockquote>");
     if rng.chance(1, 5) {
-        body.push_str(&format!("\n<cut text=\"and then\"><blockquote>{}</blockquote></cut>", rng.pick(passages).copied().unwrap_or_default()));
+        body.push_str(&format!(
+            "\n<cut text=\"and then\"><blockquote>{}</blockquote></cut>",
+            rng.pick(passages).copied().unwrap_or_default()
+        ));
     }
     if rng.chance(1, 2) {
         body.push('\n');
         body.push_str(word(rng, words::CLOSINGS));
     }
     let mut props = Vec::new();
-    for (name, list, part) in [("current_mood", words::MOODS, 2), ("current_music", words::MUSIC, 4), ("current_location", words::PLACES, 5)] {
+    for (name, list, part) in [
+        ("current_mood", words::MOODS, 2),
+        ("current_music", words::MUSIC, 4),
+        ("current_location", words::PLACES, 5),
+    ] {
         if rng.chance(1, part) {
             props.push((name, word(rng, list)));
         }
     }
     let tags = (0..rng.below(4)).map(|_| word(rng, words::TAGS)).collect();
-    let subject = if rng.chance(1, 12) { "" } else { word(rng, words::SUBJECTS) };
+    let subject = if rng.chance(1, 12) {
+        ""
+    } else {
+        word(rng, words::SUBJECTS)
+    };
     let anum = i64::try_from(rng.below(256)).unwrap_or(0);
-    Entry { journal, poster, time, security, anum, subject, body, props, tags, comments: Vec::new() }
+    Entry {
+        journal,
+        poster,
+        time,
+        security,
+        anum,
+        subject,
+        body,
+        props,
+        tags,
+        comments: Vec::new(),
+    }
 }
 
 /// Comments by those who may see the entry; geometric in number and depth.
-fn comments(rng: &mut Rng, made: &Made, passages: &[&'static str], entry: &mut Entry, people: usize, now: i64) {
+fn comments(
+    rng: &mut Rng,
+    made: &Made,
+    passages: &[&'static str],
+    entry: &mut Entry,
+    people: usize,
+    now: i64,
+) {
     if entry.security.0 == 1 {
         return;
     }
     let readers: Vec<usize> = (0..12)
         .map(|_| popular(rng, people))
-        .filter(|reader| entry.security.0 == 0 || made.friends.contains(&(entry.journal, *reader)) || made.members.contains(&(entry.journal, *reader)))
+        .filter(|reader| {
+            entry.security.0 == 0
+                || made.friends.contains(&(entry.journal, *reader))
+                || made.members.contains(&(entry.journal, *reader))
+        })
         .collect();
     let mut time = entry.time;
     while !readers.is_empty() && entry.comments.len() < 60 && rng.chance(7, 9) {
-        let parent = if !entry.comments.is_empty() && rng.chance(3, 5) { Some(entry.comments.len() - 1 - rng.index(entry.comments.len().min(4))) } else { None };
-        let answers_author = parent.is_some_and(|parent| entry.comments.get(parent).is_some_and(|comment| comment.poster != entry.poster));
-        let poster = if answers_author && rng.chance(1, 2) { entry.poster } else { rng.pick(&readers).copied().unwrap_or(0) };
-        time = (time + 60 + i64::try_from(rng.below(7200)).unwrap_or(0)).min(now);
-        let body = match rng.below(6) {
-            0 => format!("{}\n\n<i>{}</i>", word(rng, words::REMARKS), short(rng, passages)),
-            _ => word(rng, words::REMARKS).to_owned(),
+        let parent = if !entry.comments.is_empty() && rng.chance(3, 5) {
+            Some(entry.comments.len() - 1 - rng.index(entry.comments.len().min(4)))
+        } else {
+            None
         };
-        entry.comments.push(Comment { poster, parent, time, body });
+        let answers_author = parent.is_some_and(|parent| {
+            entry
+                .comments
+                .get(parent)
+                .is_some_and(|comment| comment.poster != entry.poster)
+        });
+        let poster = if answers_author && rng.chance(1, 2) {
+            entry.poster
+        } else {
+            rng.pick(&readers).copied().unwrap_or(0)
+        };
+        time = (time + 60 + i64::try_from(rng.below(7200)).unwrap_or(0)).min(now);
+        let mut remark = word(rng, words::REMARKS);
+        for _ in 0..4 {
+            // Nobody says what was said just above.
+            if entry
+                .comments
+                .iter()
+                .any(|comment| comment.body.starts_with(remark))
+            {
+                remark = word(rng, words::REMARKS);
+            }
+        }
+        let body = match rng.below(5) {
+            0 => format!("{remark}\n\n<i>{}</i>", short(rng, passages)),
+            _ => remark.to_owned(),
+        };
+        entry.comments.push(Comment {
+            poster,
+            parent,
+            time,
+            body,
+        });
     }
 }
 
 fn short(rng: &mut Rng, passages: &[&'static str]) -> &'static str {
-    (0..8).filter_map(|_| rng.pick(passages).copied()).min_by_key(|passage| passage.len()).unwrap_or_default()
+    (0..8)
+        .filter_map(|_| rng.pick(passages).copied())
+        .min_by_key(|passage| passage.len())
+        .unwrap_or_default()
 }
 
 /// Rows of one table of one journal.
@@ -272,7 +383,12 @@ pub(super) struct Rows {
 }
 
 fn table(name: &'static str, sql: &'static str) -> TableRows {
-    TableRows { name, sql, keys: Vec::new(), sets: Vec::new() }
+    TableRows {
+        name,
+        sql,
+        keys: Vec::new(),
+        sets: Vec::new(),
+    }
 }
 
 impl TableRows {
@@ -290,11 +406,26 @@ pub(super) fn rows(made: &Made, ids: &[UserId], journal: usize, entries: &[usize
         "log",
         "INSERT INTO log (journalid, jitemid, posterid, eventtime, logtime, security, allowmask, anum, rlogtime, revttime, replycount, edittime) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     );
-    let mut text = table("logtext", "INSERT INTO logtext (journalid, jitemid, subject, body) VALUES (?, ?, ?, ?)");
-    let mut prop = table("logprop", "INSERT INTO logprop (journalid, jitemid, name, value) VALUES (?, ?, ?, ?)");
-    let mut tag = table("logtag", "INSERT INTO logtag (journalid, jitemid, tag) VALUES (?, ?, ?)");
-    let mut talk = table("talk", "INSERT INTO talk (journalid, jtalkid, jitemid, parent, posterid, posttime, state) VALUES (?, ?, ?, ?, ?, ?, 'A')");
-    let mut talktext = table("talktext", "INSERT INTO talktext (journalid, jtalkid, subject, body) VALUES (?, ?, '', ?)");
+    let mut text = table(
+        "logtext",
+        "INSERT INTO logtext (journalid, jitemid, subject, body) VALUES (?, ?, ?, ?)",
+    );
+    let mut prop = table(
+        "logprop",
+        "INSERT INTO logprop (journalid, jitemid, name, value) VALUES (?, ?, ?, ?)",
+    );
+    let mut tag = table(
+        "logtag",
+        "INSERT INTO logtag (journalid, jitemid, tag) VALUES (?, ?, ?)",
+    );
+    let mut talk = table(
+        "talk",
+        "INSERT INTO talk (journalid, jtalkid, jitemid, parent, posterid, posttime, state) VALUES (?, ?, ?, ?, ?, ?, 'A')",
+    );
+    let mut talktext = table(
+        "talktext",
+        "INSERT INTO talktext (journalid, jtalkid, subject, body) VALUES (?, ?, '', ?)",
+    );
     let (mut jitemid, mut jtalkid, mut updates) = (0_i64, 0_i64, Vec::new());
     for entry in entries.iter().filter_map(|index| made.entries.get(*index)) {
         jitemid += 1;
@@ -303,11 +434,30 @@ pub(super) fn rows(made: &Made, ids: &[UserId], journal: usize, entries: &[usize
         let rest = END_OF_TIME - entry.time;
         log.add(
             params![jitemid],
-            params![owner, jitemid, id(entry.poster), entry.time, entry.time, security, mask, entry.anum, rest, rest, replies, entry.time],
+            params![
+                owner,
+                jitemid,
+                id(entry.poster),
+                entry.time,
+                entry.time,
+                security,
+                mask,
+                entry.anum,
+                rest,
+                rest,
+                replies,
+                entry.time
+            ],
         );
-        text.add(params![jitemid], params![owner, jitemid, entry.subject, entry.body.clone()]);
+        text.add(
+            params![jitemid],
+            params![owner, jitemid, entry.subject, entry.body.clone()],
+        );
         for (name, value) in &entry.props {
-            prop.add(params![jitemid, *name], params![owner, jitemid, *name, *value]);
+            prop.add(
+                params![jitemid, *name],
+                params![owner, jitemid, *name, *value],
+            );
         }
         for word in &entry.tags {
             tag.add(params![jitemid, *word], params![owner, jitemid, *word]);
@@ -315,9 +465,25 @@ pub(super) fn rows(made: &Made, ids: &[UserId], journal: usize, entries: &[usize
         let before = jtalkid;
         for comment in &entry.comments {
             jtalkid += 1;
-            let parent = comment.parent.and_then(|parent| i64::try_from(parent).ok()).map_or(0, |parent| before + parent + 1);
-            talk.add(params![jtalkid], params![owner, jtalkid, jitemid, parent, id(comment.poster), comment.time]);
-            talktext.add(params![jtalkid], params![owner, jtalkid, comment.body.clone()]);
+            let parent = comment
+                .parent
+                .and_then(|parent| i64::try_from(parent).ok())
+                .map_or(0, |parent| before + parent + 1);
+            talk.add(
+                params![jtalkid],
+                params![
+                    owner,
+                    jtalkid,
+                    jitemid,
+                    parent,
+                    id(comment.poster),
+                    comment.time
+                ],
+            );
+            talktext.add(
+                params![jtalkid],
+                params![owner, jtalkid, comment.body.clone()],
+            );
         }
         updates.push((entry.time, security == 0));
     }
@@ -334,7 +500,13 @@ mod tests {
     use super::*;
 
     fn plan(seed: u64) -> Plan {
-        Plan { users: 60, entries: 300, seed, password: String::new(), pictures: 0 }
+        Plan {
+            users: 60,
+            entries: 300,
+            seed,
+            password: String::new(),
+            pictures: 0,
+        }
     }
 
     #[test]
@@ -352,13 +524,23 @@ mod tests {
             for comment in &entry.comments {
                 let sees = match entry.security.0 {
                     0 => true,
-                    2 => comment.poster == entry.poster || made.friends.contains(&(entry.journal, comment.poster)) || made.members.contains(&(entry.journal, comment.poster)),
+                    2 => {
+                        comment.poster == entry.poster
+                            || made.friends.contains(&(entry.journal, comment.poster))
+                            || made.members.contains(&(entry.journal, comment.poster))
+                    }
                     _ => false,
                 };
                 assert!(sees, "{entry:?}");
             }
         }
-        assert!(made.entries.iter().map(|entry| entry.comments.len()).sum::<usize>() > 300);
+        assert!(
+            made.entries
+                .iter()
+                .map(|entry| entry.comments.len())
+                .sum::<usize>()
+                > 300
+        );
         assert!(passages().len() > 60);
     }
 }

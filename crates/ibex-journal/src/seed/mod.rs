@@ -43,14 +43,25 @@ pub(crate) async fn run(app: &App, plan: Plan) -> Result<()> {
     if let Some((cluster, error)) = app.cluster.open_all().await.into_iter().next() {
         return Err(Error::Invalid(format!("cluster {cluster}: {error}")));
     }
-    let mark = format!("users {} entries {} seed {}", plan.users, plan.entries, plan.seed);
-    let known = app.cluster.global().query_one("SELECT value FROM setting WHERE name = 'seed'", params![]).await?;
+    let mark = format!(
+        "users {} entries {} seed {}",
+        plan.users, plan.entries, plan.seed
+    );
+    let known = app
+        .cluster
+        .global()
+        .query_one("SELECT value FROM setting WHERE name = 'seed'", params![])
+        .await?;
     match known.map(|row| row.get::<String>(0)).transpose()? {
         Some(done) if done == mark => {
             say(&format!("the site holds this already: {mark}"));
             return Ok(());
         }
-        Some(done) => return Err(Error::Invalid(format!("the site was seeded otherwise: {done}"))),
+        Some(done) => {
+            return Err(Error::Invalid(format!(
+                "the site was seeded otherwise: {done}"
+            )));
+        }
         None => {}
     }
     let began = std::time::Instant::now();
@@ -60,21 +71,36 @@ pub(crate) async fn run(app: &App, plan: Plan) -> Result<()> {
     let comments = journals(app, &made, &ids).await?;
     paint(app, &plan, &made, &ids).await?;
     let sql = "INSERT INTO setting (name, value) VALUES ('seed', ?)";
-    app.cluster.global().execute(sql, params![mark.clone()]).await?;
-    let first = made.accounts.first().map_or("", |account| account.name.as_str());
-    say(&format!("made {} accounts, {} entries, {comments} comments in {:.1?}; log in as {first}", made.accounts.len(), made.entries.len(), began.elapsed()));
+    app.cluster
+        .global()
+        .execute(sql, params![mark.clone()])
+        .await?;
+    let first = made
+        .accounts
+        .first()
+        .map_or("", |account| account.name.as_str());
+    say(&format!(
+        "made {} accounts, {} entries, {comments} comments in {:.1?}; log in as {first}",
+        made.accounts.len(),
+        made.entries.len(),
+        began.elapsed()
+    ));
     Ok(())
 }
 
 fn bar(length: usize, what: &'static str) -> ProgressBar {
-    let style = ProgressStyle::with_template("{msg:>10} {bar:40} {pos}/{len}").unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(length as u64).with_style(style).with_message(what)
+    let style = ProgressStyle::with_template("{msg:>10} {bar:40} {pos}/{len}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(length as u64)
+        .with_style(style)
+        .with_message(what)
 }
 
 /// Global rows and owner rows. All accounts share one password hash: they share the password, and a thousand hashes take a minute.
 async fn accounts(app: &App, plan: &Plan, made: &Made) -> Result<Vec<UserId>> {
     let hash = user::hash_new_password(app, &plan.password).await?;
-    let count = u32::try_from(made.accounts.len()).map_err(|_| Error::invalid("--users: too many"))?;
+    let count =
+        u32::try_from(made.accounts.len()).map_err(|_| Error::invalid("--users: too many"))?;
     let first = user::next_userid(app, count).await?;
     let ids: Vec<UserId> = (0..count).map(|step| UserId(first.0 + step)).collect();
     let progress = bar(made.accounts.len(), "people");
@@ -84,8 +110,15 @@ async fn accounts(app: &App, plan: &Plan, made: &Made) -> Result<Vec<UserId>> {
         let mut by_cluster: BTreeMap<ClusterId, Vec<Vec<Value>>> = BTreeMap::new();
         for (id, account) in chunk {
             let home = app.cluster.place().await?;
-            by_cluster.entry(home).or_default().push(params![*id, account.created]);
-            let hash = if account.is_community { String::new() } else { hash.clone() };
+            by_cluster
+                .entry(home)
+                .or_default()
+                .push(params![*id, account.created]);
+            let hash = if account.is_community {
+                String::new()
+            } else {
+                hash.clone()
+            };
             rows.push((new_user(*id, account), home, account.email(), hash));
         }
         for (cluster, owners) in by_cluster {
@@ -104,15 +137,17 @@ async fn accounts(app: &App, plan: &Plan, made: &Made) -> Result<Vec<UserId>> {
         progress.inc(rows.len() as u64);
         app.cluster
             .global()
-            .write(move |tx: &mut Tx| -> BoxFuture<'_, Result<(), ibex_sql::Error>> {
-                let rows = Arc::clone(&rows);
-                Box::pin(async move {
-                    for (user, home, email, hash) in rows.iter() {
-                        user::insert_user(tx, user, *home, email, hash).await?;
-                    }
-                    Ok(())
-                })
-            })
+            .write(
+                move |tx: &mut Tx| -> BoxFuture<'_, Result<(), ibex_sql::Error>> {
+                    let rows = Arc::clone(&rows);
+                    Box::pin(async move {
+                        for (user, home, email, hash) in rows.iter() {
+                            user::insert_user(tx, user, *home, email, hash).await?;
+                        }
+                        Ok(())
+                    })
+                },
+            )
             .await?;
     }
     progress.finish();
@@ -123,7 +158,11 @@ fn new_user(id: UserId, account: &Account) -> User {
     User {
         id,
         name: account.name.clone(),
-        kind: if account.is_community { crate::visibility::Kind::Community } else { crate::visibility::Kind::Person },
+        kind: if account.is_community {
+            crate::visibility::Kind::Community
+        } else {
+            crate::visibility::Kind::Person
+        },
         statusvis: "V".to_owned(),
         display: account.display.clone(),
         picid: 0,
@@ -136,9 +175,15 @@ fn new_user(id: UserId, account: &Account) -> User {
 async fn edges(app: &App, made: &Made, ids: &[UserId]) -> Result<()> {
     let id = |index: usize| ids.get(index).copied().unwrap_or(UserId(0));
     let now = clock::now();
-    let row = |from: usize, to: usize, trust: i64, watch: i64| params![id(from), id(to), trust, watch, trust, now];
+    let row = |from: usize, to: usize, trust: i64, watch: i64| {
+        params![id(from), id(to), trust, watch, trust, now]
+    };
     let progress = bar(made.friends.len() + made.members.len(), "friends");
-    let mut rows: Vec<Vec<Value>> = made.friends.iter().map(|(from, to)| row(*from, *to, 1, 1)).collect();
+    let mut rows: Vec<Vec<Value>> = made
+        .friends
+        .iter()
+        .map(|(from, to)| row(*from, *to, 1, 1))
+        .collect();
     for (community, member) in &made.members {
         rows.push(row(*community, *member, 1, 0));
         rows.push(row(*member, *community, 0, 1));
@@ -197,46 +242,68 @@ async fn journals(app: &App, made: &Arc<Made>, ids: &[UserId]) -> Result<usize> 
     Ok(comments)
 }
 
-async fn one_journal(app: &App, made: &Arc<Made>, ids: &Arc<Vec<UserId>>, journal: usize, entries: Vec<usize>, bio: &'static str) -> Result<(usize, usize)> {
+async fn one_journal(
+    app: &App,
+    made: &Arc<Made>,
+    ids: &Arc<Vec<UserId>>,
+    journal: usize,
+    entries: Vec<usize>,
+    bio: &'static str,
+) -> Result<(usize, usize)> {
     let owner = ids.get(journal).copied().unwrap_or(UserId(0));
     let rows = Arc::new(make::rows(made, ids, journal, &entries));
     let (count, comments) = (entries.len(), rows.comments);
     for (time, is_public) in &rows.updates {
         app.usage.note(owner, *time, *is_public);
     }
-    app.write(owner, move |tx: &mut UserTx<'_>| -> BoxFuture<'_, Result<((), Effects)>> {
-        let rows = Arc::clone(&rows);
-        Box::pin(async move {
-            if rows.entries > 0 {
-                tx.next_many('L', rows.entries, 0).await?;
-            }
-            if let Ok(comments) = u32::try_from(rows.comments)
-                && comments > 0
-            {
-                tx.next_many('T', comments, 0).await?;
-            }
-            for table in &rows.tables {
-                tx.write_rows(table.name, table.keys.clone(), table.sql, table.sets.clone()).await?;
-            }
-            let sql = "INSERT INTO userprop (userid, name, value) VALUES (?, 'bio', ?)";
-            tx.write_row("userprop", &[Value::from("bio")], sql, params![owner, bio]).await?;
-            Ok(((), Effects::keys([keys::log2lt(owner), keys::props(owner)])))
-        })
-    })
+    app.write(
+        owner,
+        move |tx: &mut UserTx<'_>| -> BoxFuture<'_, Result<((), Effects)>> {
+            let rows = Arc::clone(&rows);
+            Box::pin(async move {
+                if rows.entries > 0 {
+                    tx.next_many('L', rows.entries, 0).await?;
+                }
+                if let Ok(comments) = u32::try_from(rows.comments)
+                    && comments > 0
+                {
+                    tx.next_many('T', comments, 0).await?;
+                }
+                for table in &rows.tables {
+                    tx.write_rows(
+                        table.name,
+                        table.keys.clone(),
+                        table.sql,
+                        table.sets.clone(),
+                    )
+                    .await?;
+                }
+                let sql = "INSERT INTO userprop (userid, name, value) VALUES (?, 'bio', ?)";
+                tx.write_row("userprop", &[Value::from("bio")], sql, params![owner, bio])
+                    .await?;
+                Ok(((), Effects::keys([keys::log2lt(owner), keys::props(owner)])))
+            })
+        },
+    )
     .await?;
     Ok((count, comments))
 }
 
 /// Userpics for the first people, painted from the seed and stored as an upload would be.
 async fn paint(app: &App, plan: &Plan, made: &Made, ids: &[UserId]) -> Result<()> {
-    let count = made.accounts.len().min(usize::try_from(plan.pictures).unwrap_or(0));
+    let count = made
+        .accounts
+        .len()
+        .min(usize::try_from(plan.pictures).unwrap_or(0));
     let progress = bar(count, "pictures");
     for (index, id) in ids.iter().take(count).enumerate() {
         let png = paint::userpic(plan.seed.wrapping_add(index as u64))?;
         match picture::upload(app, *id, "default", png.into()).await {
             Ok(_) => progress.inc(1),
             Err(Error::Files(error)) => {
-                say(&format!("pictures left out, the file store does not take them: {error}"));
+                say(&format!(
+                    "pictures left out, the file store does not take them: {error}"
+                ));
                 break;
             }
             Err(error) => return Err(error),

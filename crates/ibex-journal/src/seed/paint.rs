@@ -12,8 +12,20 @@ const CELLS: u32 = 7;
 /// Pixels of a cell.
 const CELL: u32 = 16;
 /// Light grounds and the colours drawn on them.
-const GROUNDS: [[u8; 3]; 4] = [[244, 238, 226], [228, 236, 238], [238, 230, 238], [232, 240, 226]];
-const COLOURS: [[u8; 3]; 6] = [[31, 95, 91], [122, 68, 40], [86, 62, 122], [150, 52, 82], [54, 92, 140], [92, 110, 40]];
+const GROUNDS: [[u8; 3]; 4] = [
+    [244, 238, 226],
+    [228, 236, 238],
+    [238, 230, 238],
+    [232, 240, 226],
+];
+const COLOURS: [[u8; 3]; 6] = [
+    [31, 95, 91],
+    [122, 68, 40],
+    [86, 62, 122],
+    [150, 52, 82],
+    [54, 92, 140],
+    [92, 110, 40],
+];
 
 /// A PNG of 112 by 112 pixels.
 pub(super) fn userpic(seed: u64) -> Result<Vec<u8>> {
@@ -25,10 +37,15 @@ pub(super) fn userpic(seed: u64) -> Result<Vec<u8>> {
     let picture = RgbImage::from_fn(CELLS * CELL, CELLS * CELL, |x, y| {
         let (column, row) = (x / CELL, y / CELL);
         let column = column.min(CELLS - 1 - column);
-        let is_drawn = cells.get(usize::try_from(row * half + column).unwrap_or(0)).copied().unwrap_or(false);
+        let is_drawn = cells
+            .get(usize::try_from(row * half + column).unwrap_or(0))
+            .copied()
+            .unwrap_or(false);
         if is_drawn { colour } else { ground }
     });
     let mut out = Vec::new();
-    DynamicImage::from(picture).write_to(&mut Cursor::new(&mut out), ImageFormat::Png).map_err(|error| Error::Bug(error.to_string()))?;
+    DynamicImage::from(picture)
+        .write_to(&mut Cursor::new(&mut out), ImageFormat::Png)
+        .map_err(|error| Error::Bug(error.to_string()))?;
     Ok(out)
 }

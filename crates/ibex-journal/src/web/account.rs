@@ -25,7 +25,12 @@ struct Create {
 
 /// `GET /create`.
 pub(super) async fn create_form(ctx: Ctx) -> Answer {
-    let body = Create { page: ctx.page("Sign up", "create").await?, error: String::new(), user: String::new(), email: String::new() };
+    let body = Create {
+        page: ctx.page("Sign up", "create").await?,
+        error: String::new(),
+        user: String::new(),
+        email: String::new(),
+    };
     Ok(ctx.html(&body)?)
 }
 
@@ -42,8 +47,19 @@ pub(super) struct CreateInput {
 /// `POST /create`.
 pub(super) async fn create(ctx: Ctx, Form(input): Form<CreateInput>) -> Answer {
     ctx.check(&input.csrf)?;
-    let form = SignUp { name: input.user.clone(), email: input.email.trim().to_owned(), password: input.password, ..SignUp::default() };
-    let made = if input.website.is_empty() { user::sign_up(&ctx.app, form).await } else { Err(Error::invalid("The field that people leave empty was filled in.")) };
+    let form = SignUp {
+        name: input.user.clone(),
+        email: input.email.trim().to_owned(),
+        password: input.password,
+        ..SignUp::default()
+    };
+    let made = if input.website.is_empty() {
+        user::sign_up(&ctx.app, form).await
+    } else {
+        Err(Error::invalid(
+            "The field that people leave empty was filled in.",
+        ))
+    };
     match made {
         Ok(made) => {
             let session = session::begin(&ctx.app, made.id, true, &ctx.agent).await?;
@@ -51,7 +67,12 @@ pub(super) async fn create(ctx: Ctx, Form(input): Form<CreateInput>) -> Answer {
         }
         Err(Error::Invalid(error)) => {
             let page = ctx.page("Sign up", "create").await?;
-            Ok(ctx.refused(&Create { page, error, user: input.user, email: input.email })?)
+            Ok(ctx.refused(&Create {
+                page,
+                error,
+                user: input.user,
+                email: input.email,
+            })?)
         }
         Err(error) => Err(error.into()),
     }
@@ -78,7 +99,12 @@ pub(super) struct LoginInput {
 
 /// `GET /login`.
 pub(super) async fn login_form(ctx: Ctx, Query(input): Query<LoginInput>) -> Answer {
-    let body = Login { page: ctx.page("Log in", "login").await?, error: String::new(), user: String::new(), back: own_path(&input.back).to_owned() };
+    let body = Login {
+        page: ctx.page("Log in", "login").await?,
+        error: String::new(),
+        user: String::new(),
+        back: own_path(&input.back).to_owned(),
+    };
     Ok(ctx.html(&body)?)
 }
 
@@ -88,13 +114,19 @@ pub(super) async fn login(ctx: Ctx, Form(input): Form<LoginInput>) -> Answer {
     let back = own_path(&input.back);
     match user::check_password(&ctx.app, &input.user, &input.password, &ctx.from).await {
         Ok(user) => {
-            let session = session::begin(&ctx.app, user.id, !input.remember.is_empty(), &ctx.agent).await?;
+            let session =
+                session::begin(&ctx.app, user.id, !input.remember.is_empty(), &ctx.agent).await?;
             let read = format!("/users/{}/read", user.name);
             logged_in(&ctx, &session, if back == "/" { &read } else { back })
         }
         Err(Error::Invalid(error)) => {
             let page = ctx.page("Log in", "login").await?;
-            Ok(ctx.refused(&Login { page, error, user: input.user.clone(), back: back.to_owned() })?)
+            Ok(ctx.refused(&Login {
+                page,
+                error,
+                user: input.user.clone(),
+                back: back.to_owned(),
+            })?)
         }
         Err(error) => Err(error.into()),
     }
@@ -175,7 +207,12 @@ pub(super) async fn settings_form(ctx: Ctx, Query(query): Query<Saved>) -> Answe
         whocanreply: me.whocanreply.clone(),
         mail_comments: prop("mail_comments") != "0",
     };
-    let body = Settings { page: ctx.page("Settings", "settings").await?, saved: !query.saved.is_empty(), error: String::new(), form };
+    let body = Settings {
+        page: ctx.page("Settings", "settings").await?,
+        saved: !query.saved.is_empty(),
+        error: String::new(),
+        form,
+    };
     Ok(ctx.html(&body)?)
 }
 
@@ -185,7 +222,12 @@ pub(super) async fn settings(ctx: Ctx, Form(form): Form<SettingsForm>) -> Answer
     let me = &ctx.must()?.user;
     match save(&ctx, me.id, &form).await {
         Ok(()) => Ok(see("/manage/settings?saved=1")),
-        Err(Error::Invalid(error)) => Ok(ctx.refused(&Settings { page: ctx.page("Settings", "settings").await?, saved: false, error, form })?),
+        Err(Error::Invalid(error)) => Ok(ctx.refused(&Settings {
+            page: ctx.page("Settings", "settings").await?,
+            saved: false,
+            error,
+            form,
+        })?),
         Err(error) => Err(error.into()),
     }
 }
@@ -201,7 +243,14 @@ async fn save(ctx: &Ctx, me: ibex_cluster::UserId, form: &SettingsForm) -> Resul
         ("title", short(&form.title, 80)),
         ("subtitle", short(&form.subtitle, 80)),
         ("bio", short(&form.bio, 20_000)),
-        ("mail_comments", if form.mail_comments { String::new() } else { "0".to_owned() }),
+        (
+            "mail_comments",
+            if form.mail_comments {
+                String::new()
+            } else {
+                "0".to_owned()
+            },
+        ),
     ];
     user::set_props(&ctx.app, me, props).await
 }
@@ -237,13 +286,24 @@ async fn keys_page(ctx: &Ctx, fresh: String) -> Result<Response> {
     let body = Keys {
         page: ctx.page("Keys and sessions", "settings").await?,
         fresh,
-        keys: keys.into_iter().map(|key| KeyView { keyid: key.id, name: key.name, made: clock::day(key.created) }).collect(),
+        keys: keys
+            .into_iter()
+            .map(|key| KeyView {
+                keyid: key.id,
+                name: key.name,
+                made: clock::day(key.created),
+            })
+            .collect(),
         sessions: sessions
             .into_iter()
             .map(|session| SessionView {
                 since: clock::human(session.created),
                 current: current == Some(session.id),
-                agent: if session.agent.is_empty() { "A browser".to_owned() } else { session.agent },
+                agent: if session.agent.is_empty() {
+                    "A browser".to_owned()
+                } else {
+                    session.agent
+                },
             })
             .collect(),
     };
@@ -274,7 +334,9 @@ pub(super) async fn keys(ctx: Ctx, Form(input): Form<KeysInput>) -> Answer {
             return Ok(keys_page(&ctx, key).await?);
         }
         ("revoke", _) => session::revoke_key(&ctx.app, me, input.keyid).await?,
-        ("logout_others", Some(session)) => session::end(&ctx.app, me, Which::AllBut(session.id)).await?,
+        ("logout_others", Some(session)) => {
+            session::end(&ctx.app, me, Which::AllBut(session.id)).await?
+        }
         _ => return Err(Error::NotFound.into()),
     }
     Ok(see("/manage/keys"))
@@ -304,9 +366,18 @@ pub(super) async fn inbox(ctx: Ctx) -> Answer {
     let has_unread = found.iter().any(|notice| notice.is_unread);
     let list = found
         .into_iter()
-        .map(|notice| NoticeView { when: clock::ago(notice.created, now), iso: clock::iso(notice.created), unread: notice.is_unread, title: notice.title, url: notice.url })
+        .map(|notice| NoticeView {
+            when: clock::ago(notice.created, now),
+            iso: clock::iso(notice.created),
+            unread: notice.is_unread,
+            title: notice.title,
+            url: notice.url,
+        })
         .collect();
-    let body = Inbox { page: ctx.page("Inbox", "inbox").await?, notices: list };
+    let body = Inbox {
+        page: ctx.page("Inbox", "inbox").await?,
+        notices: list,
+    };
     let response = ctx.html(&body)?;
     if has_unread {
         notices::mark_read(&ctx.app, me).await?;

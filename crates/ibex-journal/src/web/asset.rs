@@ -15,7 +15,12 @@ const CSS: &str = include_str!("../../static/site.css");
 const ICONS: &str = include_str!("../../static/icons.svg");
 const FAVICON: &str = include_str!("../../static/favicon.svg");
 
-static CSS_URL: LazyLock<String> = LazyLock::new(|| format!("/static/site.css?v={}", token::md5(CSS.as_bytes()).get(..10).unwrap_or_default()));
+static CSS_URL: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "/static/site.css?v={}",
+        token::md5(CSS.as_bytes()).get(..10).unwrap_or_default()
+    )
+});
 
 /// Address of the style sheet; changes with its content.
 pub(super) fn css_url() -> &'static str {
@@ -31,8 +36,16 @@ pub(super) async fn file(ctx: Ctx, Path(file): Path<String>) -> Answer {
         _ => return Err(Refusal(Error::NotFound)),
     };
     let etag = format!("\"{}\"", token::md5(content.as_bytes()));
-    let life = if file == "site.css" { "public, max-age=31536000, immutable" } else { "public, max-age=86400" };
-    let head = [(header::CONTENT_TYPE, mime), (header::CACHE_CONTROL, life), (header::ETAG, etag.as_str())];
+    let life = if file == "site.css" {
+        "public, max-age=31536000, immutable"
+    } else {
+        "public, max-age=86400"
+    };
+    let head = [
+        (header::CONTENT_TYPE, mime),
+        (header::CACHE_CONTROL, life),
+        (header::ETAG, etag.as_str()),
+    ];
     if ctx.has(&etag, None) {
         return Ok((StatusCode::NOT_MODIFIED, head).into_response());
     }

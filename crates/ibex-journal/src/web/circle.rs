@@ -22,10 +22,22 @@ struct Circle {
 
 async fn page(ctx: &Ctx, error: String) -> Result<Circle> {
     let me = ctx.must()?.user.id;
-    let ids: Vec<UserId> = edges::outgoing(&ctx.app, me).await?.iter().map(|edge| edge.other).collect();
-    let mut friends: Vec<Person> = user::by_ids(&ctx.app, &ids).await?.values().map(Person::of).collect();
+    let ids: Vec<UserId> = edges::outgoing(&ctx.app, me)
+        .await?
+        .iter()
+        .map(|edge| edge.other)
+        .collect();
+    let mut friends: Vec<Person> = user::by_ids(&ctx.app, &ids)
+        .await?
+        .values()
+        .map(Person::of)
+        .collect();
     friends.sort_by(|one, other| one.name.cmp(&other.name));
-    Ok(Circle { page: ctx.page("Friends", "").await?, friends, error })
+    Ok(Circle {
+        page: ctx.page("Friends", "").await?,
+        friends,
+        error,
+    })
 }
 
 /// `GET /manage/circle`.

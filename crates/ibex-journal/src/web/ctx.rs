@@ -50,12 +50,37 @@ impl FromRequestParts<App> for Ctx {
         if !matches!(parts.method, Method::GET | Method::HEAD) {
             refuse_other_sites(&headers, &app.config.site.url)?;
         }
-        let peer = parts.extensions.get::<Peer>().copied().unwrap_or(Peer(None));
-        let is_proxied = peer.0.is_none_or(|ip| app.config.site.trusted_proxies.iter().any(|proxy| proxy.parse() == Ok(ip)));
-        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let forwarded = text("x-forwarded-for").rsplit(',').next().map(str::trim).filter(|_| is_proxied).and_then(|ip| ip.parse::<IpAddr>().ok());
-        let from = forwarded.or(peer.0).map_or_else(|| "local".to_owned(), network);
-        let may_reproxy = is_proxied && text("x-proxy-capabilities").split([',', ' ', ';']).any(|word| word.trim() == "reproxy-file");
+        let peer = parts
+            .extensions
+            .get::<Peer>()
+            .copied()
+            .unwrap_or(Peer(None));
+        let is_proxied = peer.0.is_none_or(|ip| {
+            app.config
+                .site
+                .trusted_proxies
+                .iter()
+                .any(|proxy| proxy.parse() == Ok(ip))
+        });
+        let text = |name: &str| {
+            headers
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+                .unwrap_or_default()
+        };
+        let forwarded = text("x-forwarded-for")
+            .rsplit(',')
+            .next()
+            .map(str::trim)
+            .filter(|_| is_proxied)
+            .and_then(|ip| ip.parse::<IpAddr>().ok());
+        let from = forwarded
+            .or(peer.0)
+            .map_or_else(|| "local".to_owned(), network);
+        let may_reproxy = is_proxied
+            && text("x-proxy-capabilities")
+                .split([',', ' ', ';'])
+                .any(|word| word.trim() == "reproxy-file");
         let session = match cookie(&headers, session::COOKIE) {
             Some(value) => session::of_cookie(app, value).await?,
             None => None,
@@ -68,14 +93,29 @@ impl FromRequestParts<App> for Ctx {
             },
             None => None,
         };
-        let known = cookie(&headers, VISITOR).filter(|value| value.len() == 22 && value.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+        let known = cookie(&headers, VISITOR).filter(|value| {
+            value.len() == 22 && value.bytes().all(|byte| byte.is_ascii_alphanumeric())
+        });
         let new_visitor = (viewer.is_none() && known.is_none()).then(|| token::random(22));
         let base = match &session {
             Some(session) => format!("{}:{}", session.id, session.auth),
-            None => new_visitor.clone().or(known.map(str::to_owned)).unwrap_or_default(),
+            None => new_visitor
+                .clone()
+                .or(known.map(str::to_owned))
+                .unwrap_or_default(),
         };
         let agent = text("user-agent").to_owned();
-        Ok(Self { app: app.clone(), viewer, session, from, agent, may_reproxy, base, new_visitor, headers })
+        Ok(Self {
+            app: app.clone(),
+            viewer,
+            session,
+            from,
+            agent,
+            may_reproxy,
+            base,
+            new_visitor,
+            headers,
+        })
     }
 }
 
@@ -91,8 +131,12 @@ fn network(ip: IpAddr) -> String {
 }
 
 fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
-    let all = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
-    all.flat_map(|line| line.split(';')).find_map(|pair| pair.trim().strip_prefix(name)?.strip_prefix('='))
+    let all = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    all.flat_map(|line| line.split(';'))
+        .find_map(|pair| pair.trim().strip_prefix(name)?.strip_prefix('='))
 }
 
 /// A form that another site sent. Browsers say so in two headers; other clients send neither and have no cookies to abuse.
@@ -124,10 +168,15 @@ impl Ctx {
 
     /// Refuses a form without the right token.
     pub(super) fn check(&self, csrf: &str) -> Result<()> {
-        if !self.base.is_empty() && self.new_visitor.is_none() && token::is_form(&self.app.secret, &self.base, csrf) {
+        if !self.base.is_empty()
+            && self.new_visitor.is_none()
+            && token::is_form(&self.app.secret, &self.base, csrf)
+        {
             Ok(())
         } else {
-            Err(Error::Refused("This form is too old, or cookies are off. Please go back, reload the page and try again."))
+            Err(Error::Refused(
+                "This form is too old, or cookies are off. Please go back, reload the page and try again.",
+            ))
         }
     }
 
@@ -137,7 +186,11 @@ impl Ctx {
             Some(viewer) => {
                 // A cluster that is away costs the count, not the page.
                 let unread = inbox::unread(&self.app, viewer.user.id).await.unwrap_or(0);
-                Some(Viewing { name: viewer.user.name.clone(), avatar: view::Avatar::of(&viewer.user), unread })
+                Some(Viewing {
+                    name: viewer.user.name.clone(),
+                    avatar: view::Avatar::of(&viewer.user),
+                    unread,
+                })
             }
             None => None,
         };
@@ -155,12 +208,20 @@ impl Ctx {
 
     /// A page as an answer. Pages for those who are not logged in carry an entity tag.
     pub(super) fn html(&self, template: &impl Template) -> Result<Response> {
-        let body = template.render().map_err(|error| Error::Bug(error.to_string()))?;
+        let body = template
+            .render()
+            .map_err(|error| Error::Bug(error.to_string()))?;
         let mut response = if self.viewer.is_none() && self.new_visitor.is_none() {
             let etag = format!("\"{}\"", token::md5(body.as_bytes()));
-            let mut response =
-                if is_fresh(&self.headers, &etag, None) { StatusCode::NOT_MODIFIED.into_response() } else { Html(body).into_response() };
-            response.headers_mut().insert(header::ETAG, HeaderValue::from_str(&etag).map_err(|error| Error::Bug(error.to_string()))?);
+            let mut response = if is_fresh(&self.headers, &etag, None) {
+                StatusCode::NOT_MODIFIED.into_response()
+            } else {
+                Html(body).into_response()
+            };
+            response.headers_mut().insert(
+                header::ETAG,
+                HeaderValue::from_str(&etag).map_err(|error| Error::Bug(error.to_string()))?,
+            );
             response
         } else {
             Html(body).into_response()
@@ -179,9 +240,20 @@ impl Ctx {
     }
 
     /// Sets a cookie for so many seconds; 0 removes it.
-    pub(super) fn set_cookie(&self, response: &mut Response, name: &str, value: &str, seconds: i64) -> Result<()> {
-        let secure = if self.app.config.site.secure_cookies { "; Secure" } else { "" };
-        let text = format!("{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}");
+    pub(super) fn set_cookie(
+        &self,
+        response: &mut Response,
+        name: &str,
+        value: &str,
+        seconds: i64,
+    ) -> Result<()> {
+        let secure = if self.app.config.site.secure_cookies {
+            "; Secure"
+        } else {
+            ""
+        };
+        let text =
+            format!("{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}");
         let value = HeaderValue::from_str(&text).map_err(|error| Error::Bug(error.to_string()))?;
         response.headers_mut().append(header::SET_COOKIE, value);
         Ok(())
@@ -198,18 +270,38 @@ mod tests {
     use super::*;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| (header::HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| {
+                (
+                    header::HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                )
+            })
+            .collect()
     }
 
     #[test]
     fn forms_of_other_sites_are_refused() {
-        let check = |pairs: &[(&'static str, &'static str)]| refuse_other_sites(&headers(pairs), "https://j.example").is_ok();
+        let check = |pairs: &[(&'static str, &'static str)]| {
+            refuse_other_sites(&headers(pairs), "https://j.example").is_ok()
+        };
         assert!(check(&[]));
-        assert!(check(&[("sec-fetch-site", "same-origin"), ("origin", "https://j.example"), ("host", "10.0.0.1:80")]));
-        assert!(check(&[("origin", "http://10.0.0.1:80"), ("host", "10.0.0.1:80")]));
+        assert!(check(&[
+            ("sec-fetch-site", "same-origin"),
+            ("origin", "https://j.example"),
+            ("host", "10.0.0.1:80")
+        ]));
+        assert!(check(&[
+            ("origin", "http://10.0.0.1:80"),
+            ("host", "10.0.0.1:80")
+        ]));
         assert!(!check(&[("sec-fetch-site", "cross-site")]));
         assert!(!check(&[("sec-fetch-site", "same-site")]));
-        assert!(!check(&[("origin", "https://evil.example"), ("host", "j.example")]));
+        assert!(!check(&[
+            ("origin", "https://evil.example"),
+            ("host", "j.example")
+        ]));
         assert!(!check(&[("origin", "null"), ("host", "j.example")]));
     }
 

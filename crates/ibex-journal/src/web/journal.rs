@@ -54,8 +54,16 @@ pub(super) async fn latest(ctx: Ctx, Query(paging): Query<Paging>) -> Answer {
 async fn front(ctx: &Ctx, skip: usize, here: &'static str) -> Answer {
     let page = reading::latest(&ctx.app, skip).await?;
     let entries = entry::with_texts(&ctx.app, &page.rows).await?;
-    let newest = user::newest(&ctx.app, 24).await?.iter().map(Person::of).collect();
-    let body = Home { page: ctx.page("Latest entries", here).await?, entries: view::entries(ctx, &entries, false).await?, newest };
+    let newest = user::newest(&ctx.app, 24)
+        .await?
+        .iter()
+        .map(Person::of)
+        .collect();
+    let body = Home {
+        page: ctx.page("Latest entries", here).await?,
+        entries: view::entries(ctx, &entries, false).await?,
+        newest,
+    };
     Ok(ctx.html(&body)?)
 }
 
@@ -70,15 +78,24 @@ struct People {
 /// `GET /people`.
 pub(super) async fn people(ctx: Ctx, Query(paging): Query<Paging>) -> Answer {
     let users = user::page(&ctx.app, paging.after, 60).await?;
-    let more = users.last().filter(|_| users.len() == 60).map(|last| format!("/people?after={}", last.id));
-    let body = People { page: ctx.page("People", "people").await?, people: users.iter().map(Person::of).collect(), more };
+    let more = users
+        .last()
+        .filter(|_| users.len() == 60)
+        .map(|last| format!("/people?after={}", last.id));
+    let body = People {
+        page: ctx.page("People", "people").await?,
+        people: users.iter().map(Person::of).collect(),
+        more,
+    };
     Ok(ctx.html(&body)?)
 }
 
 /// Addresses of the original that are written otherwise: `/~NAME/…`, `/community/NAME/…`.
 pub(super) async fn elsewhere(OriginalUri(uri): OriginalUri) -> Answer {
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let rest = path.strip_prefix("/~").or_else(|| path.strip_prefix("/community/"));
+    let rest = path
+        .strip_prefix("/~")
+        .or_else(|| path.strip_prefix("/community/"));
     match rest.filter(|rest| !rest.is_empty() && !rest.starts_with('/')) {
         Some(rest) => Ok(Redirect::permanent(&format!("/users/{rest}")).into_response()),
         None => Err(Refusal(Error::NotFound)),
@@ -94,31 +111,70 @@ pub(super) async fn to_slash(Path(name): Path<String>) -> Answer {
 /// The journal of an address, if it may be shown at all.
 pub(super) async fn journal(ctx: &Ctx, name: &str) -> Result<User> {
     let user = user::by_name(&ctx.app, name).await?;
-    if user.is_visible() { Ok(user) } else { Err(Error::NotFound) }
+    if user.is_visible() {
+        Ok(user)
+    } else {
+        Err(Error::NotFound)
+    }
 }
 
 fn links(user: &User) -> Vec<FeedLink> {
-    let link = |mime, kind: &str| FeedLink { mime, title: format!("{} ({kind})", user.name), href: format!("/users/{}/data/{kind}", user.name) };
-    vec![link("application/atom+xml", "atom"), link("application/rss+xml", "rss")]
+    let link = |mime, kind: &str| FeedLink {
+        mime,
+        title: format!("{} ({kind})", user.name),
+        href: format!("/users/{}/data/{kind}", user.name),
+    };
+    vec![
+        link("application/atom+xml", "atom"),
+        link("application/rss+xml", "rss"),
+    ]
 }
 
 fn friend_form(ctx: &Ctx, journal: &User, is_friend: bool) -> Option<FriendForm> {
-    let reader = ctx.viewer.as_ref().filter(|reader| reader.user.id != journal.id)?;
+    let reader = ctx
+        .viewer
+        .as_ref()
+        .filter(|reader| reader.user.id != journal.id)?;
     let _: UserId = reader.user.id;
     let user = journal.name.clone();
     Some(match (journal.kind, is_friend) {
-        (Kind::Community, false) => FriendForm { user, action: "add", headline: "Community", text: "Members read what is locked for members, and may post here.", button: "Join" },
-        (Kind::Community, true) => FriendForm { user, action: "remove", headline: "Community", text: "You are a member.", button: "Leave" },
-        (_, false) => {
-            FriendForm { user, action: "add", headline: "Friend?", text: "Friends may read what you lock for friends, and you read them on your friends page.", button: "Add as friend" }
-        }
-        (_, true) => FriendForm { user, action: "remove", headline: "Friend", text: "This is a friend of yours.", button: "Remove" },
+        (Kind::Community, false) => FriendForm {
+            user,
+            action: "add",
+            headline: "Community",
+            text: "Members read what is locked for members, and may post here.",
+            button: "Join",
+        },
+        (Kind::Community, true) => FriendForm {
+            user,
+            action: "remove",
+            headline: "Community",
+            text: "You are a member.",
+            button: "Leave",
+        },
+        (_, false) => FriendForm {
+            user,
+            action: "add",
+            headline: "Friend?",
+            text: "Friends may read what you lock for friends, and you read them on your friends page.",
+            button: "Add as friend",
+        },
+        (_, true) => FriendForm {
+            user,
+            action: "remove",
+            headline: "Friend",
+            text: "This is a friend of yours.",
+            button: "Remove",
+        },
     })
 }
 
 async fn is_friend(ctx: &Ctx, journal: &User) -> Result<bool> {
     match &ctx.viewer {
-        Some(reader) => Ok(circle::outgoing(&ctx.app, reader.user.id).await?.iter().any(|edge| edge.other == journal.id)),
+        Some(reader) => Ok(circle::outgoing(&ctx.app, reader.user.id)
+            .await?
+            .iter()
+            .any(|edge| edge.other == journal.id)),
         None => Ok(false),
     }
 }
@@ -138,12 +194,22 @@ struct Journal {
 }
 
 /// `GET /users/NAME/`.
-pub(super) async fn recent(ctx: Ctx, Path(name): Path<String>, Query(paging): Query<Paging>) -> Answer {
+pub(super) async fn recent(
+    ctx: Ctx,
+    Path(name): Path<String>,
+    Query(paging): Query<Paging>,
+) -> Answer {
     let owner = journal(&ctx, &name).await?;
     let skip = paging.skip.min(SKIP_MAX * 10);
     let (rows, has_more) = visible_rows(&ctx, &owner, skip).await?;
     let base = format!("/users/{}/", owner.name);
-    let newer = (skip > 0).then(|| if skip <= PAGE { base.clone() } else { format!("{base}?skip={}", skip - PAGE) });
+    let newer = (skip > 0).then(|| {
+        if skip <= PAGE {
+            base.clone()
+        } else {
+            format!("{base}?skip={}", skip - PAGE)
+        }
+    });
     let older = has_more.then(|| format!("{base}?skip={}", skip + PAGE));
     show(&ctx, &owner, &rows, String::new(), (newer, older)).await
 }
@@ -152,7 +218,10 @@ pub(super) async fn recent(ctx: Ctx, Path(name): Path<String>, Query(paging): Qu
 async fn visible_rows(ctx: &Ctx, owner: &User, skip: usize) -> Result<(Vec<EntryRow>, bool)> {
     let reader = ctx.viewer.as_ref();
     let wanted = skip + PAGE + 1;
-    let cached = entry::recent(&ctx.app, &[owner.id]).await?.0.remove(&owner.id);
+    let cached = entry::recent(&ctx.app, &[owner.id])
+        .await?
+        .0
+        .remove(&owner.id);
     let cached = match cached {
         Some(cached) => cached,
         // Its cluster was late; ask it alone, and let its error be seen.
@@ -160,26 +229,49 @@ async fn visible_rows(ctx: &Ctx, owner: &User, skip: usize) -> Result<(Vec<Entry
     };
     let mut offset = u32::try_from(cached.len()).unwrap_or(u32::MAX);
     let is_all = offset < entry::RECENT_MAX;
-    let mut seen: Vec<EntryRow> = cached.into_iter().filter(|row| circle::sees(reader, owner, row.security)).collect();
+    let mut seen: Vec<EntryRow> = cached
+        .into_iter()
+        .filter(|row| circle::sees(reader, owner, row.security))
+        .collect();
     let mut is_all = is_all;
     while seen.len() < wanted && !is_all {
         let more = entry::newest_of(&ctx.app, owner.id, 200, offset).await?;
         is_all = more.len() < 200;
         offset += 200;
-        seen.extend(more.into_iter().filter(|row| circle::sees(reader, owner, row.security)));
+        seen.extend(
+            more.into_iter()
+                .filter(|row| circle::sees(reader, owner, row.security)),
+        );
     }
     let has_more = seen.len() > skip + PAGE;
     Ok((seen.into_iter().skip(skip).take(PAGE).collect(), has_more))
 }
 
-async fn show(ctx: &Ctx, owner: &User, rows: &[EntryRow], tag: String, (newer, older): (Option<String>, Option<String>)) -> Answer {
+async fn show(
+    ctx: &Ctx,
+    owner: &User,
+    rows: &[EntryRow],
+    tag: String,
+    (newer, older): (Option<String>, Option<String>),
+) -> Answer {
     let entries = entry::with_texts(&ctx.app, rows).await?;
     let props = user::props(&ctx.app, owner.id).await?;
     let head = JournalHead::of(owner, &props);
-    let here = if ctx.viewer.as_ref().is_some_and(|reader| reader.user.id == owner.id) { "me" } else { "" };
+    let here = if ctx
+        .viewer
+        .as_ref()
+        .is_some_and(|reader| reader.user.id == owner.id)
+    {
+        "me"
+    } else {
+        ""
+    };
     let mut page = ctx.page(head.title.clone(), here).await?;
     page.feeds = links(owner);
-    let tags: BTreeSet<String> = entries.iter().flat_map(|entry| entry.text.tags.iter().cloned()).collect();
+    let tags: BTreeSet<String> = entries
+        .iter()
+        .flat_map(|entry| entry.text.tags.iter().cloned())
+        .collect();
     let body = Journal {
         page,
         journal: head,
@@ -199,7 +291,11 @@ pub(super) async fn tagged(ctx: Ctx, Path((name, tag)): Path<(String, String)>) 
     let owner = journal(&ctx, &name).await?;
     let tag = tag.to_lowercase();
     let rows = entry::tagged(&ctx.app, owner.id, &tag).await?;
-    let rows: Vec<EntryRow> = rows.into_iter().filter(|row| circle::sees(ctx.viewer.as_ref(), &owner, row.security)).take(50).collect();
+    let rows: Vec<EntryRow> = rows
+        .into_iter()
+        .filter(|row| circle::sees(ctx.viewer.as_ref(), &owner, row.security))
+        .take(50)
+        .collect();
     show(&ctx, &owner, &rows, tag, (None, None)).await
 }
 
@@ -216,22 +312,36 @@ struct Reading {
 }
 
 /// `GET /users/NAME/read`.
-pub(super) async fn reading(ctx: Ctx, Path(name): Path<String>, Query(paging): Query<Paging>) -> Answer {
+pub(super) async fn reading(
+    ctx: Ctx,
+    Path(name): Path<String>,
+    Query(paging): Query<Paging>,
+) -> Answer {
     let owner = journal(&ctx, &name).await?;
-    let own = ctx.viewer.as_ref().is_some_and(|reader| reader.user.id == owner.id);
+    let own = ctx
+        .viewer
+        .as_ref()
+        .is_some_and(|reader| reader.user.id == owner.id);
     let found = reading::friends(&ctx.app, ctx.viewer.as_ref(), &owner, paging.skip).await?;
     let entries = entry::with_texts(&ctx.app, &found.rows).await?;
     let props = user::props(&ctx.app, owner.id).await?;
     let base = format!("/users/{}/read", owner.name);
     let skip = paging.skip.min(SKIP_MAX);
     let body = Reading {
-        page: ctx.page(format!("Friends of {}", owner.name), if own { "read" } else { "" }).await?,
+        page: ctx
+            .page(
+                format!("Friends of {}", owner.name),
+                if own { "read" } else { "" },
+            )
+            .await?,
         journal: JournalHead::of(&owner, &props),
         partial: found.is_partial || entries.len() < found.rows.len(),
         entries: view::entries(&ctx, &entries, false).await?,
         own,
         newer: (skip > 0).then(|| format!("{base}?skip={}", skip.saturating_sub(PAGE))),
-        older: found.has_more.then(|| format!("{base}?skip={}", skip + PAGE)),
+        older: found
+            .has_more
+            .then(|| format!("{base}?skip={}", skip + PAGE)),
     };
     Ok(ctx.html(&body)?)
 }
@@ -278,17 +388,38 @@ pub(super) struct EntryQuery {
 
 /// The entry of an address, if the reader sees it.
 pub(super) async fn entry_of(ctx: &Ctx, name: &str, file: &str) -> Result<(User, EntryRow)> {
-    let number: i64 = file.strip_suffix(".html").and_then(|number| number.parse().ok()).ok_or(Error::NotFound)?;
+    let number: i64 = file
+        .strip_suffix(".html")
+        .and_then(|number| number.parse().ok())
+        .ok_or(Error::NotFound)?;
     let owner = journal(ctx, name).await?;
     let row = entry::by_public(&ctx.app, owner.id, number).await?;
-    if circle::sees(ctx.viewer.as_ref(), &owner, row.security) { Ok((owner, row)) } else { Err(Error::NotFound) }
+    if circle::sees(ctx.viewer.as_ref(), &owner, row.security) {
+        Ok((owner, row))
+    } else {
+        Err(Error::NotFound)
+    }
 }
 
 /// `GET /users/NAME/NNN.html`.
-pub(super) async fn entry(ctx: Ctx, Path((name, file)): Path<(String, String)>, Query(query): Query<EntryQuery>) -> Answer {
+pub(super) async fn entry(
+    ctx: Ctx,
+    Path((name, file)): Path<(String, String)>,
+    Query(query): Query<EntryQuery>,
+) -> Answer {
     let (owner, row) = entry_of(&ctx, &name, &file).await?;
     let form = match query.replyto {
-        Some(parent) => Some(reply::form(&ctx, &owner, &row, parent, comment::Draft::default(), String::new()).await?),
+        Some(parent) => Some(
+            reply::form(
+                &ctx,
+                &owner,
+                &row,
+                parent,
+                comment::Draft::default(),
+                String::new(),
+            )
+            .await?,
+        ),
         None => None,
     };
     let body = entry_page(&ctx, &owner, row, &query, form).await?;
@@ -296,25 +427,44 @@ pub(super) async fn entry(ctx: Ctx, Path((name, file)): Path<(String, String)>, 
 }
 
 /// The entry's page again, with a form that was not taken.
-pub(super) async fn entry_with_form(ctx: &Ctx, owner: &User, row: EntryRow, form: ReplyForm) -> Answer {
+pub(super) async fn entry_with_form(
+    ctx: &Ctx,
+    owner: &User,
+    row: EntryRow,
+    form: ReplyForm,
+) -> Answer {
     let body = entry_page(ctx, owner, row, &EntryQuery::default(), Some(form)).await?;
     Ok(ctx.refused(&body)?)
 }
 
-async fn entry_page(ctx: &Ctx, owner: &User, row: EntryRow, query: &EntryQuery, reply: Option<ReplyForm>) -> Result<EntryPage> {
+async fn entry_page(
+    ctx: &Ctx,
+    owner: &User,
+    row: EntryRow,
+    query: &EntryQuery,
+    reply: Option<ReplyForm>,
+) -> Result<EntryPage> {
     let mut list = entry::with_texts(&ctx.app, &[row]).await?;
     let whole = list.pop().ok_or(Error::NotFound)?;
     let views = view::entries(ctx, &[whole], true).await?;
     let mut shown = views.into_iter().next().ok_or(Error::NotFound)?;
     let all = comment::all(&ctx.app, owner.id, row.jitemid).await?;
-    let placed = comment::threads(&all, |talk| comment::sees(ctx.viewer.as_ref(), &row, talk, &all));
+    let placed = comment::threads(&all, |talk| {
+        comment::sees(ctx.viewer.as_ref(), &row, talk, &all)
+    });
     let threads = placed.last().map_or(0, |last| last.thread + 1);
     let wanted = query.thread.map(|number| entry::split_public(number).0);
-    let of_thread = wanted.and_then(|id| placed.iter().find(|placed| placed.talk.id == id)).map(|placed| placed.thread / THREADS);
+    let of_thread = wanted
+        .and_then(|id| placed.iter().find(|placed| placed.talk.id == id))
+        .map(|placed| placed.thread / THREADS);
     let number = of_thread.unwrap_or_else(|| query.page.unwrap_or(1).saturating_sub(1));
-    let here: Vec<Placed> = placed.into_iter().filter(|placed| placed.thread / THREADS == number).collect();
+    let here: Vec<Placed> = placed
+        .into_iter()
+        .filter(|placed| placed.thread / THREADS == number)
+        .collect();
     let comments = comments(ctx, owner, &row, &here, &shown.url).await?;
-    shown.comments_open = shown.comments_open && comment::closed(ctx.viewer.as_ref(), owner, &row, false).is_none();
+    shown.comments_open =
+        shown.comments_open && comment::closed(ctx.viewer.as_ref(), owner, &row, false).is_none();
     let (previous, next) = neighbours(ctx, owner, &row).await?;
     let page_url = |page: usize| format!("{}?page={page}#comments", shown.url);
     Ok(EntryPage {
@@ -329,13 +479,28 @@ async fn entry_page(ctx: &Ctx, owner: &User, row: EntryRow, query: &EntryQuery, 
     })
 }
 
-async fn comments(ctx: &Ctx, owner: &User, row: &EntryRow, here: &[Placed], url: &str) -> Result<Vec<CommentView>> {
-    let ids: Vec<i64> = here.iter().filter(|placed| placed.talk.state != TalkState::Deleted).map(|placed| placed.talk.id).collect();
+async fn comments(
+    ctx: &Ctx,
+    owner: &User,
+    row: &EntryRow,
+    here: &[Placed],
+    url: &str,
+) -> Result<Vec<CommentView>> {
+    let ids: Vec<i64> = here
+        .iter()
+        .filter(|placed| placed.talk.state != TalkState::Deleted)
+        .map(|placed| placed.talk.id)
+        .collect();
     let texts = comment::texts(&ctx.app, owner.id, &ids).await?;
-    let posters: Vec<UserId> = here.iter().map(|placed| placed.talk.poster).filter(|poster| poster.0 != 0).collect();
+    let posters: Vec<UserId> = here
+        .iter()
+        .map(|placed| placed.talk.poster)
+        .filter(|poster| poster.0 != 0)
+        .collect();
     let posters = user::by_ids(&ctx.app, &posters).await?;
     let reader = ctx.viewer.as_ref();
-    let looks_after = circle::manages(reader, row.journal) || reader.is_some_and(|reader| reader.user.id == row.poster);
+    let looks_after = circle::manages(reader, row.journal)
+        || reader.is_some_and(|reader| reader.user.id == row.poster);
     let now = clock::now();
     Ok(here
         .iter()
@@ -356,7 +521,8 @@ async fn comments(ctx: &Ctx, owner: &User, row: &EntryRow, here: &[Placed], url:
                 gone: talk.state == TalkState::Deleted,
                 screened: talk.state == TalkState::Screened,
                 frozen: talk.state == TalkState::Frozen,
-                can_delete: looks_after || reader.is_some_and(|reader| reader.user.id == talk.poster),
+                can_delete: looks_after
+                    || reader.is_some_and(|reader| reader.user.id == talk.poster),
                 can_screen: looks_after,
             }
         })
@@ -364,12 +530,30 @@ async fn comments(ctx: &Ctx, owner: &User, row: &EntryRow, here: &[Placed], url:
 }
 
 /// The entries before and after, among the newest ones, as far as the reader sees them.
-async fn neighbours(ctx: &Ctx, owner: &User, row: &EntryRow) -> Result<(Option<String>, Option<String>)> {
-    let recent = entry::recent(&ctx.app, &[owner.id]).await?.0.remove(&owner.id).unwrap_or_default();
-    let seen: Vec<&EntryRow> = recent.iter().filter(|other| circle::sees(ctx.viewer.as_ref(), owner, other.security)).collect();
+async fn neighbours(
+    ctx: &Ctx,
+    owner: &User,
+    row: &EntryRow,
+) -> Result<(Option<String>, Option<String>)> {
+    let recent = entry::recent(&ctx.app, &[owner.id])
+        .await?
+        .0
+        .remove(&owner.id)
+        .unwrap_or_default();
+    let seen: Vec<&EntryRow> = recent
+        .iter()
+        .filter(|other| circle::sees(ctx.viewer.as_ref(), owner, other.security))
+        .collect();
     let url = |row: &&EntryRow| view::entry_url(&owner.name, row.ditemid());
-    let Some(at) = seen.iter().position(|other| other.jitemid == row.jitemid) else { return Ok((None, None)) };
-    Ok((seen.get(at + 1).map(url), at.checked_sub(1).and_then(|before| seen.get(before)).map(url)))
+    let Some(at) = seen.iter().position(|other| other.jitemid == row.jitemid) else {
+        return Ok((None, None));
+    };
+    Ok((
+        seen.get(at + 1).map(url),
+        at.checked_sub(1)
+            .and_then(|before| seen.get(before))
+            .map(url),
+    ))
 }
 
 #[derive(Debug, Template)]
@@ -399,19 +583,40 @@ const LISTED: usize = 120;
 pub(super) async fn profile(ctx: Ctx, Path(name): Path<String>) -> Answer {
     let owner = journal(&ctx, &name).await?;
     let app = &ctx.app;
-    let out: Vec<UserId> = circle::outgoing(app, owner.id).await?.iter().map(|edge| edge.other).collect();
-    let incoming: Vec<UserId> = circle::incoming(app, owner.id).await?.edges.iter().map(|edge| edge.other).collect();
+    let out: Vec<UserId> = circle::outgoing(app, owner.id)
+        .await?
+        .iter()
+        .map(|edge| edge.other)
+        .collect();
+    let incoming: Vec<UserId> = circle::incoming(app, owner.id)
+        .await?
+        .edges
+        .iter()
+        .map(|edge| edge.other)
+        .collect();
     let people = user::by_ids(app, &[&out[..], &incoming[..]].concat()).await?;
     let list = |ids: &[UserId]| {
-        let mut list: Vec<Person> = ids.iter().filter_map(|id| people.get(id)).filter(|user| user.is_visible()).map(Person::of).collect();
+        let mut list: Vec<Person> = ids
+            .iter()
+            .filter_map(|id| people.get(id))
+            .filter(|user| user.is_visible())
+            .map(Person::of)
+            .collect();
         list.sort_by(|one, other| one.name.cmp(&other.name));
         list.truncate(LISTED);
         list
     };
     let props = user::props(app, owner.id).await?;
     let is_community = owner.kind == Kind::Community;
-    let recent = entry::recent(app, &[owner.id]).await?.0.remove(&owner.id).unwrap_or_default();
-    let updated = recent.iter().find(|row| row.security == Security::Public).map_or_else(String::new, |row| clock::ago(row.logtime, clock::now()));
+    let recent = entry::recent(app, &[owner.id])
+        .await?
+        .0
+        .remove(&owner.id)
+        .unwrap_or_default();
+    let updated = recent
+        .iter()
+        .find(|row| row.security == Security::Public)
+        .map_or_else(String::new, |row| clock::ago(row.logtime, clock::now()));
     let body = Profile {
         page: ctx.page(format!("Profile of {}", owner.name), "").await?,
         journal: JournalHead::of(&owner, &props),
@@ -420,9 +625,17 @@ pub(super) async fn profile(ctx: Ctx, Path(name): Path<String>) -> Answer {
         friends_title: if is_community { "Members" } else { "Friends" },
         friends_count: out.len(),
         friend_of: list(&incoming),
-        friend_of_title: if is_community { "Watched by" } else { "Friend of" },
+        friend_of_title: if is_community {
+            "Watched by"
+        } else {
+            "Friend of"
+        },
         friend_of_count: incoming.len(),
-        kind_words: if is_community { "Community" } else { "Personal journal" },
+        kind_words: if is_community {
+            "Community"
+        } else {
+            "Personal journal"
+        },
         since: clock::day(owner.created),
         updated,
         entries_count: entry::count(app, owner.id).await?,
@@ -458,24 +671,45 @@ struct Line {
 pub(super) async fn archive(ctx: Ctx, Path(name): Path<String>) -> Answer {
     let owner = journal(&ctx, &name).await?;
     let rows = entry::newest_of(&ctx.app, owner.id, 1000, 0).await?;
-    let rows: Vec<EntryRow> = rows.into_iter().filter(|row| circle::sees(ctx.viewer.as_ref(), &owner, row.security)).collect();
+    let rows: Vec<EntryRow> = rows
+        .into_iter()
+        .filter(|row| circle::sees(ctx.viewer.as_ref(), &owner, row.security))
+        .collect();
     let ids: Vec<(UserId, i64)> = rows.iter().map(|row| (row.journal, row.jitemid)).collect();
     let texts = entry::texts(&ctx.app, &ids).await?;
     let mut months: BTreeMap<std::cmp::Reverse<String>, Month> = BTreeMap::new();
     for row in rows {
-        let key = clock::date(row.eventtime).get(..7).unwrap_or_default().to_owned();
-        let subject = texts.get(&(row.journal, row.jitemid)).map_or("", |text| text.subject.as_str());
-        let month = months.entry(std::cmp::Reverse(key)).or_insert_with(|| Month { title: clock::month(row.eventtime), entries: Vec::new() });
+        let key = clock::date(row.eventtime)
+            .get(..7)
+            .unwrap_or_default()
+            .to_owned();
+        let subject = texts
+            .get(&(row.journal, row.jitemid))
+            .map_or("", |text| text.subject.as_str());
+        let month = months
+            .entry(std::cmp::Reverse(key))
+            .or_insert_with(|| Month {
+                title: clock::month(row.eventtime),
+                entries: Vec::new(),
+            });
         month.entries.push(Line {
             day: clock::human(row.eventtime),
             url: view::entry_url(&owner.name, row.ditemid()),
-            title: if subject.is_empty() { "(no subject)".to_owned() } else { subject.to_owned() },
+            title: if subject.is_empty() {
+                "(no subject)".to_owned()
+            } else {
+                subject.to_owned()
+            },
             security: row.security.word(),
         });
     }
     let props = user::props(&ctx.app, owner.id).await?;
     let head = JournalHead::of(&owner, &props);
-    let body = Archive { page: ctx.page(format!("Archive of {}", owner.name), "").await?, journal: head, months: months.into_values().collect() };
+    let body = Archive {
+        page: ctx.page(format!("Archive of {}", owner.name), "").await?,
+        journal: head,
+        months: months.into_values().collect(),
+    };
     Ok(ctx.html(&body)?)
 }
 
@@ -491,7 +725,11 @@ pub(super) async fn feed(ctx: Ctx, Path((name, kind)): Path<(String, String)>) -
         make_feed(&ctx, &owner, is_atom).await?
     } else {
         let made = || async { make_feed(&ctx, &owner, is_atom).await.map(Some) };
-        ctx.app.cache.one(keys::FEED, keys::feed(owner.id, &kind), made).await?.unwrap_or_default()
+        ctx.app
+            .cache
+            .one(keys::FEED, keys::feed(owner.id, &kind), made)
+            .await?
+            .unwrap_or_default()
     };
     let etag = format!("\"{}\"", token::md5(xml.as_bytes()));
     let mime = "text/xml; charset=utf-8";
@@ -503,19 +741,50 @@ pub(super) async fn feed(ctx: Ctx, Path((name, kind)): Path<(String, String)>) -
 }
 
 async fn make_feed(ctx: &Ctx, owner: &User, is_atom: bool) -> Result<String> {
-    let recent = match entry::recent(&ctx.app, &[owner.id]).await?.0.remove(&owner.id) {
+    let recent = match entry::recent(&ctx.app, &[owner.id])
+        .await?
+        .0
+        .remove(&owner.id)
+    {
         Some(recent) => recent,
         None => entry::newest_of(&ctx.app, owner.id, entry::RECENT_MAX, 0).await?,
     };
-    let rows: Vec<EntryRow> = recent.into_iter().filter(|row| circle::sees(ctx.viewer.as_ref(), owner, row.security)).take(feeds::ENTRIES).collect();
+    let rows: Vec<EntryRow> = recent
+        .into_iter()
+        .filter(|row| circle::sees(ctx.viewer.as_ref(), owner, row.security))
+        .take(feeds::ENTRIES)
+        .collect();
     let entries = entry::with_texts(&ctx.app, &rows).await?;
     let posters: Vec<UserId> = entries.iter().map(|entry| entry.row.poster).collect();
     let users = user::by_ids(&ctx.app, &posters).await?;
-    let posters: Vec<String> = posters.iter().map(|id| users.get(id).map_or_else(String::new, |user| user.name.clone())).collect();
+    let posters: Vec<String> = posters
+        .iter()
+        .map(|id| {
+            users
+                .get(id)
+                .map_or_else(String::new, |user| user.name.clone())
+        })
+        .collect();
     let props = user::props(&ctx.app, owner.id).await?;
     let title = JournalHead::of(owner, &props).title;
     let site = &ctx.app.config.site.url;
-    let domain = site.split("://").nth(1).unwrap_or(site).split([':', '/']).next().unwrap_or_default();
-    let channel = feeds::Channel { site, domain, journal: owner, title: &title, posters: &posters };
-    Ok(if is_atom { feeds::atom(&channel, &entries) } else { feeds::rss(&channel, &entries) })
+    let domain = site
+        .split("://")
+        .nth(1)
+        .unwrap_or(site)
+        .split([':', '/'])
+        .next()
+        .unwrap_or_default();
+    let channel = feeds::Channel {
+        site,
+        domain,
+        journal: owner,
+        title: &title,
+        posters: &posters,
+    };
+    Ok(if is_atom {
+        feeds::atom(&channel, &entries)
+    } else {
+        feeds::rss(&channel, &entries)
+    })
 }

@@ -43,9 +43,27 @@ struct Icon {
 
 async fn icons_page(ctx: &Ctx, of: &user::User, own: bool, error: String) -> Result<Icons> {
     let icons = picture::all(&ctx.app, of.id).await?;
-    let icons = icons.into_iter().map(|icon| Icon { picid: icon.id, url: format!("/userpic/{}/{}", icon.id, of.id), is_default: icon.id == of.picid, keyword: icon.keyword }).collect();
-    let headline = if own { "Your icons".to_owned() } else { format!("Icons of {}", of.name) };
-    Ok(Icons { page: ctx.page(headline.clone(), "").await?, headline, error, own, icons })
+    let icons = icons
+        .into_iter()
+        .map(|icon| Icon {
+            picid: icon.id,
+            url: format!("/userpic/{}/{}", icon.id, of.id),
+            is_default: icon.id == of.picid,
+            keyword: icon.keyword,
+        })
+        .collect();
+    let headline = if own {
+        "Your icons".to_owned()
+    } else {
+        format!("Icons of {}", of.name)
+    };
+    Ok(Icons {
+        page: ctx.page(headline.clone(), "").await?,
+        headline,
+        error,
+        own,
+        icons,
+    })
 }
 
 /// `GET /users/NAME/icons`.
@@ -70,7 +88,9 @@ struct Upload {
 
 impl Upload {
     async fn read(mut form: Multipart) -> Result<Self> {
-        let broken = |error: axum::extract::multipart::MultipartError| Error::Invalid(format!("The upload broke off: {error}"));
+        let broken = |error: axum::extract::multipart::MultipartError| {
+            Error::Invalid(format!("The upload broke off: {error}"))
+        };
         let mut upload = Self::default();
         while let Some(field) = form.next_field().await.map_err(broken)? {
             let name = field.name().unwrap_or_default().to_owned();
@@ -78,7 +98,10 @@ impl Upload {
             match name.as_str() {
                 "file" => upload.file = content,
                 "csrf" => upload.csrf = String::from_utf8_lossy(&content).into_owned(),
-                _ => drop(upload.texts.insert(name, String::from_utf8_lossy(content.get(..1000).unwrap_or(&content)).into_owned())),
+                _ => drop(upload.texts.insert(
+                    name,
+                    String::from_utf8_lossy(content.get(..1000).unwrap_or(&content)).into_owned(),
+                )),
             }
         }
         Ok(upload)
@@ -149,10 +172,20 @@ async fn photos_page(ctx: &Ctx, error: String) -> Result<Photos> {
         .iter()
         .map(|photo| {
             let url = format!("/photo/{}/{}", me.name, photo.public());
-            PhotoView { mediaid: photo.id, thumb: format!("{url}/thumb"), url, title: photo.title.clone(), security: photo.security.word() }
+            PhotoView {
+                mediaid: photo.id,
+                thumb: format!("{url}/thumb"),
+                url,
+                title: photo.title.clone(),
+                security: photo.security.word(),
+            }
         })
         .collect();
-    Ok(Photos { page: ctx.page("Photos", "photos").await?, error, photos })
+    Ok(Photos {
+        page: ctx.page("Photos", "photos").await?,
+        error,
+        photos,
+    })
 }
 
 /// `GET /manage/photos`.
@@ -166,7 +199,15 @@ pub(super) async fn upload_photo(ctx: Ctx, form: Multipart) -> Answer {
     ctx.check(&upload.csrf)?;
     let me = ctx.must()?.user.id;
     let security = Security::from_word(upload.text("security"));
-    match media::upload(&ctx.app, me, upload.text("title"), security, upload.file.clone()).await {
+    match media::upload(
+        &ctx.app,
+        me,
+        upload.text("title"),
+        security,
+        upload.file.clone(),
+    )
+    .await
+    {
         Ok(_) => Ok(see("/manage/photos")),
         Err(Error::Invalid(why)) => Ok(ctx.refused(&photos_page(&ctx, why).await?)?),
         Err(error) => Err(error.into()),
@@ -187,9 +228,24 @@ pub(super) async fn act_photo(ctx: Ctx, Form(input): Form<Act>) -> Answer {
 /// `GET /userpic/PICID/USERID`: public, and never another picture under this address.
 pub(super) async fn userpic(ctx: Ctx, Path((picid, userid)): Path<(i64, u32)>) -> Answer {
     let user = UserId(userid);
-    let icon = picture::all(&ctx.app, user).await?.into_iter().find(|icon| icon.id == picid).ok_or(Error::NotFound)?;
+    let icon = picture::all(&ctx.app, user)
+        .await?
+        .into_iter()
+        .find(|icon| icon.id == picid)
+        .ok_or(Error::NotFound)?;
     let file = picture::file_key(user, picid);
-    send(&ctx, &Outgoing { user, file, mime: &icon.mime, is_public: true, created: 0, etag: format!("\"{}\"", icon.md5) }).await
+    send(
+        &ctx,
+        &Outgoing {
+            user,
+            file,
+            mime: &icon.mime,
+            is_public: true,
+            created: 0,
+            etag: format!("\"{}\"", icon.md5),
+        },
+    )
+    .await
 }
 
 /// `GET /photo/NAME/NUMBER`.
@@ -198,7 +254,10 @@ pub(super) async fn photo(ctx: Ctx, Path((name, number)): Path<(String, i64)>) -
 }
 
 /// `GET /photo/NAME/NUMBER/thumb`.
-pub(super) async fn photo_sized(ctx: Ctx, Path((name, number, size)): Path<(String, i64, String)>) -> Answer {
+pub(super) async fn photo_sized(
+    ctx: Ctx,
+    Path((name, number, size)): Path<(String, i64, String)>,
+) -> Answer {
     if size != "thumb" {
         return Err(Error::NotFound.into());
     }
@@ -214,7 +273,18 @@ async fn send_photo(ctx: &Ctx, name: &str, number: i64, size: Size) -> Answer {
     let file = media::file_key(owner.id, photo.id, size);
     let etag = format!("\"{}\"", crate::token::md5(file.as_bytes()));
     let is_public = photo.security == Security::Public;
-    send(ctx, &Outgoing { user: owner.id, file, mime: &photo.mime, is_public, created: photo.created, etag }).await
+    send(
+        ctx,
+        &Outgoing {
+            user: owner.id,
+            file,
+            mime: &photo.mime,
+            is_public,
+            created: photo.created,
+            etag,
+        },
+    )
+    .await
 }
 
 /// A file on its way out, after the check.
@@ -240,10 +310,14 @@ async fn send(ctx: &Ctx, out: &Outgoing<'_>) -> Answer {
         let places = places(&ctx.app, out).await;
         if !places.is_empty() {
             let mut response = with_headers(StatusCode::OK.into_response(), out)?;
-            let urls = HeaderValue::from_str(&places.join(" ")).map_err(|error| Error::Bug(error.to_string()))?;
+            let urls = HeaderValue::from_str(&places.join(" "))
+                .map_err(|error| Error::Bug(error.to_string()))?;
             response.headers_mut().insert("x-reproxy-url", urls);
             if out.is_public {
-                response.headers_mut().insert("x-reproxy-cache-for", HeaderValue::from_static("3600; Last-Modified Content-Type"));
+                response.headers_mut().insert(
+                    "x-reproxy-cache-for",
+                    HeaderValue::from_static("3600; Last-Modified Content-Type"),
+                );
             }
             return Ok(response);
         }
@@ -257,16 +331,34 @@ async fn send(ctx: &Ctx, out: &Outgoing<'_>) -> Answer {
 
 /// Where the file is, remembered for some minutes; empty when that cannot be said now.
 async fn places(app: &App, out: &Outgoing<'_>) -> Vec<String> {
-    let load = || async { app.files.places(&out.file).await.map(|places| (!places.is_empty()).then_some(places)) };
-    app.cache.one(keys::PATHS, keys::paths(out.user, &out.file), load).await.ok().flatten().unwrap_or_default()
+    let load = || async {
+        app.files
+            .places(&out.file)
+            .await
+            .map(|places| (!places.is_empty()).then_some(places))
+    };
+    app.cache
+        .one(keys::PATHS, keys::paths(out.user, &out.file), load)
+        .await
+        .ok()
+        .flatten()
+        .unwrap_or_default()
 }
 
 fn with_headers(mut response: Response, out: &Outgoing<'_>) -> Result<Response> {
-    let value = |text: &str| HeaderValue::from_str(text).map_err(|error| Error::Bug(error.to_string()));
+    let value =
+        |text: &str| HeaderValue::from_str(text).map_err(|error| Error::Bug(error.to_string()));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, value(out.mime)?);
     headers.insert(header::ETAG, value(&out.etag)?);
-    headers.insert(header::CACHE_CONTROL, value(if out.is_public { PUBLIC_LIFE } else { PRIVATE_LIFE })?);
+    headers.insert(
+        header::CACHE_CONTROL,
+        value(if out.is_public {
+            PUBLIC_LIFE
+        } else {
+            PRIVATE_LIFE
+        })?,
+    );
     if out.created > 0 {
         headers.insert(header::LAST_MODIFIED, value(&clock::http(out.created))?);
     }
@@ -276,6 +368,9 @@ fn with_headers(mut response: Response, out: &Outgoing<'_>) -> Result<Response> 
 /// A grey picture for a store that is away; asked for again soon.
 fn placeholder() -> Response {
     let svg = "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"100\" height=\"100\"><rect width=\"100\" height=\"100\" fill=\"#9994\"/></svg>";
-    let head = [(header::CONTENT_TYPE, "image/svg+xml"), (header::CACHE_CONTROL, "no-store")];
+    let head = [
+        (header::CONTENT_TYPE, "image/svg+xml"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
     (StatusCode::SERVICE_UNAVAILABLE, head, svg).into_response()
 }

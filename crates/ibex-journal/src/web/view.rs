@@ -77,13 +77,23 @@ pub(super) struct Avatar {
 impl Avatar {
     pub(super) fn of(user: &User) -> Self {
         let url = (user.picid != 0).then(|| format!("/userpic/{}/{}", user.picid, user.id));
-        Self { url, letter: user.name.chars().next().unwrap_or('?'), tint: user.id.0 % 8 }
+        Self {
+            url,
+            letter: user.name.chars().next().unwrap_or('?'),
+            tint: user.id.0 % 8,
+        }
     }
 
     fn html(&self, class: &str, side: u32) -> String {
         match &self.url {
-            Some(url) => format!("<img class=\"avatar{class}\" src=\"{url}\" alt=\"\" width=\"{side}\" height=\"{side}\" loading=\"lazy\">"),
-            None => format!("<span class=\"avatar{class} t{}\" aria-hidden=\"true\">{}</span>", self.tint, markup::escape(&self.letter.to_string())),
+            Some(url) => format!(
+                "<img class=\"avatar{class}\" src=\"{url}\" alt=\"\" width=\"{side}\" height=\"{side}\" loading=\"lazy\">"
+            ),
+            None => format!(
+                "<span class=\"avatar{class} t{}\" aria-hidden=\"true\">{}</span>",
+                self.tint,
+                markup::escape(&self.letter.to_string())
+            ),
         }
     }
 
@@ -111,12 +121,26 @@ pub(super) struct Person {
 
 impl Person {
     pub(super) fn of(user: &User) -> Self {
-        Self { name: user.name.clone(), display: user.display.clone(), avatar: Avatar::of(user), kind: user.kind }
+        Self {
+            name: user.name.clone(),
+            display: user.display.clone(),
+            avatar: Avatar::of(user),
+            kind: user.kind,
+        }
     }
 
     /// For a number whose account cannot be read now.
     fn unknown(id: UserId) -> Self {
-        Self { name: format!("user{id}"), display: String::new(), avatar: Avatar { url: None, letter: '?', tint: 7 }, kind: Kind::Person }
+        Self {
+            name: format!("user{id}"),
+            display: String::new(),
+            avatar: Avatar {
+                url: None,
+                letter: '?',
+                tint: 7,
+            },
+            kind: Kind::Person,
+        }
     }
 
     pub(super) fn icon(&self) -> &'static str {
@@ -140,9 +164,19 @@ pub(super) struct JournalHead {
 
 impl JournalHead {
     pub(super) fn of(user: &User, props: &Props) -> Self {
-        let title = props.get("title").filter(|title| !title.is_empty()).cloned().unwrap_or_else(|| user.display.clone());
+        let title = props
+            .get("title")
+            .filter(|title| !title.is_empty())
+            .cloned()
+            .unwrap_or_else(|| user.display.clone());
         let subtitle = props.get("subtitle").cloned().unwrap_or_default();
-        Self { name: user.name.clone(), title, subtitle, kind: user.kind.letter(), avatar: Avatar::of(user) }
+        Self {
+            name: user.name.clone(),
+            title,
+            subtitle,
+            kind: user.kind.letter(),
+            avatar: Avatar::of(user),
+        }
     }
 }
 
@@ -168,13 +202,20 @@ pub(super) struct EntryView {
 
 impl EntryView {
     pub(super) fn title(&self) -> &str {
-        if self.subject.is_empty() { "(no subject)" } else { &self.subject }
+        if self.subject.is_empty() {
+            "(no subject)"
+        } else {
+            &self.subject
+        }
     }
     pub(super) fn in_other_journal(&self) -> bool {
         self.poster.name != self.journal.name
     }
     pub(super) fn has_meta(&self) -> bool {
-        !(self.mood.is_empty() && self.music.is_empty() && self.location.is_empty() && self.tags.is_empty())
+        !(self.mood.is_empty()
+            && self.music.is_empty()
+            && self.location.is_empty()
+            && self.tags.is_empty())
     }
     pub(super) fn reply_words(&self) -> String {
         match self.replies {
@@ -192,17 +233,43 @@ pub(super) fn entry_url(journal: &str, ditemid: i64) -> String {
 
 /// Entries as this reader sees them; he was found to see them before.
 pub(super) async fn entries(ctx: &Ctx, list: &[Entry], is_single: bool) -> Result<Vec<EntryView>> {
-    let ids: Vec<UserId> = list.iter().flat_map(|entry| [entry.row.journal, entry.row.poster]).collect();
+    let ids: Vec<UserId> = list
+        .iter()
+        .flat_map(|entry| [entry.row.journal, entry.row.poster])
+        .collect();
     let users = user::by_ids(&ctx.app, &ids).await?;
-    Ok(list.iter().map(|entry| entry_view(ctx, entry, &users, is_single)).collect())
+    Ok(list
+        .iter()
+        .map(|entry| entry_view(ctx, entry, &users, is_single))
+        .collect())
 }
 
-fn entry_view(ctx: &Ctx, entry: &Entry, users: &HashMap<UserId, User>, is_single: bool) -> EntryView {
-    let person = |id: UserId| users.get(&id).map_or_else(|| Person::unknown(id), Person::of);
+fn entry_view(
+    ctx: &Ctx,
+    entry: &Entry,
+    users: &HashMap<UserId, User>,
+    is_single: bool,
+) -> EntryView {
+    let person = |id: UserId| {
+        users
+            .get(&id)
+            .map_or_else(|| Person::unknown(id), Person::of)
+    };
     let (journal, poster) = (person(entry.row.journal), person(entry.row.poster));
     let url = entry_url(&journal.name, entry.row.ditemid());
-    let format = Format::of(entry.text.prop("editor"), entry.text.prop("opt_preformatted"));
-    let body_html = markup::entry(&entry.text.body, format, if is_single { Cuts::Show } else { Cuts::Fold(&url) });
+    let format = Format::of(
+        entry.text.prop("editor"),
+        entry.text.prop("opt_preformatted"),
+    );
+    let body_html = markup::entry(
+        &entry.text.body,
+        format,
+        if is_single {
+            Cuts::Show
+        } else {
+            Cuts::Fold(&url)
+        },
+    );
     let reader = ctx.viewer.as_ref();
     EntryView {
         subject: entry.text.subject.clone(),
@@ -215,7 +282,8 @@ fn entry_view(ctx: &Ctx, entry: &Entry, users: &HashMap<UserId, User>, is_single
         location: entry.text.prop("current_location").to_owned(),
         tags: entry.text.tags.clone(),
         replies: entry.row.replies,
-        can_edit: circle::manages(reader, entry.row.journal) || reader.is_some_and(|reader| reader.user.id == entry.row.poster),
+        can_edit: circle::manages(reader, entry.row.journal)
+            || reader.is_some_and(|reader| reader.user.id == entry.row.poster),
         comments_open: entry.text.prop("opt_nocomments").is_empty(),
         url,
         poster,

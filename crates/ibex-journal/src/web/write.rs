@@ -55,7 +55,11 @@ fn checked<'de, D: serde::Deserializer<'de>>(from: D) -> Result<bool, D::Error> 
 
 impl EntryForm {
     fn empty() -> Self {
-        Self { security: "public".to_owned(), format: "html".to_owned(), ..Self::default() }
+        Self {
+            security: "public".to_owned(),
+            format: "html".to_owned(),
+            ..Self::default()
+        }
     }
 
     fn of(row: &EntryRow, text: &entry::Text, journal: &str) -> Self {
@@ -64,7 +68,12 @@ impl EntryForm {
             subject: text.subject.clone(),
             event: text.body.clone(),
             security: row.security.word().to_owned(),
-            format: if text.prop("editor") == "markdown" { "markdown" } else { "html" }.to_owned(),
+            format: if text.prop("editor") == "markdown" {
+                "markdown"
+            } else {
+                "html"
+            }
+            .to_owned(),
             tags: text.tags.join(", "),
             mood: text.prop("current_mood").to_owned(),
             music: text.prop("current_music").to_owned(),
@@ -76,15 +85,27 @@ impl EntryForm {
 
     /// What is to be stored; properties that the form does not show stay as they were.
     fn draft(&self, old: Option<(&EntryRow, &entry::Text)>) -> Draft {
-        let mut props: BTreeMap<String, String> = old.map(|(_, text)| text.props.clone()).unwrap_or_default();
-        let mut set = |name: &str, value: &str| drop(props.insert(name.to_owned(), value.trim().to_owned()));
+        let mut props: BTreeMap<String, String> =
+            old.map(|(_, text)| text.props.clone()).unwrap_or_default();
+        let mut set =
+            |name: &str, value: &str| drop(props.insert(name.to_owned(), value.trim().to_owned()));
         set("current_mood", &self.mood);
         set("current_music", &self.music);
         set("current_location", &self.location);
-        set("editor", if self.format == "markdown" { "markdown" } else { "" });
+        set(
+            "editor",
+            if self.format == "markdown" {
+                "markdown"
+            } else {
+                ""
+            },
+        );
         set("opt_nocomments", if self.nocomments { "1" } else { "" });
         // A mask of groups is kept as long as the form still says "friends".
-        let security = match (Security::from_word(&self.security), old.map(|(row, _)| row.security)) {
+        let security = match (
+            Security::from_word(&self.security),
+            old.map(|(row, _)| row.security),
+        ) {
             (Security::Mask(_), Some(old @ Security::Mask(_))) => old,
             (chosen, _) => chosen,
         };
@@ -103,8 +124,11 @@ impl EntryForm {
 async fn journals(ctx: &Ctx) -> Result<Vec<User>> {
     let viewer = ctx.must()?;
     let ids: Vec<UserId> = viewer.communities().collect();
-    let mut found: Vec<User> =
-        user::by_ids(&ctx.app, &ids).await?.into_values().filter(|user| user.kind == Kind::Community && user.is_visible()).collect();
+    let mut found: Vec<User> = user::by_ids(&ctx.app, &ids)
+        .await?
+        .into_values()
+        .filter(|user| user.kind == Kind::Community && user.is_visible())
+        .collect();
     found.sort_by(|one, other| one.name.cmp(&other.name));
     found.insert(0, viewer.user.clone());
     Ok(found)
@@ -123,15 +147,33 @@ pub(super) struct Preset {
 /// `GET /update`.
 pub(super) async fn update_form(ctx: Ctx, Query(preset): Query<Preset>) -> Answer {
     ctx.must()?;
-    let form = EntryForm { journal: preset.usejournal, event: preset.event, subject: preset.subject, ..EntryForm::empty() };
+    let form = EntryForm {
+        journal: preset.usejournal,
+        event: preset.event,
+        subject: preset.subject,
+        ..EntryForm::empty()
+    };
     Ok(ctx.html(&update_page(&ctx, form, String::new()).await?)?)
 }
 
 async fn update_page(ctx: &Ctx, form: EntryForm, error: String) -> Result<Update> {
     let journals = journals(ctx).await?;
-    let names = if journals.len() > 1 { journals.into_iter().map(|user| user.name).collect() } else { Vec::new() };
+    let names = if journals.len() > 1 {
+        journals.into_iter().map(|user| user.name).collect()
+    } else {
+        Vec::new()
+    };
     let page = ctx.page("Post an entry", "update").await?;
-    Ok(Update { page, headline: "New entry", action: "/update".to_owned(), button: "Post", editing: false, error, journals: names, form })
+    Ok(Update {
+        page,
+        headline: "New entry",
+        action: "/update".to_owned(),
+        button: "Post",
+        editing: false,
+        error,
+        journals: names,
+        form,
+    })
 }
 
 /// `POST /update`.
@@ -139,8 +181,14 @@ pub(super) async fn update(ctx: Ctx, Form(form): Form<EntryForm>) -> Answer {
     ctx.check(&form.csrf)?;
     let poster = ctx.must()?.user.id;
     let journals = journals(&ctx).await?;
-    let target = if form.journal.is_empty() { journals.first() } else { journals.iter().find(|user| user.name == form.journal) };
-    let Some(target) = target else { return Err(Error::Refused("You may not post to that journal.").into()) };
+    let target = if form.journal.is_empty() {
+        journals.first()
+    } else {
+        journals.iter().find(|user| user.name == form.journal)
+    };
+    let Some(target) = target else {
+        return Err(Error::Refused("You may not post to that journal.").into());
+    };
     match entry::post(&ctx.app, target.id, poster, form.draft(None)).await {
         Ok(row) => Ok(see(&view::entry_url(&target.name, row.ditemid()))),
         Err(Error::Invalid(why)) => Ok(ctx.refused(&update_page(&ctx, form, why).await?)?),
@@ -152,11 +200,18 @@ pub(super) async fn update(ctx: Ctx, Form(form): Form<EntryForm>) -> Answer {
 async fn editable(ctx: &Ctx, name: &str, file: &str) -> Result<(User, EntryRow)> {
     let reader = ctx.must()?.user.id;
     let (owner, row) = journal::entry_of(ctx, name, file).await?;
-    if row.poster == reader || circle::manages(ctx.viewer.as_ref(), owner.id) { Ok((owner, row)) } else { Err(Error::Refused("This entry is not yours.")) }
+    if row.poster == reader || circle::manages(ctx.viewer.as_ref(), owner.id) {
+        Ok((owner, row))
+    } else {
+        Err(Error::Refused("This entry is not yours."))
+    }
 }
 
 async fn text_of(ctx: &Ctx, row: &EntryRow) -> Result<entry::Text> {
-    entry::texts(&ctx.app, &[(row.journal, row.jitemid)]).await?.remove(&(row.journal, row.jitemid)).ok_or(Error::NotFound)
+    entry::texts(&ctx.app, &[(row.journal, row.jitemid)])
+        .await?
+        .remove(&(row.journal, row.jitemid))
+        .ok_or(Error::NotFound)
 }
 
 /// `GET /users/NAME/NNN.html/edit`.
@@ -166,10 +221,25 @@ pub(super) async fn edit_form(ctx: Ctx, Path((name, file)): Path<(String, String
     Ok(ctx.html(&edit_page(&ctx, &owner, &row, form, String::new()).await?)?)
 }
 
-async fn edit_page(ctx: &Ctx, owner: &User, row: &EntryRow, form: EntryForm, error: String) -> Result<Update> {
+async fn edit_page(
+    ctx: &Ctx,
+    owner: &User,
+    row: &EntryRow,
+    form: EntryForm,
+    error: String,
+) -> Result<Update> {
     let action = format!("{}/edit", view::entry_url(&owner.name, row.ditemid()));
     let page = ctx.page("Edit entry", "").await?;
-    Ok(Update { page, headline: "Edit entry", action, button: "Save", editing: true, error, journals: Vec::new(), form })
+    Ok(Update {
+        page,
+        headline: "Edit entry",
+        action,
+        button: "Save",
+        editing: true,
+        error,
+        journals: Vec::new(),
+        form,
+    })
 }
 
 #[derive(Debug, Template)]
@@ -185,7 +255,11 @@ struct Confirm {
 }
 
 /// `POST /users/NAME/NNN.html/edit`: saves, or deletes after asking once more.
-pub(super) async fn edit(ctx: Ctx, Path((name, file)): Path<(String, String)>, Form(form): Form<EntryForm>) -> Answer {
+pub(super) async fn edit(
+    ctx: Ctx,
+    Path((name, file)): Path<(String, String)>,
+    Form(form): Form<EntryForm>,
+) -> Answer {
     ctx.check(&form.csrf)?;
     let (owner, row) = editable(&ctx, &name, &file).await?;
     let url = view::entry_url(&owner.name, row.ditemid());
@@ -209,9 +283,18 @@ pub(super) async fn edit(ctx: Ctx, Path((name, file)): Path<(String, String)>, F
         }
     }
     let old = text_of(&ctx, &row).await?;
-    match entry::edit(&ctx.app, owner.id, row.jitemid, form.draft(Some((&row, &old)))).await {
+    match entry::edit(
+        &ctx.app,
+        owner.id,
+        row.jitemid,
+        form.draft(Some((&row, &old))),
+    )
+    .await
+    {
         Ok(()) => Ok(see(&url)),
-        Err(Error::Invalid(why)) => Ok(ctx.refused(&edit_page(&ctx, &owner, &row, form, why).await?)?),
+        Err(Error::Invalid(why)) => {
+            Ok(ctx.refused(&edit_page(&ctx, &owner, &row, form, why).await?)?)
+        }
         Err(error) => Err(error.into()),
     }
 }
