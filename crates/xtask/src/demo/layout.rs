@@ -1,6 +1,7 @@
 //! Which processes the demo has, what each is told, and where its files lie: the one place that knows the configuration of every daemon.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -21,18 +22,16 @@ pub(crate) const GROUND: &[&[&str]] = &[
     &["schwartzd1"],
     &["smtp"],
 ];
-/// The site and its workers.
-pub(crate) const SITE: &[&[&str]] = &[&["journal1", "journal2"], &["worker1", "worker2"]];
+/// The site's workers; they run while it is filled, since they scale the pictures.
+pub(crate) const WORKERS: &[&[&str]] = &[&["worker1", "worker2"]];
+/// The site.
+pub(crate) const SITE: &[&[&str]] = &[&["journal1", "journal2"]];
 /// What the world sees.
 pub(crate) const FRONT: &[&[&str]] = &[&["perlbal1"]];
 /// Names that need a port beside their data port.
-const EXTRA_PORTS: &[&str] = &[
-    "mogstored1-side",
-    "mogstored2-side",
-    "mogstored3-side",
-    "perlbal1-manage",
-];
-/// Storage nodes, each a host with one device of the same number.
+const EXTRA_PORTS: &[&str] = &["mogstored-side", "perlbal1-manage"];
+/// Storage nodes, each a host with one device of the same number, on an address of its own: a tracker knows a host by its address, and asks all of them at
+/// one side port.
 const NODES: &[(&str, &str)] = &[
     ("mogstored1", "1"),
     ("mogstored2", "2"),
@@ -132,7 +131,13 @@ impl Layout {
             fs::create_dir_all(dir.join(sub))
                 .with_context(|| format!("make {}", dir.join(sub).display()))?;
         }
-        let mut names = [GROUND.concat(), SITE.concat(), FRONT.concat()].concat();
+        let mut names = [
+            GROUND.concat(),
+            WORKERS.concat(),
+            SITE.concat(),
+            FRONT.concat(),
+        ]
+        .concat();
         names.retain(|name| !name.starts_with("worker"));
         names.extend(EXTRA_PORTS);
         let ports = Ports::choose(&dir.join("ports.toml"), &names)?;
@@ -152,6 +157,19 @@ impl Layout {
     /// Address of the site as a visitor types it.
     pub(crate) fn site_url(&self) -> Result<String> {
         Ok(format!("http://{}", self.ports.addr("perlbal1")?))
+    }
+
+    /// Where the instance `name` serves.
+    pub(crate) fn addr(&self, name: &str) -> Result<SocketAddr> {
+        let mut addr = self.ports.addr(name)?;
+        if let Some((_, device)) = NODES.iter().find(|(node, _)| *node == name) {
+            addr.set_ip(
+                format!("127.0.0.{device}")
+                    .parse()
+                    .context("a loopback address")?,
+            );
+        }
+        Ok(addr)
     }
 
     fn database(&self, name: &str) -> String {
@@ -185,7 +203,7 @@ impl Layout {
 
     /// What to start for the instance `name`.
     pub(crate) fn spec(&self, name: &str) -> Result<Spec> {
-        let addr = self.ports.addr(name).ok();
+        let addr = self.addr(name).ok();
         let kind = name.trim_end_matches(|letter: char| letter.is_ascii_digit());
         let config = |of: &str| vec!["--config".to_owned(), self.config(of).display().to_string()];
         let admin = || vec!["--set".to_owned(), "admin.listen=127.0.0.1:0".to_owned()];
@@ -245,7 +263,7 @@ impl Layout {
 
     /// What every daemon's file begins with.
     fn head(&self, name: &str) -> Result<String> {
-        let (addr, state) = (self.ports.addr(name)?, self.state(name));
+        let (addr, state) = (self.addr(name)?, self.state(name));
         Ok(format!(
             "listen = [\"{addr}\"]\nnode_name = \"{name}\"\nstate_dir = \"{}\"\n",
             state.display()
@@ -269,7 +287,10 @@ impl Layout {
         for (name, device) in NODES {
             let docroot = self.state(name).join("data");
             fs::create_dir_all(docroot.join(format!("dev{device}")))?;
-            let side = self.ports.addr(&format!("{name}-side"))?;
+            let side = SocketAddr::new(
+                self.addr(name)?.ip(),
+                self.ports.addr("mogstored-side")?.port(),
+            );
             self.write(
                 name,
                 &format!(
@@ -280,7 +301,12 @@ impl Layout {
             )?;
         }
         let store = |name: &str| format!("[store]\nurl = \"{}\"\n", self.database(name));
-        self.write("mogilefsd1", "", &store("mogilefs"))?;
+        let side = self.ports.addr("mogstored-side")?.port();
+        self.write(
+            "mogilefsd1",
+            &format!("mogstored_stream_port = {side}\n"),
+            &store("mogilefs"),
+        )?;
         self.write("schwartzd1", "", &store("schwartz"))?;
         self.write_journal()?;
         self.write_perlbal()
@@ -367,7 +393,7 @@ impl Layout {
             )?;
         }
         for (host, device) in NODES {
-            let addr = self.ports.addr(host)?;
+            let addr = self.addr(host)?;
             let (ip, port) = (addr.ip().to_string(), addr.port().to_string());
             let args = [
                 ("host", *host),

@@ -87,6 +87,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 fn serve(args: &Args, stack: &mut Stack, stop: &Arc<AtomicBool>, start: Instant) -> Result<()> {
+    sh::run(&mut stack.layout.journal(&["migrate"]))?;
+    stack.start_workers()?;
     seed(stack, args.users)?;
     stack.start_site()?;
     eprintln!(
@@ -138,7 +140,6 @@ fn stop_flag() -> Result<Arc<AtomicBool>> {
 /// Fills the site, once: the seeder leaves a site alone that it has filled.
 fn seed(stack: &Stack, users: u32) -> Result<()> {
     eprintln!("people and entries:");
-    sh::run(&mut stack.layout.journal(&["migrate"]))?;
     // Fifteen entries for each person; ten in a big town, where more of them only read.
     let entries = users.saturating_mul(if users > TOWN_PEOPLE { 10 } else { 15 });
     let (users, entries) = (users.to_string(), entries.to_string());

@@ -26,7 +26,12 @@ impl Stack {
         Ok(stack)
     }
 
-    /// Starts the site, its workers and the balancer.
+    /// Starts the site's workers; its databases are made by now.
+    pub(crate) fn start_workers(&mut self) -> Result<()> {
+        self.start_all(&layout::WORKERS.concat())
+    }
+
+    /// Starts the site and the balancer.
     pub(crate) fn start_site(&mut self) -> Result<()> {
         self.start_all(&layout::SITE.concat())?;
         self.start_all(&layout::FRONT.concat())
@@ -73,7 +78,7 @@ impl Stack {
     }
 
     pub(crate) fn addr(&self, name: &str) -> Result<std::net::SocketAddr> {
-        self.layout.ports.addr(name)
+        self.layout.addr(name)
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -88,7 +93,7 @@ impl Stack {
     /// Stops everything, the front first and the ground last, and answers what did not stop cleanly.
     pub(crate) fn stop(&mut self) -> Vec<String> {
         let mut complaints = Vec::new();
-        for layer in [layout::FRONT, layout::SITE, layout::GROUND] {
+        for layer in [layout::FRONT, layout::SITE, layout::WORKERS, layout::GROUND] {
             let names = layer.concat();
             let mut stopping: Vec<&mut Process> = self
                 .processes
