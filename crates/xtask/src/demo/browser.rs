@@ -405,8 +405,9 @@ fn read_control(form: &mut Form, tag: &Tag<'_>, select: &mut Option<String>) {
     }
 }
 
-/// Path and query of an address of the site.
+/// Path and query of an address of the site; a fragment stays in the browser.
 fn local(target: &str) -> String {
+    let target = target.split('#').next().unwrap_or_default();
     match target.split_once("://") {
         Some((_, rest)) => rest
             .find('/')
@@ -509,6 +510,6 @@ one &lt;two&gt;</textarea><select name="security"><option value="public">all<opt
     fn addresses_of_the_site_become_paths() {
         assert_eq!(local("http://127.0.0.1:8080/a?b"), "/a?b");
         assert_eq!(local("http://127.0.0.1:8080"), "/");
-        assert_eq!(local("/x"), "/x");
+        assert_eq!(local("/x#here"), "/x");
     }
 }

@@ -99,7 +99,7 @@ impl Person {
 
     /// Comments on an entry.
     pub(super) fn comment(&mut self, entry: &str, body: &str) -> Result<()> {
-        let page = self.browser.open(entry)?;
+        let page = self.browser.open(&format!("{entry}?replyto=0"))?;
         let form = page.form_to("/reply")?;
         let page = self.browser.submit(&form.fill("body", body))?;
         ensure!(
