@@ -35,6 +35,7 @@ struct Inner {
     clock: Arc<Clock>,
     /// Wakes workers of this process after an insert of this process.
     inserted: Notify,
+    unique_scope: UniqueScope,
 }
 
 impl fmt::Debug for Client {
@@ -43,6 +44,17 @@ impl fmt::Debug for Client {
             .field("databases", &self.inner.databases)
             .finish_non_exhaustive()
     }
+}
+
+/// Where a unique key counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UniqueScope {
+    /// In all databases: a job with a key is always tried at the same database first, and the other live ones are asked whether the key is
+    /// pending there. While a database is away a key may be taken twice.
+    #[default]
+    All,
+    /// In each database by itself, as the original does it.
+    Database,
 }
 
 /// How a client is made.
@@ -54,6 +66,7 @@ pub struct ClientBuilder {
     secret: Option<String>,
     auto_init: Option<bool>,
     rest: Option<Duration>,
+    unique_scope: UniqueScope,
 }
 
 impl fmt::Debug for ClientBuilder {
@@ -104,6 +117,13 @@ impl ClientBuilder {
     #[must_use]
     pub fn auto_init(mut self, auto_init: bool) -> Self {
         self.auto_init = Some(auto_init);
+        self
+    }
+
+    /// Where unique keys count; in all databases by default.
+    #[must_use]
+    pub fn unique_scope(mut self, scope: UniqueScope) -> Self {
+        self.unique_scope = scope;
         self
     }
 
@@ -189,6 +209,7 @@ impl ClientBuilder {
                 rng: Mutex::new(Rng::new(seed)),
                 clock,
                 inserted: Notify::new(),
+                unique_scope: self.unique_scope,
             }),
         })
     }
@@ -226,6 +247,11 @@ impl Client {
     /// Wakes the workers of this process: someone else inserted.
     pub fn wake(&self) {
         self.inner.inserted.notify_waiters();
+    }
+
+    /// Makes the clock of SQLite databases stand at this second since the epoch, for tests; only [`Client::advance_clock`] moves it then.
+    pub fn hold_clock(&self, epoch: u64) {
+        self.inner.clock.hold(epoch);
     }
 
     /// Moves the clock of SQLite databases ahead, for tests of delays and leases. A MySQL server keeps its own time.
@@ -287,17 +313,86 @@ impl Client {
     /// [`Error::Invalid`] and [`Error::TooLarge`] for the job, [`Error::NoDatabase`] with a cause each.
     pub async fn insert(&self, job: Job) -> Result<Inserted, Error> {
         job.check()?;
-        let job = Arc::new(job);
-        let outcome = self
-            .first(
-                |roles| roles.insert,
-                |database| {
-                    let job = Arc::clone(&job);
-                    async move { database.insert(&job).await }
-                },
-            )
-            .await;
+        let outcome = if self.is_keyed_widely(&job) {
+            self.insert_keyed(&job).await
+        } else {
+            self.insert_anywhere(job).await
+        };
         self.wake_after(outcome)
+    }
+
+    async fn insert_anywhere(&self, job: Job) -> Result<Inserted, Error> {
+        let job = Arc::new(job);
+        self.first(
+            |roles| roles.insert,
+            |database| {
+                let job = Arc::clone(&job);
+                async move { database.insert(&job).await }
+            },
+        )
+        .await
+    }
+
+    /// Whether a job's key counts beyond the database it goes to.
+    fn is_keyed_widely(&self, job: &Job) -> bool {
+        job.uniqkey.is_some()
+            && self.inner.unique_scope == UniqueScope::All
+            && self.inner.databases.len() > 1
+    }
+
+    /// The databases in the order in which this key is tried: the same for every client (rendezvous hashing).
+    fn order_for(&self, job: &Job) -> Vec<Database> {
+        let mut databases: Vec<Database> = self.choose(|_| true);
+        databases.sort_by_key(|database| {
+            let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+            for part in [
+                database.hash(),
+                &job.funcname,
+                job.uniqkey.as_deref().unwrap_or_default(),
+            ] {
+                for byte in part.bytes().chain([0xff]) {
+                    hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+                }
+            }
+            // FNV leaves the last bytes in the low bits only.
+            std::cmp::Reverse((hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        });
+        databases
+    }
+
+    /// Inserts unless a live database holds the key.
+    async fn insert_keyed(&self, job: &Job) -> Result<Inserted, Error> {
+        let mut causes = Vec::new();
+        let databases = self.order_for(job);
+        for (index, database) in databases
+            .iter()
+            .enumerate()
+            .filter(|(_, database)| database.roles().insert)
+        {
+            let others = databases
+                .iter()
+                .enumerate()
+                .filter(|(other, _)| *other != index)
+                .map(|(_, other)| other.clone());
+            let mut asked = tokio::task::JoinSet::new();
+            for other in others {
+                let job = job.clone();
+                asked.spawn(async move { other.judge(other.pending_key(&job).await) });
+            }
+            while let Some(answer) = asked.join_next().await {
+                // One that does not answer is not waited for: its keys count again when it is back.
+                if let Ok(Ok(Some(handle))) = answer {
+                    return Ok(Inserted::Duplicate(Some(handle)));
+                }
+            }
+            match database.judge(database.insert(job).await) {
+                Err(Error::Sql(error)) if crate::error::is_down(error.kind()) => {
+                    causes.push((database.address(), error))
+                }
+                other => return other,
+            }
+        }
+        Err(Error::NoDatabase(Causes(causes)))
     }
 
     /// Puts all jobs into one database in one transaction, or none.
@@ -323,6 +418,14 @@ impl Client {
     /// # Errors
     /// As [`Client::insert`]; then none was written.
     pub async fn insert_each(&self, jobs: Vec<Job>) -> Result<Vec<Inserted>, Error> {
+        if jobs.iter().any(|job| self.is_keyed_widely(job)) {
+            // Each key has its own database then; jobs before a failure stay.
+            let mut all = Vec::with_capacity(jobs.len());
+            for job in jobs {
+                all.push(self.insert(job).await?);
+            }
+            return Ok(all);
+        }
         let jobs = Arc::new(jobs);
         let outcome = self
             .first(

@@ -82,6 +82,18 @@ impl Database {
         }
     }
 
+    /// The pending job of the function with this job's key, if the database knows the function.
+    pub(crate) async fn pending_key(&self, job: &Job) -> Result<Option<Handle>, Error> {
+        match self
+            .funcids(std::slice::from_ref(&job.funcname))
+            .await?
+            .first()
+        {
+            Some(funcid) => self.pending(*funcid, job).await,
+            None => Ok(None),
+        }
+    }
+
     async fn pending(&self, funcid: u32, job: &Job) -> Result<Option<Handle>, Error> {
         let found = self
             .query(

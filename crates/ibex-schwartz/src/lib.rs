@@ -48,7 +48,7 @@ pub mod storable;
 mod tables;
 mod worker;
 
-pub use client::{Client, ClientBuilder};
+pub use client::{Client, ClientBuilder, UniqueScope};
 pub use database::{Database, Roles};
 pub use error::{Causes, Error};
 pub use finish::{Finish, Finished, RetryPolicy};

@@ -14,15 +14,25 @@ pub(crate) struct Clock {
     floor: AtomicU64,
     /// Seconds added to the system's clock.
     offset: AtomicU64,
+    /// Stands still here when not 0.
+    held: AtomicU64,
 }
 
 impl Clock {
     pub(crate) fn now(&self) -> u64 {
-        let system = std::time::SystemTime::UNIX_EPOCH
-            .elapsed()
-            .map_or(0, |since| since.as_secs());
+        let system = match self.held.load(Ordering::Relaxed) {
+            0 => std::time::SystemTime::UNIX_EPOCH
+                .elapsed()
+                .map_or(0, |since| since.as_secs()),
+            held => held,
+        };
         let now = system + self.offset.load(Ordering::Relaxed);
         now.max(self.floor.fetch_max(now, Ordering::Relaxed))
+    }
+
+    pub(crate) fn hold(&self, epoch: u64) {
+        self.held.store(epoch, Ordering::Relaxed);
+        self.floor.store(0, Ordering::Relaxed);
     }
 
     pub(crate) fn advance(&self, seconds: u64) {

@@ -382,3 +382,48 @@ async fn rows_that_are_no_jobs_do_not_stop_the_others() {
             .is_empty()
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_counts_in_all_databases() {
+    let dir = tempfile::tempdir().unwrap();
+    let builder = || {
+        (0..3).fold(Client::builder(), |builder, n| {
+            builder.db(crate::file_url(&dir, &format!("db{n}.db")))
+        })
+    };
+    let client = builder().build().await.unwrap();
+    let other = builder().build().await.unwrap();
+    let mut used = std::collections::BTreeSet::new();
+    for key in 0..20 {
+        let job = || Job::new("F", "").uniqkey(format!("{key}"));
+        let Inserted::New(first) = client.insert(job()).await.unwrap() else {
+            panic!("new")
+        };
+        used.insert(first.database().to_owned());
+        for _ in 0..5 {
+            assert_eq!(
+                other.insert(job()).await.unwrap(),
+                Inserted::Duplicate(Some(first.clone()))
+            );
+        }
+    }
+    assert!(used.len() > 1, "keys are spread over the databases");
+    // The original's way is there for those who want it.
+    let classic = builder()
+        .unique_scope(ibex_schwartz::UniqueScope::Database)
+        .build()
+        .await
+        .unwrap();
+    let mut accepted = 0;
+    for _ in 0..60 {
+        if !classic
+            .insert(Job::new("F", "").uniqkey("classic"))
+            .await
+            .unwrap()
+            .is_duplicate()
+        {
+            accepted += 1;
+        }
+    }
+    assert_eq!(accepted, 3, "once per database");
+}

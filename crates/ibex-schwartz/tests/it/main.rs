@@ -12,6 +12,7 @@
 
 mod faults;
 mod perl;
+mod sim;
 mod suite;
 mod worker;
 
