@@ -16,8 +16,6 @@ const SHELLS: &[(&str, &str)] = &[
     ("zsh", "zsh/_{}"),
     ("fish", "fish/{}.fish"),
 ];
-/// The operator's tool has a man page in section 1; the daemons are in section 8.
-const TOOL: &str = "ibex";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -30,9 +28,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let profile: &[&str] = if args.release { &["--release"] } else { &[] };
-    let mut build = sh::cargo(&["build", "--workspace", "--bins", "--locked"]);
-    sh::run(build.args(profile))?;
+    sh::run(&mut sh::build_family(args.release))?;
     let target = sh::target_dir()?;
     let bin_dir = target.join(if args.release { "release" } else { "debug" });
     if args.check {
@@ -41,7 +37,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     let out = target.join("dist");
     write_examples(&bin_dir)?;
-    for binary in DAEMONS.iter().map(|member| member.binary).chain([TOOL]) {
+    for binary in DAEMONS.iter().map(|member| member.binary).chain([sh::TOOL]) {
         write_man(&bin_dir, &out, binary)?;
         write_completions(&bin_dir, &out, binary)?;
         if args.release {
@@ -104,7 +100,8 @@ fn check_examples(bin_dir: &Path) -> Result<()> {
 }
 
 fn write_man(bin_dir: &Path, out: &Path, binary: &str) -> Result<()> {
-    let section = if binary == TOOL { 1 } else { 8 };
+    // The daemons' pages are in section 8.
+    let section = if binary == sh::TOOL { 1 } else { 8 };
     let page = sh::output(generator(bin_dir, binary).arg("--generate-man"))?;
     ensure!(
         page.contains(".TH"),

@@ -5,7 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use ibex_testkit::family::DAEMONS;
 use serde_json::Value;
+
+/// The operator's tool.
+pub(crate) const TOOL: &str = "ibex";
 
 /// The folder of the workspace.
 pub(crate) fn root() -> &'static Path {
@@ -17,6 +21,18 @@ pub(crate) fn root() -> &'static Path {
 pub(crate) fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(args).current_dir(root()).stdin(Stdio::null());
+    command
+}
+
+/// Builds the daemons and the operator's tool.
+pub(crate) fn build_family(release: bool) -> Command {
+    let mut command = cargo(&["build", "--locked", "--package", TOOL]);
+    for member in DAEMONS {
+        command.args(["--package", member.binary]);
+    }
+    if release {
+        command.arg("--release");
+    }
     command
 }
 

@@ -197,6 +197,11 @@ impl Layout {
         command
     }
 
+    /// The operator's tool.
+    pub(crate) fn tool(&self) -> PathBuf {
+        self.bin_dir.join(sh::TOOL)
+    }
+
     fn config(&self, name: &str) -> PathBuf {
         self.dir.join("etc").join(format!("{name}.toml"))
     }

@@ -15,13 +15,12 @@ mod stack;
 mod tour;
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use ibex_testkit::family::DAEMONS;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use self::layout::{Db, Layout};
@@ -105,14 +104,7 @@ fn serve(args: &Args, stack: &mut Stack, stop: &Arc<AtomicBool>, start: Instant)
 /// Builds the binaries the demo runs (and the operator's tool), with cargo's own progress bar.
 fn build(release: bool) -> Result<()> {
     eprintln!("building the family (the first time takes some minutes)");
-    let mut command = sh::cargo(&["build", "--locked"]);
-    for member in DAEMONS {
-        command.args(["--package", member.binary]);
-    }
-    command.args(["--package", "ibex"]);
-    if release {
-        command.arg("--release");
-    }
+    let mut command = sh::build_family(release);
     sh::run(&mut command)
 }
 
@@ -155,7 +147,22 @@ fn seed(stack: &Stack, users: u32) -> Result<()> {
         tour::PASSWORD,
     ];
     let mut command = stack.layout.journal(&args);
-    sh::run(&mut command)
+    // Its progress bar goes to the screen; what it says at the end is ours to read.
+    let done = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .context("start the seeder")?
+        .wait_with_output()?;
+    let words = String::from_utf8_lossy(&done.stdout);
+    eprint!("{words}");
+    ensure!(
+        done.status.success(),
+        "{} ended with {}",
+        sh::shown(&command),
+        done.status
+    );
+    tour::keep_resident(stack, &words)
 }
 
 /// Shows warnings, starts again what dies, until told to stop.

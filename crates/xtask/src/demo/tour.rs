@@ -2,29 +2,50 @@
 
 use anyhow::{Context, Result};
 
-use super::browser::Browser;
 use super::stack::Stack;
 
 /// Password of everybody the seeder makes, so that a person can be anyone.
 pub(crate) const PASSWORD: &str = "ibex-demo";
+/// File in the state folder with the name of one of them.
+const RESIDENT: &str = "resident";
 
-/// Somebody who lives on the site since it was filled, the same one at every start.
+/// Somebody who lives on the site since it was filled, as the seeder said then.
 fn resident(stack: &Stack) -> Result<String> {
-    let kept = stack.dir().join("resident");
-    if let Ok(name) = std::fs::read_to_string(&kept) {
-        return Ok(name);
+    let kept = stack.dir().join(RESIDENT);
+    std::fs::read_to_string(&kept).with_context(|| {
+        format!(
+            "read {}; the site was filled by another program",
+            kept.display()
+        )
+    })
+}
+
+/// Keeps the name that the seeder's words tell, if they tell one.
+pub(crate) fn keep_resident(stack: &Stack, words: &str) -> Result<()> {
+    let Some((_, rest)) = words.split_once("log in as ") else {
+        return Ok(());
+    };
+    let name: String = rest
+        .chars()
+        .take_while(|letter| letter.is_ascii_alphanumeric() || *letter == '_')
+        .collect();
+    std::fs::write(stack.dir().join(RESIDENT), name).context("keep the resident's name")
+}
+
+/// Writes the file by which the operator's tool finds every daemon of this demo.
+fn write_family(stack: &Stack) -> Result<std::path::PathBuf> {
+    let mut text = String::new();
+    for process in stack.all() {
+        if let Some(admin) = process.admin() {
+            text.push_str(&format!(
+                "[[daemon]]\nname = \"{}\"\nadmin = \"{admin}\"\n\n",
+                process.spec.name
+            ));
+        }
     }
-    let latest = Browser::new(stack.addr("perlbal1")?).open("/latest")?;
-    let names = latest
-        .links()
-        .into_iter()
-        .filter_map(|link| Some(link.strip_prefix("/users/")?.split('/').next()?.to_owned()));
-    let name = names
-        .into_iter()
-        .next()
-        .context("nobody has written anything yet")?;
-    std::fs::write(&kept, &name)?;
-    Ok(name)
+    let path = stack.dir().join("etc/family.toml");
+    std::fs::write(&path, text).context("write the family's addresses")?;
+    Ok(path)
 }
 
 /// Prints the tour.
@@ -32,6 +53,8 @@ pub(crate) fn print(stack: &Stack) -> Result<()> {
     let site = stack.layout.site_url()?;
     let manage = stack.addr("perlbal1-manage")?;
     let resident = resident(stack)?;
+    let family = write_family(stack)?;
+    let tool = stack.layout.tool().display().to_string();
     eprintln!(
         "
 The site:  {site}/          log in at {site}/login as {resident}, password {PASSWORD}
@@ -56,9 +79,11 @@ A short tour
     let mut mover = stack.layout.journal(&["move-user", &resident, "2"]);
     let mover = crate::sh::shown(mover.current_dir(stack.dir()));
     eprintln!(
-        "\nBalancer console: nc {} {}   (show service site, queues, states)",
-        manage.ip(),
-        manage.port()
+        "\nAll of them:      {tool} --family {} status",
+        family.display()
+    );
+    eprintln!(
+        "Balancer console: {tool} balance --manage {manage} show service site   (queues, states, socks …)"
     );
     eprintln!("Move a user:      {mover}");
     eprintln!("Logs:             {}", stack.dir().join("log").display());

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use ibex_testkit::wait;
+use ibex_testkit::{http, wait};
 
 use super::super::browser::{Browser, File, Page};
 use super::super::picture;
@@ -306,7 +306,7 @@ fn pictures(stack: &Stack, seen: &mut Seen) -> Result<String> {
         .unwrap_or_default()
         .to_owned();
     ensure!(kind.starts_with("image/"), "{icon} is {kind:?}");
-    let photo = friends_picture(seen)?;
+    let photo = friends_picture(stack, seen)?;
     Ok(format!(
         "{icon} {kind} {} bytes; {photo}",
         shown.response.body.len()
@@ -314,7 +314,7 @@ fn pictures(stack: &Stack, seen: &mut Seen) -> Result<String> {
 }
 
 /// Uploads a picture for friends and remembers what Ben gets.
-fn friends_picture(seen: &mut Seen) -> Result<String> {
+fn friends_picture(stack: &Stack, seen: &mut Seen) -> Result<String> {
     let page = seen.anna.browser.open("/manage/photos")?;
     let file = File {
         name: "spring.png".to_owned(),
@@ -331,7 +331,13 @@ fn friends_picture(seen: &mut Seen) -> Result<String> {
         .into_iter()
         .find(|link| link.contains("/photo/"))
         .context("the new photo is not shown")?;
+    let before = reproxied(stack)?;
     let friend = seen.ben.browser.open(&address)?;
+    let count = reproxied(stack)? - before;
+    ensure!(
+        count >= 1.0,
+        "{address} did not come from a storage node through the balancer"
+    );
     ensure!(
         friend
             .response
@@ -341,7 +347,29 @@ fn friends_picture(seen: &mut Seen) -> Result<String> {
     );
     seen.picture = Some((address, friend.response.body));
     let (friend, stranger) = check_picture(seen)?;
-    Ok(format!("photo for friends: Ben {friend}, Cleo {stranger}"))
+    Ok(format!(
+        "photo for friends, from a storage node through the balancer: Ben {friend}, Cleo {stranger}"
+    ))
+}
+
+/// Answers the balancer has fetched from storage nodes so far.
+fn reproxied(stack: &Stack) -> Result<f64> {
+    let balancer = stack
+        .all()
+        .iter()
+        .find(|process| process.spec.name == "perlbal1")
+        .context("a balancer runs")?;
+    let text = http::get(
+        balancer.admin().context("it has an admin port")?,
+        "/metrics",
+    )?
+    .text();
+    let samples = text
+        .lines()
+        .filter(|line| line.starts_with("ibex_perlbal_reproxied_total"));
+    Ok(samples
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum())
 }
 
 /// Ben gets the friends-only picture, byte for byte as before; Cleo does not.
