@@ -12,6 +12,7 @@ use crate::insert::Inserted;
 use crate::job::{Job, StoredJob};
 use crate::list::{Change, Failure, FuncCount, Query, State, Status};
 use crate::schema::check_prefix;
+use crate::side::Ended;
 use crate::tables::Clock;
 use ibex_base::rng::Rng;
 use ibex_sql::{Db, Tx};
@@ -689,6 +690,33 @@ impl Client {
         after: u64,
     ) -> Result<(u64, Vec<(String, u64)>), Error> {
         database.judge(database.newer(after).await)
+    }
+
+    /// Makes a job that failed for good or was cancelled ready again, under its old handle and with all its runs before it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when nothing is kept of it, [`Error::Duplicate`] when its key is pending again, and as [`Client::grab_handle`].
+    pub async fn retry(&self, handle: &Handle) -> Result<(), Error> {
+        let database = self.of(handle)?;
+        let outcome = database.judge(database.retry(handle.jobid()).await);
+        self.wake_after(outcome)
+    }
+
+    /// Jobs that ended in `state` (`failed` or `cancelled`) and are kept, newest first, per database up to `limit`.
+    ///
+    /// # Errors
+    /// What a database answers.
+    pub async fn ended(
+        &self,
+        state: &str,
+        func: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<Ended>, Error> {
+        let mut all = Vec::new();
+        for database in self.databases() {
+            all.extend(database.judge(database.ended_list(state, func, limit).await)?);
+        }
+        Ok(all)
     }
 
     /// Changes a job that no worker has.

@@ -7,10 +7,11 @@ use crate::error::Error;
 use crate::funcs::Funcs;
 use crate::job::{Job, limits};
 use crate::schema;
+use crate::side;
 use crate::tables::{Clock, fill};
 use ibex_sql::{Db, Done, Engine, Row, Tx, Value, params};
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::OnceCell;
@@ -59,6 +60,8 @@ pub(crate) struct Inner {
     pub(crate) funcs: Funcs,
     clock: Arc<Clock>,
     down_until: Mutex<Option<Instant>>,
+    /// Whether our own tables are there; known once it is open.
+    side: AtomicBool,
     /// Bytes of an argument that one statement can carry; known once it is open.
     arg_bytes_max: AtomicUsize,
 }
@@ -84,6 +87,7 @@ impl Database {
             funcs: Funcs::default(),
             clock,
             down_until: Mutex::new(None),
+            side: false.into(),
             arg_bytes_max: limits::ARG_BYTES_MAX.into(),
         };
         Self {
@@ -173,7 +177,11 @@ impl Database {
                 .arg_bytes_max
                 .store(limit.min(limits::ARG_BYTES_MAX), Ordering::Relaxed);
         }
-        schema::extend(db, prefix).await
+        schema::extend(db, prefix).await?;
+        self.inner
+            .side
+            .store(side::create(db, prefix).await?, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Refuses what would break the connection: one argument beyond the server's packet size says nothing about the database.
@@ -188,6 +196,11 @@ impl Database {
         } else {
             Ok(())
         }
+    }
+
+    /// Whether our own tables are there.
+    pub(crate) fn has_side(&self) -> bool {
+        self.inner.side.load(Ordering::Relaxed)
     }
 
     pub(crate) fn funcs(&self) -> &Funcs {

@@ -9,6 +9,7 @@ use crate::grab::GrabbedJob;
 use crate::handle::Handle;
 use crate::insert::{insert_tolerant, prepared};
 use crate::job::{Job, When, cut_message};
+use crate::side;
 use ibex_sql::{Engine, Value, params};
 use std::fmt;
 use std::sync::Arc;
@@ -196,6 +197,8 @@ impl Database {
         };
         let scope = self.scope();
         let hash = self.hash().to_owned();
+        self.db().await?;
+        let has_side = self.has_side();
         let outcome = self
             .db()
             .await?
@@ -213,7 +216,9 @@ impl Database {
                             status,
                             retry,
                             keep,
-                        } => fail(&mut work, fence, &message, (status, keep), &retry).await,
+                        } => {
+                            fail(&mut work, fence, &message, (status, keep), &retry, has_side).await
+                        }
                         Finish::Decline(when) => decline(&mut work, fence, when).await,
                         Finish::Extend(seconds) => extend(&mut work, fence, seconds).await,
                         Finish::Replace { keep, .. } => {
@@ -381,6 +386,7 @@ async fn fail(
     message: &str,
     (status, keep): (u16, u64),
     retry: &RetryPolicy,
+    has_side: bool,
 ) -> Result<Finished, Error> {
     check(work, fence).await?;
     work.execute(
@@ -388,7 +394,7 @@ async fn fail(
         params![fence.jobid, cut_message(message), fence.funcid],
     )
     .await?;
-    let failures: u32 = match work
+    let errors: u32 = match work
         .query_one(
             "SELECT COUNT(*) FROM {p}error WHERE jobid = ?",
             params![fence.jobid],
@@ -398,7 +404,15 @@ async fn fail(
         Some(row) => row.get(0)?,
         None => 1,
     };
+    let failures = if has_side {
+        side::failed_run(work, fence, message, errors).await?
+    } else {
+        errors
+    };
     if failures > retry.max_retries {
+        if has_side {
+            side::keep(work, fence.jobid, "failed", failures).await?;
+        }
         over(work, fence, status.max(1), keep).await?;
         return Ok(Finished::Over);
     }

@@ -175,12 +175,16 @@ impl Database {
         max: usize,
     ) -> Result<Vec<GrabbedJob>, Error> {
         let scope = self.scope();
+        self.db().await?;
+        let has_side = self.has_side();
         let rows = self
             .db()
             .await?
             .write(move |tx| {
                 let (scope, candidates) = (scope.clone(), candidates.clone());
-                Box::pin(async move { take(&mut scope.on(tx), &candidates, lease, max).await })
+                Box::pin(
+                    async move { take(&mut scope.on(tx), &candidates, lease, max, has_side).await },
+                )
             })
             .await;
         let rows = match rows {
@@ -261,7 +265,13 @@ impl Database {
                 params![jobid],
             )
             .await?;
-        let failures = failures.first().map_or(Ok(0), |row| row.get(0))?;
+        let failures: u32 = failures.first().map_or(Ok(0), |row| row.get(0))?;
+        let recorded = self
+            .texts(jobid)
+            .await?
+            .last()
+            .map_or(0, |(attempt, ..)| *attempt);
+        let failures = failures.max(recorded);
         self.grabbed(row, row.get(7)?, failures).await
     }
 }
@@ -337,6 +347,7 @@ async fn take(
     candidates: &[Candidate],
     lease: u64,
     max: usize,
+    has_side: bool,
 ) -> Result<Vec<(Row, u32)>, Error> {
     const UPDATE: &str = "UPDATE {p}job SET grabbed_until = ? WHERE jobid = ? AND grabbed_until = ? AND grabbed_until <= :now";
     let mut ours: Vec<u64> = Vec::new();
@@ -369,22 +380,25 @@ async fn take(
         )
         .await?;
     let mut failures = std::collections::BTreeMap::new();
-    for row in work
-        .query(
-            &format!(
-                "SELECT jobid, COUNT(*) FROM {{p}}error WHERE jobid IN ({list}) GROUP BY jobid"
-            ),
-            ids,
-        )
-        .await?
-    {
-        failures.insert(row.get::<u64>(0)?, row.get::<u32>(1)?);
+    let mut counts =
+        format!("SELECT jobid, COUNT(*) FROM {{p}}error WHERE jobid IN ({list}) GROUP BY jobid");
+    let mut params = ids.clone();
+    if has_side {
+        counts.push_str(&format!(" UNION ALL SELECT jobid, MAX(attempt) FROM {{p}}sz_attempt WHERE jobid IN ({list}) GROUP BY jobid"));
+        params.extend(ids);
     }
-    let order = |jobid: u64| {
-        candidates
-            .iter()
-            .position(|candidate| candidate.jobid == jobid)
-    };
+    for row in work.query(&counts, params).await? {
+        let count: u32 = row.get(1)?;
+        failures
+            .entry(row.get::<u64>(0)?)
+            .and_modify(|known: &mut u32| *known = count.max(*known))
+            .or_insert(count);
+    }
+    let places: std::collections::BTreeMap<u64, usize> = candidates
+        .iter()
+        .enumerate()
+        .map(|(place, candidate)| (candidate.jobid, place))
+        .collect();
     let mut all: Vec<(Row, u32)> = rows
         .into_iter()
         .map(|row| {
@@ -396,7 +410,11 @@ async fn take(
             (row, count)
         })
         .collect();
-    all.sort_by_key(|(row, _)| row.get(0).ok().and_then(order));
+    all.sort_by_key(|(row, _)| {
+        row.get(0)
+            .ok()
+            .and_then(|jobid: u64| places.get(&jobid).copied())
+    });
     Ok(all)
 }
 

@@ -6,6 +6,7 @@ use crate::database::Database;
 use crate::error::Error;
 use crate::grab::{COLUMNS, like_prefix};
 use crate::job::{StoredJob, When};
+use crate::side::{self, Ended};
 use crate::tables::marks;
 use bytes::Bytes;
 use ibex_sql::{Engine, Value, params};
@@ -63,7 +64,7 @@ pub struct Failure {
     pub time: u64,
     /// Which job.
     pub jobid: u64,
-    /// What it said, 255 characters at most.
+    /// What it said; the classic column holds 255 characters.
     pub message: String,
     /// Number of the function.
     pub funcid: u32,
@@ -76,8 +77,10 @@ pub struct Status {
     pub pending: Option<(StoredJob, State)>,
     /// The exit status, once it is over and while it is kept.
     pub exit_status: Option<u16>,
-    /// Failed runs, oldest first.
+    /// Failed runs, oldest first; their texts in full where our own tables are.
     pub failures: Vec<Failure>,
+    /// What is kept of a job that failed for good or was cancelled.
+    pub ended: Option<Ended>,
 }
 
 /// Jobs of one function in one database.
@@ -189,6 +192,15 @@ impl Database {
                 params![jobid],
             )
             .await?;
+        let mut failures = self.failures_of(jobid).await?;
+        let texts = self.texts(jobid).await?;
+        // The newest errors belong to the newest texts; older ones may have been cleaned, or be of a Perl worker.
+        for (failure, (_, time, message)) in failures.iter_mut().rev().zip(texts.into_iter().rev())
+        {
+            if failure.time == time && message.starts_with(failure.message.trim_end()) {
+                failure.message = message;
+            }
+        }
         let exit_status = exit
             .first()
             .map(|row| row.get::<Option<u16>>(0))
@@ -197,7 +209,8 @@ impl Database {
         Ok(Status {
             pending,
             exit_status,
-            failures: self.failures_of(jobid).await?,
+            failures,
+            ended: self.ended(jobid).await?,
         })
     }
 
@@ -347,16 +360,35 @@ impl Database {
 
     /// Removes one job that nobody works on.
     pub(crate) async fn cancel(&self, jobid: u64) -> Result<(), Error> {
-        if self
-            .execute(
-                "DELETE FROM {p}job WHERE jobid = ? AND grabbed_until <= :now",
-                params![jobid],
-            )
-            .await?
-            .rows_affected
-            == 1
-        {
-            return Ok(());
+        let scope = self.scope();
+        let db = self.db().await?;
+        let has_side = self.has_side();
+        let removed = db
+            .write(move |tx| {
+                let scope = scope.clone();
+                Box::pin(async move {
+                    let mut work = scope.on(tx);
+                    if has_side {
+                        side::keep(&mut work, jobid, "cancelled", 0).await?;
+                    }
+                    let done = work
+                        .execute(
+                            "DELETE FROM {p}job WHERE jobid = ? AND grabbed_until <= :now",
+                            params![jobid],
+                        )
+                        .await?;
+                    // Rolls the kept copy back, too.
+                    if done.rows_affected == 1 {
+                        Ok(())
+                    } else {
+                        Err(Error::NotFound(jobid))
+                    }
+                })
+            })
+            .await;
+        match removed {
+            Err(Error::NotFound(_)) => {}
+            other => return other,
         }
         match self
             .query("SELECT jobid FROM {p}job WHERE jobid = ?", params![jobid])
@@ -384,7 +416,8 @@ impl Database {
             .execute(errors, params![ERROR_SECONDS, CLEAN_ROWS_MAX])
             .await?
             .rows_affected;
-        Ok(first
+        Ok(self.clean_side().await?
+            + first
             + self
                 .execute(statuses, params![CLEAN_ROWS_MAX])
                 .await?

@@ -427,3 +427,102 @@ async fn a_key_counts_in_all_databases() {
     }
     assert_eq!(accepted, 3, "once per database");
 }
+
+#[tokio::test]
+async fn runs_are_counted_when_the_errors_are_cleaned_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let client = crate::file_client(&dir).await;
+    let handle = client
+        .insert(Job::new("F", ""))
+        .await
+        .unwrap()
+        .handle()
+        .cloned()
+        .unwrap();
+    for attempt in 1..=3 {
+        let job = client.grab(&want("F")).await.unwrap().pop().unwrap();
+        assert_eq!(job.attempt, attempt);
+        let fail = Finish::Fail {
+            message: "x".to_owned(),
+            status: 1,
+            retry: RetryPolicy::fixed(2, 8 * 86_400),
+            keep: 0,
+        };
+        job.finish(fail).await.unwrap();
+        client.advance_clock(Duration::from_secs(9 * 86_400));
+        while client.clean(&client.databases()[0]).await.unwrap() > 0 {}
+    }
+    assert!(
+        !client.is_pending(&handle).await.unwrap(),
+        "three runs, however long between them"
+    );
+}
+
+#[tokio::test]
+async fn failed_and_cancelled_jobs_are_kept_with_their_full_texts_and_can_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let client = crate::file_client(&dir).await;
+    let long = "☺".repeat(1000);
+    let handle = client
+        .insert(Job::new("F", "arg").uniqkey("k"))
+        .await
+        .unwrap()
+        .handle()
+        .cloned()
+        .unwrap();
+    let job = client.grab(&want("F")).await.unwrap().pop().unwrap();
+    job.finish(Finish::Fail {
+        message: long.clone(),
+        status: 5,
+        retry: RetryPolicy::never(),
+        keep: 1000,
+    })
+    .await
+    .unwrap();
+    let status = client.status(&handle).await.unwrap();
+    assert_eq!(status.failures[0].message, long);
+    let ended = status.ended.unwrap();
+    assert_eq!(
+        (
+            ended.state.as_str(),
+            ended.attempts,
+            ended.funcname.as_str()
+        ),
+        ("failed", 1, "F")
+    );
+    assert_eq!(
+        client.ended("failed", Some("F"), 10).await.unwrap().len(),
+        1
+    );
+    client.retry(&handle).await.unwrap();
+    assert!(matches!(
+        client.retry(&handle).await,
+        Err(Error::NotFound(_))
+    ));
+    let status = client.status(&handle).await.unwrap();
+    assert!(status.ended.is_none() && status.failures.is_empty() && status.exit_status.is_none());
+    client.cancel(&handle).await.unwrap();
+    assert_eq!(
+        client.status(&handle).await.unwrap().ended.unwrap().state,
+        "cancelled"
+    );
+    client
+        .insert(Job::new("F", "other").uniqkey("k"))
+        .await
+        .unwrap();
+    assert!(
+        matches!(client.retry(&handle).await, Err(Error::Duplicate)),
+        "its key is pending again"
+    );
+    let other = client.grab(&want("F")).await.unwrap().pop().unwrap();
+    other
+        .finish(Finish::Complete { status: 0, keep: 0 })
+        .await
+        .unwrap();
+    client.retry(&handle).await.unwrap();
+    let job = client.grab(&want("F")).await.unwrap().pop().unwrap();
+    assert_eq!(
+        (job.handle, job.attempt, job.job.arg.as_ref()),
+        (handle, 1, b"arg".as_slice())
+    );
+}

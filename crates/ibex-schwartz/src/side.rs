@@ -1,0 +1,257 @@
+//! Our own tables beside the classic ones: full texts of failures, the count of runs, and jobs that ended without success.
+//!
+//! Apart because a database may not allow them: then every call works as the original's does, and what is kept here is not. Perl programs
+//! know nothing of these tables and are not disturbed by them. Names start with `sz_` after the prefix.
+
+use crate::database::{Database, Work};
+use crate::error::Error;
+use crate::finish::Fence;
+use crate::handle::Handle;
+use ibex_sql::{Db, Engine, params};
+
+/// A job that failed can be brought back for this long.
+const RETAIN_FAILED_SECONDS: u64 = 30 * 86_400;
+/// A job that was cancelled, for this long.
+const RETAIN_CANCELLED_SECONDS: u64 = 86_400;
+/// Characters of a failure's full text.
+const TEXT_CHARS_MAX: usize = 65_536;
+/// Rows of one cleaning statement, at most.
+const CLEAN_ROWS_MAX: u32 = 1000;
+
+const SQLITE: [&str; 5] = [
+    "CREATE TABLE IF NOT EXISTS {p}sz_attempt (jobid INTEGER NOT NULL, attempt INTEGER NOT NULL, ended_at INTEGER NOT NULL, message TEXT NOT NULL, \
+     PRIMARY KEY (jobid, attempt)) STRICT, WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS {p}sz_attempt_ended ON {p}sz_attempt (ended_at)",
+    "CREATE TABLE IF NOT EXISTS {p}sz_done (jobid INTEGER PRIMARY KEY NOT NULL, funcid INTEGER NOT NULL, state TEXT NOT NULL, arg BLOB, uniqkey TEXT, coalesce TEXT, \
+     priority INTEGER, finished_at INTEGER NOT NULL, attempts INTEGER NOT NULL, delete_after INTEGER NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS {p}sz_done_after ON {p}sz_done (delete_after)",
+    "CREATE INDEX IF NOT EXISTS {p}sz_done_state ON {p}sz_done (state, funcid)",
+];
+
+const MYSQL: [&str; 2] = [
+    "CREATE TABLE IF NOT EXISTS {p}sz_attempt (jobid BIGINT UNSIGNED NOT NULL, attempt INT UNSIGNED NOT NULL, ended_at BIGINT UNSIGNED NOT NULL, \
+     message MEDIUMTEXT CHARACTER SET utf8mb4 NOT NULL, PRIMARY KEY (jobid, attempt), INDEX (ended_at)) ENGINE=InnoDB",
+    "CREATE TABLE IF NOT EXISTS {p}sz_done (jobid BIGINT UNSIGNED NOT NULL PRIMARY KEY, funcid INT UNSIGNED NOT NULL, state VARCHAR(12) NOT NULL, arg MEDIUMBLOB, \
+     uniqkey VARCHAR(255), coalesce VARCHAR(255), priority SMALLINT UNSIGNED, finished_at BIGINT UNSIGNED NOT NULL, attempts INT UNSIGNED NOT NULL, \
+     delete_after BIGINT UNSIGNED NOT NULL, INDEX (delete_after), INDEX (state, funcid)) ENGINE=InnoDB",
+];
+
+/// A job that ended without success and is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Its name.
+    pub handle: Handle,
+    /// The function.
+    pub funcname: String,
+    /// `failed` or `cancelled`.
+    pub state: String,
+    /// Runs it had.
+    pub attempts: u32,
+    /// Epoch seconds.
+    pub finished_at: u64,
+}
+
+/// Makes the tables; `false` when the database does not allow it.
+pub(crate) async fn create(db: &Db, prefix: &str) -> Result<bool, Error> {
+    let statements: &[&str] = match db.engine() {
+        Engine::Sqlite => &SQLITE,
+        Engine::MySql => &MYSQL,
+    };
+    for statement in statements {
+        match db
+            .execute(statement.replace("{p}", prefix), params![])
+            .await
+        {
+            Ok(_) => {}
+            Err(error) if error.is_connection_lost() => return Err(error.into()),
+            Err(error) => {
+                tracing::info!(database = %db.config(), error = %error, "own tables cannot be made, classic work goes on without them");
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// Notes a failed run with its full text, and answers how many runs the job has had: rows of `error` are cleaned after a week and must not
+/// make a job immortal.
+pub(crate) async fn failed_run(
+    work: &mut Work<'_>,
+    fence: Fence,
+    message: &str,
+    errors: u32,
+) -> Result<u32, Error> {
+    let recorded: Option<u32> = match work
+        .query_one(
+            "SELECT MAX(attempt) FROM {p}sz_attempt WHERE jobid = ?",
+            params![fence.jobid],
+        )
+        .await?
+    {
+        Some(row) => row.get(0)?,
+        None => None,
+    };
+    let attempt = errors.max(recorded.unwrap_or(0) + 1);
+    let text: String = message.chars().take(TEXT_CHARS_MAX).collect();
+    work.execute(
+        "INSERT INTO {p}sz_attempt (jobid, attempt, ended_at, message) VALUES (?, ?, :now, ?)",
+        params![fence.jobid, attempt, text],
+    )
+    .await?;
+    Ok(attempt)
+}
+
+/// Keeps the row that is about to go.
+pub(crate) async fn keep(
+    work: &mut Work<'_>,
+    jobid: u64,
+    state: &str,
+    attempts: u32,
+) -> Result<(), Error> {
+    let retain = if state == "cancelled" {
+        RETAIN_CANCELLED_SECONDS
+    } else {
+        RETAIN_FAILED_SECONDS
+    };
+    work.execute(
+        "REPLACE INTO {p}sz_done (jobid, funcid, state, arg, uniqkey, coalesce, priority, finished_at, attempts, delete_after) \
+         SELECT jobid, funcid, ?, arg, uniqkey, coalesce, priority, :now, ?, :now + ? FROM {p}job WHERE jobid = ?",
+        params![state, attempts, retain, jobid],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Puts a kept job back as if it were new, under its old number.
+async fn revive(work: &mut Work<'_>, jobid: u64) -> Result<(), Error> {
+    let back = work
+        .execute(
+            "INSERT INTO {p}job (jobid, funcid, arg, uniqkey, coalesce, priority, insert_time, run_after, grabbed_until) \
+             SELECT jobid, funcid, arg, uniqkey, coalesce, priority, :now, :now, 0 FROM {p}sz_done WHERE jobid = ?",
+            params![jobid],
+        )
+        .await;
+    match back {
+        Ok(done) if done.rows_affected == 1 => {}
+        Ok(_) => return Err(Error::NotFound(jobid)),
+        Err(Error::Sql(error)) if error.is_unique_violation() => return Err(Error::Duplicate),
+        Err(error) => return Err(error),
+    }
+    // Its failures would count against its new life.
+    for table in ["sz_done", "sz_attempt", "error", "exitstatus"] {
+        work.execute(
+            &format!("DELETE FROM {{p}}{table} WHERE jobid = ?"),
+            params![jobid],
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+impl Database {
+    pub(crate) async fn retry(&self, jobid: u64) -> Result<(), Error> {
+        self.db().await?;
+        if !self.has_side() {
+            return Err(Error::NotFound(jobid));
+        }
+        let scope = self.scope();
+        self.db()
+            .await?
+            .write(move |tx| {
+                let scope = scope.clone();
+                Box::pin(async move { revive(&mut scope.on(tx), jobid).await })
+            })
+            .await
+    }
+
+    /// What is kept of a job that ended without success.
+    pub(crate) async fn ended(&self, jobid: u64) -> Result<Option<Ended>, Error> {
+        if !self.has_side() {
+            return Ok(None);
+        }
+        let rows = self.query("SELECT jobid, funcid, state, attempts, finished_at FROM {p}sz_done WHERE jobid = ?", params![jobid]).await?;
+        match rows.first() {
+            Some(row) => self.ended_row(row).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Jobs that ended in `state`, newest first.
+    pub(crate) async fn ended_list(
+        &self,
+        state: &str,
+        func: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<Ended>, Error> {
+        self.db().await?;
+        if !self.has_side() {
+            return Ok(Vec::new());
+        }
+        let mut template =
+            "SELECT jobid, funcid, state, attempts, finished_at FROM {p}sz_done WHERE state = ?"
+                .to_owned();
+        let mut params = params![state];
+        if let Some(func) = func {
+            let Some(id) = self.funcids(&[func.to_owned()]).await?.first().copied() else {
+                return Ok(Vec::new());
+            };
+            template.push_str(" AND funcid = ?");
+            params.push(id.into());
+        }
+        template.push_str(" ORDER BY finished_at DESC, jobid DESC LIMIT ?");
+        params.push(limit.into());
+        let mut all = Vec::new();
+        for row in self.query(&template, params).await? {
+            all.push(self.ended_row(&row).await?);
+        }
+        Ok(all)
+    }
+
+    async fn ended_row(&self, row: &ibex_sql::Row) -> Result<Ended, Error> {
+        Ok(Ended {
+            handle: Handle::new(self.hash(), row.get(0)?),
+            funcname: self.funcname(row.get(1)?).await?.unwrap_or_default(),
+            state: row.get(2)?,
+            attempts: row.get(3)?,
+            finished_at: row.get(4)?,
+        })
+    }
+
+    /// Full texts of failed runs by number.
+    pub(crate) async fn texts(&self, jobid: u64) -> Result<Vec<(u32, u64, String)>, Error> {
+        if !self.has_side() {
+            return Ok(Vec::new());
+        }
+        let rows = self.query("SELECT attempt, ended_at, message FROM {p}sz_attempt WHERE jobid = ? ORDER BY attempt", params![jobid]).await?;
+        rows.iter()
+            .map(|row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .collect()
+    }
+
+    /// One chunk of kept jobs past their time, and texts of jobs that are no more.
+    pub(crate) async fn clean_side(&self) -> Result<u64, Error> {
+        if !self.has_side() {
+            return Ok(0);
+        }
+        let (done, texts) = match self.engine() {
+            Engine::Sqlite => (
+                "DELETE FROM {p}sz_done WHERE jobid IN (SELECT jobid FROM {p}sz_done WHERE delete_after < :now LIMIT ?)",
+                "DELETE FROM {p}sz_attempt WHERE (jobid, attempt) IN (SELECT jobid, attempt FROM {p}sz_attempt t WHERE ended_at < :now - ? \
+                 AND NOT EXISTS (SELECT 1 FROM {p}job j WHERE j.jobid = t.jobid) LIMIT ?)",
+            ),
+            Engine::MySql => (
+                "DELETE FROM {p}sz_done WHERE delete_after < :now LIMIT ?",
+                "DELETE FROM {p}sz_attempt WHERE ended_at < :now - ? AND NOT EXISTS (SELECT 1 FROM {p}job j WHERE j.jobid = {p}sz_attempt.jobid) LIMIT ?",
+            ),
+        };
+        let first = self
+            .execute(done, params![CLEAN_ROWS_MAX])
+            .await?
+            .rows_affected;
+        Ok(first
+            + self
+                .execute(texts, params![RETAIN_FAILED_SECONDS, CLEAN_ROWS_MAX])
+                .await?
+                .rows_affected)
+    }
+}
