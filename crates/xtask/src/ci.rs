@@ -1,8 +1,10 @@
 //! `cargo xtask ci`: everything that must be green, cheap things first, all of it in one run so that one failure does not hide the next.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use ibex_testkit::mariadb::Server;
 
 use crate::suite::Tally;
 use crate::{dist, sh, test, tidy};
@@ -25,6 +27,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         tests,
         test::doctests,
         rustdoc,
+        demo,
+        demo_again,
+        demo_mariadb,
         licences,
     ];
     for step in steps {
@@ -71,6 +76,60 @@ fn tests(tally: &mut Tally) {
 fn rustdoc(tally: &mut Tally) {
     let mut command = sh::cargo(&["doc", "--workspace", "--no-deps", "--locked", "--quiet"]);
     tally.check("rustdoc", command.env("RUSTDOCFLAGS", "-D warnings"));
+}
+
+/// Arguments of every walk of the demo: the binaries are built by now.
+const DEMO: &[&str] = &[
+    "run",
+    "--quiet",
+    "--locked",
+    "--package",
+    "xtask",
+    "--",
+    "demo",
+    "--check",
+    "--no-build",
+];
+
+fn demo_dir() -> PathBuf {
+    std::env::temp_dir().join(format!("ibex-ci-demo-{}", std::process::id()))
+}
+
+fn demo(tally: &mut Tally) {
+    tally.check(
+        "demo --check",
+        sh::cargo(DEMO).arg("--state").arg(demo_dir()),
+    );
+}
+
+fn demo_again(tally: &mut Tally) {
+    let dir = demo_dir();
+    tally.check(
+        "demo --check, same state",
+        sh::cargo(DEMO).arg("--state").arg(&dir),
+    );
+    if let Err(error) = std::fs::remove_dir_all(&dir) {
+        eprintln!("{} stays: {error}", dir.display());
+    }
+}
+
+fn demo_mariadb(tally: &mut Tally) {
+    let server = match Server::start() {
+        Ok(Some(server)) => server,
+        Ok(None) => return tally.skip("demo --check on MariaDB", "MariaDB is not installed"),
+        Err(error) => return tally.check_with("demo --check on MariaDB", || Err(error)),
+    };
+    let dir = demo_dir();
+    tally.check(
+        "demo --check on MariaDB",
+        sh::cargo(DEMO)
+            .args(["--users", "50", "--db", &server.url()])
+            .arg("--state")
+            .arg(&dir),
+    );
+    if let Err(error) = std::fs::remove_dir_all(&dir) {
+        eprintln!("{} stays: {error}", dir.display());
+    }
 }
 
 fn licences(tally: &mut Tally) {

@@ -131,15 +131,23 @@ impl Layout {
             fs::create_dir_all(dir.join(sub))
                 .with_context(|| format!("make {}", dir.join(sub).display()))?;
         }
-        let mut names = [
+        let instances = [
             GROUND.concat(),
             WORKERS.concat(),
             SITE.concat(),
             FRONT.concat(),
         ]
         .concat();
-        names.retain(|name| !name.starts_with("worker"));
-        names.extend(EXTRA_PORTS);
+        let mut names: Vec<String> = instances
+            .iter()
+            .map(|name| format!("{name}-admin"))
+            .collect();
+        names.extend(
+            instances
+                .iter()
+                .chain(EXTRA_PORTS)
+                .map(|name| (*name).to_owned()),
+        );
         let ports = Ports::choose(&dir.join("ports.toml"), &names)?;
         if let Some(db) = &db {
             db.create()?;
@@ -208,10 +216,11 @@ impl Layout {
 
     /// What to start for the instance `name`.
     pub(crate) fn spec(&self, name: &str) -> Result<Spec> {
-        let addr = self.addr(name).ok();
+        let addr = self.addr(name).ok().filter(|_| !name.starts_with("worker"));
         let kind = name.trim_end_matches(|letter: char| letter.is_ascii_digit());
         let config = |of: &str| vec!["--config".to_owned(), self.config(of).display().to_string()];
-        let admin = || vec!["--set".to_owned(), "admin.listen=127.0.0.1:0".to_owned()];
+        let admin_addr = self.ports.addr(&format!("{name}-admin"))?;
+        let admin = || vec!["--set".to_owned(), format!("admin.listen={admin_addr}")];
         let (binary, args) = match kind {
             "smtp" => {
                 let mail = self.dir.join("mail").display().to_string();
@@ -276,8 +285,9 @@ impl Layout {
     }
 
     fn write(&self, name: &str, own: &str, tables: &str) -> Result<()> {
+        let admin = self.ports.addr(&format!("{name}-admin"))?;
         let text = format!(
-            "# Written by `cargo xtask demo`; overwritten at each start.\n{}{own}\n[admin]\nlisten = \"127.0.0.1:0\"\n{tables}",
+            "# Written by `cargo xtask demo`; overwritten at each start.\n{}{own}\n[admin]\nlisten = \"{admin}\"\n{tables}",
             self.head(name)?
         );
         fs::create_dir_all(self.state(name))?;
@@ -368,9 +378,10 @@ impl Layout {
         let state = self.state("perlbal1");
         fs::create_dir_all(&state)?;
         let text = format!(
-            "perlbal_conf = \"{}\"\nnode_name = \"perlbal1\"\nstate_dir = \"{}\"\n[admin]\nlisten = \"127.0.0.1:0\"\n",
+            "perlbal_conf = \"{}\"\nnode_name = \"perlbal1\"\nstate_dir = \"{}\"\n[admin]\nlisten = \"{}\"\n",
             file.display(),
-            state.display()
+            state.display(),
+            self.ports.addr("perlbal1-admin")?
         );
         fs::write(self.config("perlbal1"), text).context("write the balancer's configuration")
     }

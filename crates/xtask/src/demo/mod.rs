@@ -169,7 +169,11 @@ fn seed(stack: &Stack, users: u32) -> Result<()> {
 fn watch(stack: &mut Stack, stop: &AtomicBool) -> Result<()> {
     while !stop.load(Ordering::SeqCst) {
         for process in stack.all_mut() {
-            for line in process.new_alarms() {
+            for line in process
+                .new_alarms()
+                .into_iter()
+                .filter(|line| line.level != "RAW" || line.msg.contains("panicked"))
+            {
                 eprintln!("{} {}", process.spec.name, line.raw);
             }
             if let Some(status) = process.exited()? {

@@ -19,7 +19,7 @@ pub(crate) struct Ports {
 
 impl Ports {
     /// The ports kept in `file` where they are still free, new ones for the rest; writes the file.
-    pub(crate) fn choose(file: &Path, names: &[&str]) -> Result<Self> {
+    pub(crate) fn choose(file: &Path, names: &[impl AsRef<str>]) -> Result<Self> {
         let kept: BTreeMap<String, u16> = match std::fs::read_to_string(file) {
             Ok(text) => {
                 toml::from_str(&text).with_context(|| format!("read {}", file.display()))?
@@ -30,11 +30,12 @@ impl Ports {
         // Where the search starts depends on the folder, so that two demos do not meet at every port.
         let mut next = FIRST + hash(file) % (LAST - FIRST - 200);
         for name in names {
-            let port = match kept.get(*name).copied().filter(|port| is_free(*port)) {
+            let name = name.as_ref();
+            let port = match kept.get(name).copied().filter(|port| is_free(*port)) {
                 Some(port) => port,
                 None => free_after(&mut next, &kept)?,
             };
-            by_name.insert((*name).to_owned(), port);
+            by_name.insert(name.to_owned(), port);
         }
         let ports = Self { by_name };
         std::fs::write(file, toml::to_string(&ports.by_name)?)

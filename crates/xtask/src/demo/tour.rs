@@ -76,8 +76,12 @@ A short tour
             eprintln!("  {:<12} http://{admin}/", process.spec.name);
         }
     }
-    let mut mover = stack.layout.journal(&["move-user", &resident, "2"]);
-    let mover = crate::sh::shown(mover.current_dir(stack.dir()));
+    let mover = stack.layout.journal(&["move-user", &resident, "2"]);
+    let words = std::iter::once(mover.get_program()).chain(mover.get_args());
+    let mover = words
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect::<Vec<_>>()
+        .join(" ");
     eprintln!(
         "\nAll of them:      {tool} --family {} status",
         family.display()
