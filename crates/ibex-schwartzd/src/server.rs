@@ -21,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 /// A request head that takes longer to arrive ends the connection.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
-/// Part of the drain's time in which workers may finish; the rest is for giving leases back and saying goodbye.
-const FINISH_SHARE: f64 = 0.8;
+/// End of the drain's time that is kept for giving leases back and closing databases; half of it when it is shorter than twice this.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// Runs the daemon until it is told to stop.
 ///
@@ -271,7 +271,8 @@ async fn serve(app: Arc<App>, stream: Stream, stop: CancellationToken) {
 /// Hands nothing more out, lets workers finish what they have, and gives the rest back.
 async fn drain(app: &Arc<App>, kit: &Kit) {
     app.hub.closing.cancel();
-    let grace = kit.common().shutdown.grace.std().mul_f64(FINISH_SHARE);
+    let grace = kit.common().shutdown.grace.std();
+    let grace = grace.saturating_sub(GOODBYE.min(grace / 2));
     let returned = async {
         loop {
             let told = app.leases.returned.notified();

@@ -315,14 +315,20 @@ impl App {
                 ("jobid".to_owned(), handle.jobid().into()),
             ]),
         };
-        let state = match (&status.pending, status.exit_status) {
-            (Some((_, state)), _) => state.as_str(),
-            (None, Some(0)) => "completed",
-            (None, Some(_)) => "failed",
-            (None, None) => {
+        let state = match (&status.pending, &status.ended, status.exit_status) {
+            (Some((_, state)), ..) => state.as_str(),
+            (None, Some(ended), _) if ended.state == "cancelled" => "cancelled",
+            (None, Some(_), _) => "failed",
+            (None, None, Some(0)) => "completed",
+            (None, None, Some(_)) => "failed",
+            (None, None, None) => {
                 return Err(Refusal::not_found("no such job, or nothing is kept of it"));
             }
         };
+        if let Some(ended) = &status.ended {
+            out.insert("func".to_owned(), ended.funcname.clone().into());
+            out.insert("finished_at".to_owned(), ended.finished_at.into());
+        }
         out.insert("state".to_owned(), state.into());
         out.insert(
             "attempt".to_owned(),
@@ -350,12 +356,33 @@ impl App {
                 .map_err(|_| Refusal::bad_request(format!("{name} is a number"))),
             None => Ok(None),
         };
+        if let Some(state @ ("failed" | "cancelled")) = pairs.get("state").map(String::as_str) {
+            let limit = number("limit")?.unwrap_or(50).clamp(1, PAGE_MAX);
+            let ended = self
+                .client
+                .ended(state, pairs.get("func").map(String::as_str), limit)
+                .await?;
+            let out: Vec<Value> = ended
+                .iter()
+                .map(|job| {
+                    json!({
+                        "handle": job.handle.to_string(), "jobid": job.handle.jobid(), "func": job.funcname, "state": job.state,
+                        "attempt": job.attempts, "finished_at": job.finished_at,
+                    })
+                })
+                .collect();
+            return Ok(ok(&json!({ "jobs": out })));
+        }
         let state = match pairs.get("state").map(String::as_str) {
             None => None,
             Some("ready") => Some(State::Ready),
             Some("grabbed") => Some(State::Grabbed),
             Some("scheduled") => Some(State::Scheduled),
-            Some(_) => return Err(Refusal::bad_request("state is ready, grabbed or scheduled")),
+            Some(_) => {
+                return Err(Refusal::bad_request(
+                    "state is ready, grabbed, scheduled, failed or cancelled",
+                ));
+            }
         };
         let after = match pairs.get("after") {
             Some(handle) => super::parse_handle(handle)?.jobid(),
@@ -396,6 +423,15 @@ impl App {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// A job that failed for good or was cancelled, ready again.
+    pub(super) async fn retry(&self, handle: &Handle) -> Result<Reply, Refusal> {
+        self.client.retry(handle).await?;
+        self.look_now();
+        Ok(ok(
+            &json!({ "handle": handle.to_string(), "state": "ready" }),
+        ))
     }
 
     pub(super) async fn change(

@@ -114,6 +114,9 @@ impl App {
             (&Method::POST, ["v1", "fetch"]) => self.fetch(request).await,
             (&Method::GET, ["v1", "take"]) => self.take(&request),
             (&Method::POST, ["v1", "finish"]) => self.finish_many(request).await,
+            (&Method::POST, ["v1", "jobs", handle, "retry"]) => {
+                self.retry(&parse_handle(handle)?).await
+            }
             (&Method::POST, ["v1", "jobs", handle, op]) => {
                 self.finish_one(parse_handle(handle)?, op, request).await
             }

@@ -101,11 +101,20 @@ impl App {
 
     /// Makes jobs ready again that were handed out and will not be finished; no failure is counted.
     pub(crate) async fn give_back(&self, held: Vec<crate::held::Held>) {
+        // Together, so that they share a commit.
+        let mut giving = tokio::task::JoinSet::new();
         for one in held {
-            if let Err(error) = one.database.release_job(one.jobid, one.value).await {
-                tracing::debug!(job = one.jobid, error = %error, "job comes back when its lease ends");
+            giving.spawn(async move {
+                if let Err(error) = one.database.release_job(one.jobid, one.value).await {
+                    tracing::debug!(job = one.jobid, error = %error, "job comes back when its lease ends");
+                }
+                one.func
+            });
+        }
+        while let Some(given) = giving.join_next().await {
+            if let Ok(func) = given {
+                self.hub.wake(&func, 1);
             }
-            self.hub.wake(&one.func, 1);
         }
     }
 }

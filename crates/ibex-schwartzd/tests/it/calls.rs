@@ -199,6 +199,18 @@ fn every_way_to_finish() {
         case.ok("GET", "/v1/errors?func=G&inlast=60", &Value::Null)["errors"][0]["message"],
         "over"
     );
+    let path = format!("/v1/jobs/{}", jobs[0]["handle"].as_str().unwrap());
+    let dead = case.ok("GET", "/v1/jobs?state=failed&func=G", &Value::Null);
+    assert_eq!(dead["jobs"][0]["handle"], jobs[0]["handle"]);
+    assert_eq!(
+        case.ok("POST", &format!("{path}/retry"), &Value::Null)["state"],
+        "ready"
+    );
+    assert_eq!(
+        case.call("POST", &format!("{path}/retry"), &Value::Null).0,
+        404
+    );
+    assert_eq!(case.fetch("G", 0)[0]["attempt"], 1);
     case.daemon.stop().unwrap();
 }
 

@@ -103,7 +103,7 @@ fn acknowledged_inserts_and_finishes_survive_kill_nine() {
 
 #[test]
 fn a_stop_answers_the_waiting_and_gives_back_what_is_out() {
-    let case = Case::start(&[("shutdown.grace", "1s")]);
+    let case = Case::start(&[("shutdown.grace", "2s")]);
     case.insert(&json!({"func": "S", "arg": "held"}));
     let held = case.fetch("S", 0).remove(0);
     let url = case.url();
@@ -134,7 +134,7 @@ fn a_stop_answers_the_waiting_and_gives_back_what_is_out() {
     });
     let daemon = Daemon::builder("ibex-schwartzd")
         .set("store.url", &url)
-        .set("shutdown.grace", "300ms")
+        .set("shutdown.grace", "2s")
         .start()
         .unwrap();
     let addr = daemon.addr("schwartz").unwrap();
@@ -176,7 +176,7 @@ fn a_worker_may_finish_while_the_daemon_drains() {
         .unwrap();
     let daemon = Daemon::builder("ibex-schwartzd")
         .set("store.url", &url)
-        .set("shutdown.grace", "300ms")
+        .set("shutdown.grace", "2s")
         .start()
         .unwrap();
     let (_, status) = call(
@@ -235,7 +235,7 @@ fn heavy_a_database_that_goes_away_and_comes_back() {
             &format!("{url}?timeout=300ms&connect_timeout=300ms"),
         )
         .set("retry_after", "1s")
-        .set("shutdown.grace", "300ms")
+        .set("shutdown.grace", "2s")
         .announce("database")
         .start()
         .unwrap();

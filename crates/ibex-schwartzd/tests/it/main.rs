@@ -33,7 +33,7 @@ impl Case {
         // Jobs that a test leaves unfinished are not waited for long at the end.
         let mut builder = Daemon::builder("ibex-schwartzd")
             .set("store.url", &url)
-            .set("shutdown.grace", "300ms");
+            .set("shutdown.grace", "2s");
         for (key, value) in settings {
             builder = builder.set(key, value);
         }
