@@ -234,7 +234,14 @@ mod tests {
                 }
                 Event::End(_) => inside = false,
                 Event::Eof => return out,
-                _ => {}
+                Event::Empty(_)
+                | Event::Text(_)
+                | Event::CData(_)
+                | Event::Comment(_)
+                | Event::Decl(_)
+                | Event::PI(_)
+                | Event::DocType(_)
+                | Event::GeneralRef(_) => {}
             }
         }
     }

@@ -132,6 +132,23 @@ fn a_mail_waits_for_its_server() {
         ann.page("/inbox").contains("bob commented")
     })
     .unwrap();
+    let dsn = format!("sqlite:{}", site.dir.path().join("global.db").display());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let waiting = || {
+        runtime.block_on(async {
+            let db = ibex_sql::Db::open(&ibex_sql::Config::new(&dsn).unwrap())
+                .await
+                .unwrap();
+            let sql = "SELECT COUNT(*) FROM job JOIN error ON error.jobid = job.jobid";
+            db.query_one(sql, Vec::new())
+                .await
+                .unwrap()
+                .unwrap()
+                .get::<i64>(0)
+                .unwrap()
+        })
+    };
+    wait::until_true("the mail failed once and is kept", || waiting() == 1).unwrap();
     assert!(mails(&site).is_empty());
     daemon.stop().unwrap();
 }
