@@ -157,6 +157,42 @@ impl App {
         Ok(value)
     }
 
+    /// Writes the global database, which has no outbox: the effects are noted in the outbox of `user`'s cluster first, so that a
+    /// crash right after the commit loses none of them. A cluster that is away costs the note, not the write.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub async fn write_global<T>(
+        &self,
+        user: UserId,
+        effects: Effects,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let payload =
+            serde_json::to_string(&effects).map_err(|error| Error::Bug(error.to_string()))?;
+        let noted = self
+            .cluster
+            .write_noting(
+                user,
+                move |tx: &mut UserTx<'_>| -> BoxFuture<'_, Result<()>> {
+                    let payload = payload.clone();
+                    Box::pin(async move { Ok(tx.outbox("effects", &payload).await?) })
+                },
+            )
+            .await;
+        let value = work.await?;
+        let acted = self.act(&effects).await;
+        match noted {
+            Ok(((), cluster, rows)) if acted => {
+                let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+                done.entry(cluster).or_default().extend(rows);
+            }
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, "effects of a global write not noted"),
+        }
+        Ok(value)
+    }
+
     /// Invalidates and enqueues; whether all of it worked.
     pub async fn act(&self, effects: &Effects) -> bool {
         let invalidated = self.cache.invalidate(&effects.invalidate).await;

@@ -3,7 +3,7 @@
 //! Apart because two one-way relations serve two questions: whose entries are on my friends page (watch, outgoing), and whose
 //! protected entries may I read (trust, incoming). The second is loaded once per request and decides every visibility.
 
-use crate::app::App;
+use crate::app::{App, Effects};
 use crate::error::{Error, Result};
 use crate::user::User;
 use crate::visibility::{Kind, Relation, Security, may_see};
@@ -199,9 +199,7 @@ pub async fn remove(app: &App, user: &User, friend: &User) -> Result<()> {
 }
 
 async fn set(app: &App, from: UserId, to: UserId, edge: Option<(bool, bool)>) -> Result<()> {
-    app.cluster
-        .global()
-        .write(move |tx: &mut Tx| -> BoxFuture<'_, Result<()>> {
+    let write = app.cluster.global().write(move |tx: &mut Tx| -> BoxFuture<'_, Result<()>> {
             Box::pin(async move {
                 match edge {
                     Some((trust, watch)) => {
@@ -218,12 +216,9 @@ async fn set(app: &App, from: UserId, to: UserId, edge: Option<(bool, bool)>) ->
                 }
                 Ok(())
             })
-        })
-        .await?;
-    app.cache
-        .invalidate(&[keys::edge_out(from), keys::edge_in(to)])
-        .await;
-    Ok(())
+        });
+    let effects = Effects::keys([keys::edge_out(from), keys::edge_in(to)]);
+    app.write_global(from, effects, write).await
 }
 
 /// Makes a user administrator of a community.
@@ -231,13 +226,11 @@ async fn set(app: &App, from: UserId, to: UserId, edge: Option<(bool, bool)>) ->
 /// # Errors
 /// The global database's.
 pub async fn make_administrator(app: &App, community: UserId, user: UserId) -> Result<()> {
-    app.cluster
-        .global()
-        .execute(
-            "REPLACE INTO rel (userid, target, kind) VALUES (?, ?, 'A')",
-            params![community, user],
-        )
-        .await?;
-    app.cache.invalidate(&[keys::edge_in(user)]).await;
-    Ok(())
+    let sql = "REPLACE INTO rel (userid, target, kind) VALUES (?, ?, 'A')";
+    app.write_global(user, Effects::keys([keys::edge_in(user)]), async {
+        let global = app.cluster.global();
+        global.execute(sql, params![community, user]).await?;
+        Ok(())
+    })
+    .await
 }

@@ -131,15 +131,13 @@ pub async fn set_default(app: &App, user: UserId, id: i64) -> Result<()> {
     if id != 0 && !all(app, user).await?.iter().any(|picture| picture.id == id) {
         return Err(Error::NotFound);
     }
-    app.cluster
-        .global()
-        .execute(
-            "UPDATE user SET defaultpicid = ? WHERE userid = ?",
-            params![id, user],
-        )
-        .await?;
-    app.cache.invalidate(&[keys::user(user)]).await;
-    Ok(())
+    let sql = "UPDATE user SET defaultpicid = ? WHERE userid = ?";
+    app.write_global(user, Effects::keys([keys::user(user)]), async {
+        let global = app.cluster.global();
+        global.execute(sql, params![id, user]).await?;
+        Ok(())
+    })
+    .await
 }
 
 /// Deletes a picture, its row first.

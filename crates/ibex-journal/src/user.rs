@@ -545,12 +545,12 @@ pub async fn set_profile(app: &App, id: UserId, display: &str, whocanreply: &str
     };
     let display: String = display.trim().chars().take(80).collect();
     let sql = "UPDATE user SET name = ?, opt_whocanreply = ? WHERE userid = ?";
-    app.cluster
-        .global()
-        .execute(sql, params![display, who, id])
-        .await?;
-    app.cache.invalidate(&[keys::user(id)]).await;
-    Ok(())
+    app.write_global(id, Effects::keys([keys::user(id)]), async {
+        let global = app.cluster.global();
+        global.execute(sql, params![display, who, id]).await?;
+        Ok(())
+    })
+    .await
 }
 
 /// His address, if he gave one.
