@@ -10,7 +10,8 @@ use crate::handle::Handle;
 use crate::insert::{insert_tolerant, prepared};
 use crate::job::{Job, When, cut_message};
 use crate::side;
-use ibex_sql::{Engine, Value, params};
+use crate::tables::id_list;
+use ibex_sql::{Engine, params};
 use std::fmt;
 use std::sync::Arc;
 
@@ -344,13 +345,10 @@ async fn complete_many(
 ) -> Result<Vec<bool>, Error> {
     let mut funcids = std::collections::BTreeMap::new();
     if keep > 0 && !jobs.is_empty() {
-        let ids = jobs.iter().map(|(jobid, _)| Value::from(*jobid)).collect();
+        let (list, ids) = id_list(&jobs.iter().map(|(jobid, _)| *jobid).collect::<Vec<_>>());
         for row in work
             .query(
-                &format!(
-                    "SELECT jobid, funcid FROM {{p}}job WHERE jobid IN ({})",
-                    crate::tables::marks(jobs.len())
-                ),
+                &format!("SELECT jobid, funcid FROM {{p}}job WHERE jobid IN ({list})"),
                 ids,
             )
             .await?

@@ -7,7 +7,7 @@ use crate::database::{Database, Work};
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::job::StoredJob;
-use crate::tables::marks;
+use crate::tables::id_list;
 use bytes::Bytes;
 use ibex_base::rng::Rng;
 use ibex_sql::{Row, Value, params};
@@ -124,24 +124,30 @@ impl Database {
         let (filter, filter_params) = filters(want);
         // DIFFERS(theschwartz): oldest due time first and not lowest jobid first, so that an index finds the next job whatever lies
         // before it; new rows and those whose lease ran out are two short ranges of that index.
-        let order = if want.prioritize {
-            "priority DESC, jobid"
+        let (new_order, lost_order) = if want.prioritize {
+            ("priority DESC, jobid", "priority DESC, jobid")
         } else {
-            "run_after, jobid"
+            ("run_after, jobid", "grabbed_until")
         };
         let mut parts = Vec::new();
         let mut params = Vec::new();
         for (index, funcid) in funcids.iter().enumerate() {
-            for (part, fence) in [
-                ("n", "grabbed_until = 0"),
-                ("e", "grabbed_until > 0 AND grabbed_until <= :now"),
+            // The plus keeps SQLite from walking all ready rows in order of time to find the few whose lease ran out.
+            for (part, fence, order) in [
+                ("n", "grabbed_until = 0 AND run_after <= :now", new_order),
+                (
+                    "e",
+                    "grabbed_until > 0 AND grabbed_until <= :now AND +run_after <= :now",
+                    lost_order,
+                ),
             ] {
                 parts.push(format!(
                     "SELECT * FROM (SELECT jobid, grabbed_until, priority, run_after, :now AS now FROM {{p}}job \
-                     WHERE funcid = ? AND {fence} AND run_after <= :now{filter} ORDER BY {order} LIMIT {limit}) {part}{index}"
+                     WHERE funcid = ? AND {fence}{filter} ORDER BY {order} LIMIT ?) {part}{index}"
                 ));
                 params.push(Value::from(*funcid));
                 params.extend(filter_params.iter().cloned());
+                params.push(Value::from(limit));
             }
         }
         let rows = self.query(&parts.join(" UNION ALL "), params).await?;
@@ -371,8 +377,7 @@ async fn take(
     if ours.is_empty() {
         return Ok(Vec::new());
     }
-    let list = marks(ours.len());
-    let ids: Vec<Value> = ours.iter().map(|id| Value::from(*id)).collect();
+    let (list, ids) = id_list(&ours);
     let rows = work
         .query(
             &format!("SELECT {COLUMNS} FROM {{p}}job WHERE jobid IN ({list})"),

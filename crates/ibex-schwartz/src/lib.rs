@@ -33,6 +33,7 @@
 #![warn(missing_docs)]
 
 mod client;
+mod cron;
 mod database;
 mod dsn;
 mod error;
@@ -50,6 +51,7 @@ mod tables;
 mod worker;
 
 pub use client::{Client, ClientBuilder, UniqueScope};
+pub use cron::{CatchUp, CronEntry, Schedule};
 pub use database::{Database, Roles};
 pub use error::{Causes, Error};
 pub use finish::{Finish, Finished, RetryPolicy};

@@ -1,4 +1,4 @@
-//! Our own tables beside the classic ones: full texts of failures, the count of runs, and jobs that ended without success.
+//! Our own tables beside the classic ones: full texts of failures, the count of runs, jobs that ended without success, periodic jobs.
 //!
 //! Apart because a database may not allow them: then every call works as the original's does, and what is kept here is not. Perl programs
 //! know nothing of these tables and are not disturbed by them. Names start with `sz_` after the prefix.
@@ -18,7 +18,7 @@ const TEXT_CHARS_MAX: usize = 65_536;
 /// Rows of one cleaning statement, at most.
 const CLEAN_ROWS_MAX: u32 = 1000;
 
-const SQLITE: [&str; 5] = [
+const SQLITE: [&str; 7] = [
     "CREATE TABLE IF NOT EXISTS {p}sz_attempt (jobid INTEGER NOT NULL, attempt INTEGER NOT NULL, ended_at INTEGER NOT NULL, message TEXT NOT NULL, \
      PRIMARY KEY (jobid, attempt)) STRICT, WITHOUT ROWID",
     "CREATE INDEX IF NOT EXISTS {p}sz_attempt_ended ON {p}sz_attempt (ended_at)",
@@ -26,14 +26,20 @@ const SQLITE: [&str; 5] = [
      priority INTEGER, finished_at INTEGER NOT NULL, attempts INTEGER NOT NULL, delete_after INTEGER NOT NULL)",
     "CREATE INDEX IF NOT EXISTS {p}sz_done_after ON {p}sz_done (delete_after)",
     "CREATE INDEX IF NOT EXISTS {p}sz_done_state ON {p}sz_done (state, funcid)",
+    "CREATE TABLE IF NOT EXISTS {p}sz_cron (name TEXT PRIMARY KEY NOT NULL, spec TEXT NOT NULL, zone TEXT NOT NULL, catch_up TEXT NOT NULL, \
+     template TEXT NOT NULL, next_at INTEGER NOT NULL, last_at INTEGER) STRICT",
+    "CREATE INDEX IF NOT EXISTS {p}sz_cron_next ON {p}sz_cron (next_at)",
 ];
 
-const MYSQL: [&str; 2] = [
+const MYSQL: [&str; 3] = [
     "CREATE TABLE IF NOT EXISTS {p}sz_attempt (jobid BIGINT UNSIGNED NOT NULL, attempt INT UNSIGNED NOT NULL, ended_at BIGINT UNSIGNED NOT NULL, \
      message MEDIUMTEXT CHARACTER SET utf8mb4 NOT NULL, PRIMARY KEY (jobid, attempt), INDEX (ended_at)) ENGINE=InnoDB",
     "CREATE TABLE IF NOT EXISTS {p}sz_done (jobid BIGINT UNSIGNED NOT NULL PRIMARY KEY, funcid INT UNSIGNED NOT NULL, state VARCHAR(12) NOT NULL, arg MEDIUMBLOB, \
      uniqkey VARCHAR(255), coalesce VARCHAR(255), priority SMALLINT UNSIGNED, finished_at BIGINT UNSIGNED NOT NULL, attempts INT UNSIGNED NOT NULL, \
      delete_after BIGINT UNSIGNED NOT NULL, INDEX (delete_after), INDEX (state, funcid)) ENGINE=InnoDB",
+    "CREATE TABLE IF NOT EXISTS {p}sz_cron (name VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL PRIMARY KEY, spec VARCHAR(255) NOT NULL, \
+     zone VARCHAR(64) NOT NULL, catch_up VARCHAR(8) NOT NULL, template MEDIUMTEXT CHARACTER SET utf8mb4 NOT NULL, next_at BIGINT NOT NULL, last_at BIGINT, \
+     INDEX (next_at)) ENGINE=InnoDB",
 ];
 
 /// A job that ended without success and is kept.

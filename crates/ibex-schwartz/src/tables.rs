@@ -86,6 +86,15 @@ pub(crate) fn marks(count: usize) -> String {
     vec!["?"; count].join(", ")
 }
 
+/// Marks and values for `IN (…)`, padded to a power of two by repeating the first, so that few different statements have to be prepared.
+pub(crate) fn id_list(ids: &[u64]) -> (String, Vec<Value>) {
+    let mut values: Vec<Value> = ids.iter().map(|id| Value::from(*id)).collect();
+    if let Some(first) = values.first().cloned() {
+        values.resize(ids.len().next_power_of_two(), first);
+    }
+    (marks(values.len()), values)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -63,6 +63,7 @@ async fn suite(client: &Client) {
     times(client).await;
     lists(client).await;
     outbox(client).await;
+    periodic(client).await;
     cleaning(client).await;
 }
 
@@ -749,4 +750,35 @@ async fn cleaning(client: &Client) {
     .unwrap();
     assert_eq!(client.clean(database).await.unwrap(), 2);
     assert_eq!(client.clean(database).await.unwrap(), 0);
+}
+
+/// Several daemons see the same due entry, and one inserts its job.
+async fn periodic(client: &Client) {
+    let database = &client.databases()[0];
+    let put = |spec: &'static str| {
+        database.cron_put("nightly", spec, "", ibex_schwartz::CatchUp::One, "{}")
+    };
+    assert!(put("61 * * * *").await.is_err());
+    let entry = put("@every 1s").await.unwrap();
+    assert_eq!(database.cron_list().await.unwrap(), [entry]);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let (due, now) = loop {
+        if let Some(due) = database.cron_due().await.unwrap().pop() {
+            break due;
+        }
+        assert!(std::time::Instant::now() < deadline, "never due");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    };
+    let jobs = [Job::new("Periodic", "x")];
+    let first = database.cron_fire(&due, now + 1000, &jobs).await.unwrap();
+    assert_eq!(first.map(|handles| handles.len()), Some(1));
+    assert_eq!(
+        database.cron_fire(&due, now + 1000, &jobs).await.unwrap(),
+        None,
+        "another was faster"
+    );
+    assert_eq!(grab(client, "Periodic", 9).await.len(), 1);
+    assert!(database.cron_due().await.unwrap().is_empty());
+    assert!(database.cron_delete("nightly").await.unwrap());
+    assert!(!database.cron_delete("nightly").await.unwrap());
 }
