@@ -27,7 +27,8 @@ pub(crate) const CLUSTER: &[Migration] = &[Migration {
         "CREATE TABLE usercounter (userid INTEGER NOT NULL, area TEXT NOT NULL, max INTEGER NOT NULL, PRIMARY KEY (userid, area)) STRICT, WITHOUT ROWID",
         "CREATE TABLE change_log (userid INTEGER NOT NULL, seq INTEGER NOT NULL, n INTEGER NOT NULL, tbl TEXT NOT NULL, rowkey BLOB NOT NULL,
             PRIMARY KEY (userid, seq, n)) STRICT, WITHOUT ROWID",
-        "CREATE TABLE outbox (id INTEGER PRIMARY KEY AUTOINCREMENT, userid INTEGER NOT NULL, kind TEXT NOT NULL, payload TEXT NOT NULL, created INTEGER NOT NULL) STRICT",
+        "CREATE TABLE outbox (id INTEGER PRIMARY KEY AUTOINCREMENT, userid INTEGER NOT NULL, kind TEXT NOT NULL, payload TEXT NOT NULL, created \
+        INTEGER NOT NULL) STRICT",
     ],
     mysql: &[
         "CREATE TABLE owner (userid BIGINT PRIMARY KEY, state CHAR(1) NOT NULL, epoch BIGINT NOT NULL, seq BIGINT NOT NULL,
@@ -36,7 +37,8 @@ pub(crate) const CLUSTER: &[Migration] = &[Migration {
             PRIMARY KEY (userid, area)) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
         "CREATE TABLE change_log (userid BIGINT NOT NULL, seq BIGINT NOT NULL, n INT NOT NULL, tbl VARCHAR(64) NOT NULL, rowkey BLOB NOT NULL,
             PRIMARY KEY (userid, seq, n)) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
-        "CREATE TABLE outbox (id BIGINT PRIMARY KEY AUTO_INCREMENT, userid BIGINT NOT NULL, kind VARCHAR(64) NOT NULL, payload MEDIUMTEXT NOT NULL, created BIGINT NOT NULL)
+        "CREATE TABLE outbox (id BIGINT PRIMARY KEY AUTO_INCREMENT, userid BIGINT NOT NULL, kind VARCHAR(64) NOT NULL, payload MEDIUMTEXT NOT NULL, \
+        created BIGINT NOT NULL)
             ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
     ],
 }];

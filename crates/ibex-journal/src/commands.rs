@@ -352,7 +352,8 @@ async fn check_home(app: &App, who: &user::User) -> Result<Vec<String>> {
                         }
                     }
                 }
-                let sql = "SELECT jitemid, replycount, (SELECT COUNT(*) FROM talk WHERE talk.journalid = log.journalid AND talk.jitemid = log.jitemid AND state IN ('A', 'F'))
+                let sql = "SELECT jitemid, replycount, (SELECT COUNT(*) FROM talk WHERE talk.journalid = log.journalid AND talk.jitemid = log.jitemid \
+                AND state IN ('A', 'F'))
                            FROM log WHERE journalid = ?";
                 for row in tx.query(sql, params![id]).await? {
                     let (item, count, counted) = (row.get::<i64>(0)?, row.get::<i64>(1)?, row.get::<i64>(2)?);

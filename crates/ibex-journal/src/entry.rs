@@ -731,7 +731,8 @@ pub async fn tagged(app: &App, journal: UserId, tag: &str) -> Result<Recent> {
             let tag = tag.clone();
             Box::pin(async move {
                 let sql = format!(
-                    "SELECT {COLUMNS} FROM log WHERE journalid = ? AND jitemid IN (SELECT jitemid FROM logtag WHERE journalid = ? AND tag = ?) ORDER BY rlogtime LIMIT 500"
+                    "SELECT {COLUMNS} FROM log WHERE journalid = ? AND jitemid IN (SELECT jitemid FROM logtag WHERE journalid = ? AND tag = ?) ORDER \
+                    BY rlogtime LIMIT 500"
                 );
                 let rows = tx.query(sql, params![journal, journal, tag]).await?;
                 Ok(rows.iter().map(row).collect::<Result<_, _>>()?)

@@ -70,8 +70,10 @@ pub fn atom(channel: &Channel<'_>, entries: &[Entry]) -> String {
         channel.journal.id
     );
     let mut out = format!(
-        "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<feed xmlns=\"http://www.w3.org/2005/Atom\" xmlns:lj=\"http://www.livejournal.org/rss/lj/1.0/\">\n<id>{}</id>\n\
-         <title>{}</title>\n<link rel=\"alternate\" type=\"text/html\" href=\"{home}\"/>\n<link rel=\"self\" type=\"application/atom+xml\" href=\"{home}data/atom\"/>\n\
+        "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<feed xmlns=\"http://www.w3.org/2005/Atom\" \
+        xmlns:lj=\"http://www.livejournal.org/rss/lj/1.0/\">\n<id>{}</id>\n\
+         <title>{}</title>\n<link rel=\"alternate\" type=\"text/html\" href=\"{home}\"/>\n<link rel=\"self\" type=\"application/atom+xml\" \
+         href=\"{home}data/atom\"/>\n\
          <updated>{}</updated>\n<author><name>{}</name></author>\n<lj:journal username=\"{}\" type=\"{}\"/>\n",
         text(&id),
         text(channel.title),
@@ -83,7 +85,8 @@ pub fn atom(channel: &Channel<'_>, entries: &[Entry]) -> String {
     for (entry, poster) in entries.iter().zip(channel.posters) {
         let url = format!("{home}{}.html", entry.row.ditemid());
         out.push_str(&format!(
-            "<entry>\n<id>{}:{}</id>\n<title>{}</title>\n<link rel=\"alternate\" type=\"text/html\" href=\"{url}\"/>\n<published>{}</published>\n<updated>{}</updated>\n\
+            "<entry>\n<id>{}:{}</id>\n<title>{}</title>\n<link rel=\"alternate\" type=\"text/html\" \
+            href=\"{url}\"/>\n<published>{}</published>\n<updated>{}</updated>\n\
              <author><name>{}</name></author>\n",
             text(&id),
             entry.row.ditemid(),
@@ -111,7 +114,8 @@ pub fn rss(channel: &Channel<'_>, entries: &[Entry]) -> String {
     let name = &channel.journal.name;
     let home = format!("{}/users/{name}/", channel.site);
     let mut out = format!(
-        "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<rss version=\"2.0\" xmlns:lj=\"http://www.livejournal.org/rss/lj/1.0/\" xmlns:atom=\"http://www.w3.org/2005/Atom\">\n<channel>\n\
+        "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<rss version=\"2.0\" xmlns:lj=\"http://www.livejournal.org/rss/lj/1.0/\" \
+        xmlns:atom=\"http://www.w3.org/2005/Atom\">\n<channel>\n\
          <title>{}</title>\n<link>{home}</link>\n<description>{} - {}</description>\n<lastBuildDate>{}</lastBuildDate>\n<generator>Ibex Journal</generator>\n\
          <atom:link rel=\"self\" type=\"application/rss+xml\" href=\"{home}data/rss\"/>\n<lj:journal>{}</lj:journal>\n<lj:journaltype>{}</lj:journaltype>\n",
         text(channel.title),

@@ -183,7 +183,8 @@ pub async fn upload(
         let photo = row.clone();
         Box::pin(async move {
             let (security, mask) = photo.security.columns();
-            let sql = "INSERT INTO media (userid, mediaid, title, security, allowmask, mime, width, height, bytes, anum, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+            let sql = "INSERT INTO media (userid, mediaid, title, security, allowmask, mime, width, height, bytes, anum, created) VALUES (?, ?, ?, ?, \
+            ?, ?, ?, ?, ?, ?, ?)";
             let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
             let values = params![user, id, photo.title, security, mask, photo.mime, width, height, bytes, i64::from(photo.anum), photo.created];
             tx.write_row("media", &[Value::Int(id)], sql, values).await?;

@@ -155,7 +155,8 @@ fn mail_event(
             "{title}:\n\n{plain}\n\nRead and answer it at {url}{path}\n\n-- \n{site}. To get no more such mails: {settings}\n"
         ),
         html: format!(
-            "<p>{}:</p><blockquote>{quoted}</blockquote><p><a href=\"{url}{path}\">Read and answer it</a></p><p><small>{} · <a href=\"{settings}\">No more such mails</a></small></p>",
+            "<p>{}:</p><blockquote>{quoted}</blockquote><p><a href=\"{url}{path}\">Read and answer it</a></p><p><small>{} · <a href=\"{settings}\">No \
+            more such mails</a></small></p>",
             markup::escape(title),
             markup::escape(site)
         ),

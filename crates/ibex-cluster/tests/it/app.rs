@@ -15,7 +15,13 @@ pub(crate) const LAYOUT: Layout = Layout {
         Table { name: "note", user: "userid", key: &[Column::int("noteid")], rest: &[Column::text("body")] },
         Table { name: "tag", user: "userid", key: &[Column::int("noteid"), Column::text("word")], rest: &[Column::blob("mark")] },
     ],
-    counters: &[Counter { area: 'N', sources: &[Source { table: "note", user: "userid", column: "noteid" }, Source { table: "tag", user: "userid", column: "noteid" }] }],
+    counters: &[Counter {
+        area: 'N',
+        sources: &[
+            Source { table: "note", user: "userid", column: "noteid" },
+            Source { table: "tag", user: "userid", column: "noteid" },
+        ],
+    }],
     global_steps: &[Migration {
         version: 1,
         name: "user",
@@ -27,11 +33,14 @@ pub(crate) const LAYOUT: Layout = Layout {
         name: "note, tag",
         sqlite: &[
             "CREATE TABLE note (userid INTEGER NOT NULL, noteid INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (userid, noteid)) STRICT",
-            "CREATE TABLE tag (userid INTEGER NOT NULL, noteid INTEGER NOT NULL, word TEXT NOT NULL, mark BLOB NOT NULL, PRIMARY KEY (userid, noteid, word)) STRICT",
+            "CREATE TABLE tag (userid INTEGER NOT NULL, noteid INTEGER NOT NULL, word TEXT NOT NULL, mark BLOB NOT NULL, PRIMARY KEY (userid, noteid, \
+            word)) STRICT",
         ],
         mysql: &[
-            "CREATE TABLE note (userid BIGINT NOT NULL, noteid BIGINT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (userid, noteid)) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
-            "CREATE TABLE tag (userid BIGINT NOT NULL, noteid BIGINT NOT NULL, word VARCHAR(40) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL, mark BLOB NOT NULL,
+            "CREATE TABLE note (userid BIGINT NOT NULL, noteid BIGINT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (userid, noteid)) ENGINE=InnoDB \
+            DEFAULT CHARSET=utf8mb4",
+            "CREATE TABLE tag (userid BIGINT NOT NULL, noteid BIGINT NOT NULL, word VARCHAR(40) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL, \
+            mark BLOB NOT NULL,
                 PRIMARY KEY (userid, noteid, word)) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
         ],
     }],

@@ -404,7 +404,8 @@ pub(super) fn rows(made: &Made, ids: &[UserId], journal: usize, entries: &[usize
     let owner = id(journal);
     let mut log = table(
         "log",
-        "INSERT INTO log (journalid, jitemid, posterid, eventtime, logtime, security, allowmask, anum, rlogtime, revttime, replycount, edittime) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO log (journalid, jitemid, posterid, eventtime, logtime, security, allowmask, anum, rlogtime, revttime, replycount, edittime) \
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     );
     let mut text = table(
         "logtext",

@@ -31,7 +31,8 @@ const FORM_BYTES_MAX: usize = 2 * 1024 * 1024;
 const UPLOAD_BYTES_MAX: usize = 11 * 1024 * 1024;
 
 /// Nothing inline, nothing from elsewhere but pictures, no frames, forms to ourselves only.
-const CSP: &str = "default-src 'none'; style-src 'self'; img-src 'self' https: http: data:; font-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+const CSP: &str = "default-src 'none'; style-src 'self'; img-src 'self' https: http: data:; font-src 'self'; form-action 'self'; base-uri 'none'; \
+        frame-ancestors 'none'";
 
 /// All paths of the site.
 pub fn router(app: App) -> Router {

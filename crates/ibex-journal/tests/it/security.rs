@@ -119,7 +119,8 @@ fn what_people_write_cannot_act() {
     let site = Site::sqlite();
     let daemon = site.serve();
     let mut ann = Browser::sign_up(addr(&daemon), "ann");
-    let evil = "<script>alert(1)</script><img src=x onerror=alert(1)><a href=\"javascript:alert(1)\">x</a><form action=/logout method=post><button>y</button></form>";
+    let evil = "<script>alert(1)</script><img src=x onerror=alert(1)><a href=\"javascript:alert(1)\">x</a><form action=/logout \
+        method=post><button>y</button></form>";
     let answer = ann.submit(
         "/update",
         "/update",
