@@ -131,7 +131,9 @@ impl Server {
         if is_root {
             command.arg("--user=mysql");
         }
+        // A server that starts deletes left-over temporary tables in its folder for them; several must not share one.
         let done = command
+            .env("TMPDIR", dir.path())
             .stdin(Stdio::null())
             .output()
             .context("run mariadb-install-db")?;
@@ -311,6 +313,7 @@ fn spawn_server(
         command.arg("--user=mysql");
     }
     command
+        .env("TMPDIR", dir)
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
