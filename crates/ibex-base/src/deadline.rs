@@ -1,6 +1,7 @@
 //! "Which key is due next?" for cores that keep many timers.
 //!
-//! A core cannot sleep; it answers `poll_timeout` with the earliest deadline and is called back with the time. [`DeadlineHeap`] keeps one deadline per key, can move
+//! A core cannot sleep; it answers `poll_timeout` with the earliest deadline and is called back with the time. [`DeadlineHeap`] keeps one deadline
+//! per key, can move
 //! or forget it, and hands out due keys in a fixed order: by deadline, then by key. Insert, remove and pop cost O(log n).
 
 use std::collections::{BTreeMap, BTreeSet};

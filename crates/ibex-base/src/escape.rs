@@ -1,6 +1,7 @@
 //! Bytes from strangers, made safe for a log line or an error message.
 //!
-//! Keys, function names and paths are bytes, not text. Printed raw they could forge log lines or move a terminal's cursor; printed with `{:?}` they are lists of
+//! Keys, function names and paths are bytes, not text. Printed raw they could forge log lines or move a terminal's cursor; printed with `{:?}` they
+//! are lists of
 //! numbers. [`Escaped`] prints printable ASCII as it is and everything else as `\xNN`, in one line, cut at a stated length.
 
 use std::fmt;

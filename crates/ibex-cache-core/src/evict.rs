@@ -1,6 +1,7 @@
 //! Making room: what is moved, what is dropped, in which order.
 //!
-//! 1. free cells that fill a segment are gathered; 2. a segment that is half dead is compacted; 3. the oldest segment or big value is evicted, sparing what was read
+//! 1. free cells that fill a segment are gathered; 2. a segment that is half dead is compacted; 3. the oldest segment or big value is evicted,
+//!    sparing what was read
 //!    since it came there. Also the sweep for expired items, which needs no reader to meet them.
 
 use crate::index::Position;

@@ -1,6 +1,7 @@
 //! One shard: the calls a server makes, and the bookkeeping that keeps index, segments and numbers in step.
 //!
-//! A [`Found`] names an item until the next call that may move items (`insert`, `remove`, `sweep`, `flush`, `set_limit`). What to evict is decided in [`crate::evict`].
+//! A [`Found`] names an item until the next call that may move items (`insert`, `remove`, `sweep`, `flush`, `set_limit`). What to evict is decided in
+//! [`crate::evict`].
 
 use crate::bands::{BAND_COUNT_MAX, Band, Bands};
 use crate::big::{Big, BigTable};

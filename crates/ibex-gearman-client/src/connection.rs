@@ -1,6 +1,7 @@
 //! One client connection: a task that owns the socket, writes requests in order and gives each reply to whoever waits for it.
 //!
-//! Cancel safety lives here. Callers hold only channel ends; a dropped caller leaves its place in the queue of expected replies, so the stream never loses step. A
+//! Cancel safety lives here. Callers hold only channel ends; a dropped caller leaves its place in the queue of expected replies, so the stream never
+//! loses step. A
 //! reply that nobody expects, or one of the wrong type, ends the connection: after that nothing on it can be believed.
 
 use std::collections::{BTreeMap, VecDeque};

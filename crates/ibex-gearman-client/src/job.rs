@@ -12,7 +12,8 @@ use crate::address::Address;
 use crate::connection::Link;
 use crate::error::Error;
 
-/// Events of one job that may wait to be read. A worker that sends more while nobody reads ends the wait with [`Error::Overflow`], instead of stopping the other jobs
+/// Events of one job that may wait to be read. A worker that sends more while nobody reads ends the wait with [`Error::Overflow`], instead of
+/// stopping the other jobs
 /// of the connection.
 pub(crate) const EVENTS_MAX: usize = 4096;
 

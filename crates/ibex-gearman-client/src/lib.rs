@@ -1,6 +1,7 @@
 //! Asynchronous Gearman client and worker.
 //!
-//! A [`Client`] submits jobs to one or more job servers, a [`Worker`] runs them. Connections open lazily and come back by themselves after a jittered backoff; a dead
+//! A [`Client`] submits jobs to one or more job servers, a [`Worker`] runs them. Connections open lazily and come back by themselves after a jittered
+//! backoff; a dead
 //! server costs one deadline, not one per call. Equal unique keys meet on the same server (rendezvous hashing over the live servers), so they coalesce.
 //!
 //! Every call has a deadline and may be dropped at any time: a connection's replies are matched by the task that owns it, which goes on reading whether or not

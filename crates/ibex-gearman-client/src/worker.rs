@@ -1,6 +1,7 @@
 //! The worker: functions, how many jobs at once, and an orderly end.
 //!
-//! [`Worker::run`] keeps one session per server (`worker/session.rs`) and shares one bound on running jobs among them. What a handler sees is in `worker/job.rs`.
+//! [`Worker::run`] keeps one session per server (`worker/session.rs`) and shares one bound on running jobs among them. What a handler sees is in
+//! `worker/job.rs`.
 
 mod job;
 mod session;

@@ -11,7 +11,8 @@
 //!                                           └───────┘ worker lost, CANT_DO, timeout, nack: an attempt is counted
 //! ```
 //!
-//! The shell feeds events with the time at which they happened and drains [`JobServer::poll_output`] after each. Everything the server will ever say follows from the
+//! The shell feeds events with the time at which they happened and drains [`JobServer::poll_output`] after each. Everything the server will ever say
+//! follows from the
 //! inputs and their times: the simulation in `tests/it/sim.rs` replays a seed to the same trace.
 //!
 //! Invariants ([`JobServer::check_invariants`], run after every input in debug builds of the tests):
@@ -21,7 +22,8 @@
 //! - the replies of one connection leave in the order of its requests;
 //! - if a job waits and may run, no sleeping worker that could take it has been left without a NOOP that is still to be answered.
 //!
-//! Where to find what: `submit.rs` submissions, coalescing, durability; `grab.rs` choosing a job, sleeping and waking; `work.rs` what workers report and what becomes of
+//! Where to find what: `submit.rs` submissions, coalescing, durability; `grab.rs` choosing a job, sleeping and waking; `work.rs` what workers report
+//! and what becomes of
 //! jobs whose worker is gone; `control.rs` operators' acts; `view.rs` what lists and status pages show.
 #![forbid(unsafe_code)]
 

@@ -1,6 +1,7 @@
 //! The job server: its doors (inputs, outputs, time) and what all its parts share.
 //!
-//! Kept small on purpose: requests are handed to the part that owns them. The order in which replies leave one connection is also kept here ([`JobServer::reply`]).
+//! Kept small on purpose: requests are handed to the part that owns them. The order in which replies leave one connection is also kept here
+//! ([`JobServer::reply`]).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};

@@ -1,6 +1,7 @@
 //! Waking sleepers: enough that no job waits beside a sleeper, few enough that one job does not wake a herd.
 //!
-//! A woken worker is a credit of the function it was woken for. The credit ends when the worker grabs, sleeps again or goes; then the function is looked at again, so a
+//! A woken worker is a credit of the function it was woken for. The credit ends when the worker grabs, sleeps again or goes; then the function is
+//! looked at again, so a
 //! worker that took something else never leaves the job it was woken for alone.
 
 use std::time::Instant;

@@ -1,6 +1,7 @@
 //! Lines of the admin text protocol to commands.
 //!
-//! Words are separated by blanks (not by TAB, which Perl clients put into function names), command words and keywords are matched without regard to case, arguments are taken whole with either line end. What a command
+//! Words are separated by blanks (not by TAB, which Perl clients put into function names), command words and keywords are matched without regard to
+//! case, arguments are taken whole with either line end. What a command
 //! answers is assembled by the daemon from the texts in [`crate::text::admin_text`].
 
 use ibex_base::ascii;

@@ -1,7 +1,9 @@
 //! Bytes read by a server to messages, one at a time, and the same for clients.
 //!
-//! Stateless: the caller keeps the unread bytes and drops what was consumed. A malformed message is either refused (an ERROR packet, the connection goes on) or fatal
-//! (at most one last answer, then close); the table is §2.4 of the specification and `docs/gearman/protocol.md`. Nothing is ever allocated for announced lengths.
+//! Stateless: the caller keeps the unread bytes and drops what was consumed. A malformed message is either refused (an ERROR packet, the connection
+//! goes on) or fatal
+//! (at most one last answer, then close); the table is §2.4 of the specification and `docs/gearman/protocol.md`. Nothing is ever allocated for
+//! announced lengths.
 
 use bytes::BufMut;
 

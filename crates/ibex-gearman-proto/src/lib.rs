@@ -1,10 +1,12 @@
 //! The Gearman protocol: packets and admin text to messages, both directions.
 //!
-//! Everything here is a pure function of bytes. The crate opens no socket, keeps no buffer and knows no job: [`Decoder`] turns the bytes a *server* has read into
+//! Everything here is a pure function of bytes. The crate opens no socket, keeps no buffer and knows no job: [`Decoder`] turns the bytes a *server*
+//! has read into
 //! [`Incoming`] messages, [`Response::parse`] and [`decode_response`] do the same for the bytes a *client or worker* has read, and [`Request::encode`],
 //! [`Response::encode`] go the other way. Messages borrow from the buffer they were parsed from; whoever keeps them copies, once, where it keeps them.
 //!
-//! A frame is twelve bytes of header (magic, type, payload length, big endian) and a payload of NUL-separated arguments whose last one is the rest of the payload
+//! A frame is twelve bytes of header (magic, type, payload length, big endian) and a payload of NUL-separated arguments whose last one is the rest of
+//! the payload
 //! (protocol text of the C server: `PROTOCOL`). On the same port a line whose first byte is not NUL is an admin command ([`AdminCommand`]).
 //!
 //! ```

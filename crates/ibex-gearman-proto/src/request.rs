@@ -1,6 +1,7 @@
 //! Packets towards the server: one variant per meaning, parse and encode side by side.
 //!
-//! The eleven submission types become one [`Submit`], the three grabs one [`Grab`]; everything else keeps its own variant. Arguments are the bytes as sent: what a
+//! The eleven submission types become one [`Submit`], the three grabs one [`Grab`]; everything else keeps its own variant. Arguments are the bytes as
+//! sent: what a
 //! number or an unknown option means is the job server's business.
 
 use bytes::BufMut;

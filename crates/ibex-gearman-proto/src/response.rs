@@ -1,6 +1,7 @@
 //! Packets from the server: one variant per type, parse and encode side by side.
 //!
-//! Generic over the bytes it holds: a client parses into `Response<&[u8]>` and keeps what it wants with [`Response::map`]; a server builds `Response<Bytes, H>`, where
+//! Generic over the bytes it holds: a client parses into `Response<&[u8]>` and keeps what it wants with [`Response::map`]; a server builds
+//! `Response<Bytes, H>`, where
 //! `H` is however it stores handles.
 
 use bytes::BufMut;

@@ -1,6 +1,7 @@
 //! Every text that real clients match on, in one place.
 //!
-//! Error codes and texts are those of the C server 1.1.20 (`libgearman-server/server.cc`, `error.h`) without the prefix `GEARMAN_`; answers of the admin protocol are
+//! Error codes and texts are those of the C server 1.1.20 (`libgearman-server/server.cc`, `error.h`) without the prefix `GEARMAN_`; answers of the
+//! admin protocol are
 //! in `admin_text`, taken from talking to that server. Not here: how answers are assembled, which belongs to the daemon.
 
 /// Codes of ERROR packets.

@@ -10,7 +10,8 @@ ibex_kit::config! {
         restart listen: Vec<ListenAddr> = vec![ListenAddr::Tcp { host: None, port: ibex_gearman_proto::DEFAULT_PORT }],
         /// Unix socket of operators: everything the text protocol has, and shutdown. "none" or unix:/path.
         restart admin_socket: String = "none".to_owned(),
-        /// Where background jobs wait: sqlite (in the state directory, or at store.url), mysql (at store.url), memory. libsqlite3 and builtin are other names of sqlite and memory.
+        /// Where background jobs wait: sqlite (in the state directory, or at store.url), mysql (at store.url), memory. libsqlite3 and builtin are
+        /// other names of sqlite and memory.
         restart queue: String = "sqlite".to_owned(),
         /// Database of the background queue; by default jobs.db in the state directory.
         table store: StoreConfig,

@@ -10,11 +10,14 @@
 //!   └────────────────────────────────────────┘
 //! ```
 //!
-//! Life of a request. A reactor reads what a connection has (`reactor.rs`), parses packet by packet in place and hands each to the job server under one short lock,
-//! executing the command itself: no hand-over to another thread. Outputs for its own connections go to their output buffers, for others' to that reactor's mailbox, in the order in
+//! Life of a request. A reactor reads what a connection has (`reactor.rs`), parses packet by packet in place and hands each to the job server under
+//! one short lock,
+//! executing the command itself: no hand-over to another thread. Outputs for its own connections go to their output buffers, for others' to that
+//! reactor's mailbox, in the order in
 //! which the job server made them, because that happens under the same lock. At the end of the turn every buffer that grew is written once.
 //!
-//! A background submission of a durable server comes out as `Persist`; the store task (`store/`) takes all that are there into one transaction, commits, and mails the
+//! A background submission of a durable server comes out as `Persist`; the store task (`store/`) takes all that are there into one transaction,
+//! commits, and mails the
 //! reactor, which tells the job server; only then JOB_CREATED leaves.
 //!
 //! Lock order: the job server, then a mailbox. Nothing blocks under the job server's lock.

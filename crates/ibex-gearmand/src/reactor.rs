@@ -1,6 +1,7 @@
 //! One event loop: its connections, their reads and writes, its mailbox, and the job server's timers.
 //!
-//! A turn: wait, take mail, accept, read what is readable and run it through the job server, do what is due, write what grew. Reads use one buffer for all connections and are parsed
+//! A turn: wait, take mail, accept, read what is readable and run it through the job server, do what is due, write what grew. Reads use one buffer
+//! for all connections and are parsed
 //! in it; only what is incomplete is copied aside. Fairness: a connection that has more than [`TURN_BYTES_MAX`] waits for the next turn.
 
 use std::io::{self, Read};

@@ -1,7 +1,8 @@
 //! Leases: one caller computes a missing value, the others wait or take the old one; and a value computed before an
 //! invalidation is never stored after it.
 //!
-//! On the wire: `mg key v f c t N<lease>` makes an empty placeholder on a miss and tells exactly one caller that it won (`W`); the winner stores with the cas number it was
+//! On the wire: `mg key v f c t N<lease>` makes an empty placeholder on a miss and tells exactly one caller that it won (`W`); the winner stores with
+//! the cas number it was
 //! given (`ms … C<cas>`), which fails if the item was invalidated (`md key I`) or deleted meanwhile. Inside one process callers of the same key are
 //! gathered first, so that only one of them asks the server.
 

@@ -52,7 +52,8 @@ pub struct HostSpec {
     pub devices: Vec<DevId>,
 }
 
-/// What a cluster should at least contain. [`Admin::apply`] creates what is missing and corrects addresses and classes; it never removes anything and leaves the states of existing hosts
+/// What a cluster should at least contain. [`Admin::apply`] creates what is missing and corrects addresses and classes; it never removes anything and
+/// leaves the states of existing hosts
 /// and devices alone, because an operator may have changed those on purpose.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Layout {

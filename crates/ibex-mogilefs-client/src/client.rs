@@ -1,6 +1,7 @@
 //! What it means to store and to fetch a file: tracker calls and transfers put together.
 //!
-//! Owns the order of steps and what may be repeated. A store reserves a file id and destinations, sends the bytes to the first destination that takes them, and tells the tracker; only then
+//! Owns the order of steps and what may be repeated. A store reserves a file id and destinations, sends the bytes to the first destination that takes
+//! them, and tells the tracker; only then
 //! is the key visible. If the answer to that last call is lost, the client asks whether the key already shows its file id before it gives up.
 
 use crate::admin::Admin;
@@ -181,7 +182,8 @@ impl Client {
         Err(last)
     }
 
-    /// Stores a stream under `key`. With a `length` the bytes go out as they come and must add up to it; without, they are sent in chunks. A stream cannot be started over, so
+    /// Stores a stream under `key`. With a `length` the bytes go out as they come and must add up to it; without, they are sent in chunks. A stream
+    /// cannot be started over, so
     /// only a destination that cannot be reached at all is passed over.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! A file being read. When a replica breaks off, reading goes on from the same byte of the next one.
 //!
-//! Owns the list of replicas still to try and the count of bytes delivered. Does not verify checksums: bytes are handed on as they come, so only [`crate::Client::fetch`],
+//! Owns the list of replicas still to try and the count of bytes delivered. Does not verify checksums: bytes are handed on as they come, so only
+//! [`crate::Client::fetch`],
 //! which holds all of them, can refuse a damaged file.
 
 use crate::error::Error;

@@ -1,7 +1,9 @@
 //! A MogileFS client: tracker calls, uploads and downloads, administration.
 //!
-//! A [`Client`] knows several trackers and treats them as one: it starts at a random one, goes round, skips one that refused a connection for a while, and drops a
-//! connection after any timeout so that a late reply can never answer the next request. Bytes go straight to and from the storage nodes over pooled HTTP/1.1 connections.
+//! A [`Client`] knows several trackers and treats them as one: it starts at a random one, goes round, skips one that refused a connection for a
+//! while, and drops a
+//! connection after any timeout so that a late reply can never answer the next request. Bytes go straight to and from the storage nodes over pooled
+//! HTTP/1.1 connections.
 //!
 //! - [`tracker`] owns the connections to trackers and the rules of trying again.
 //! - [`node`] owns HTTP to storage nodes; the tracker daemon uses it too.

@@ -1,7 +1,9 @@
 //! HTTP to storage nodes over pooled connections.
 //!
-//! Owns connecting, reuse, timeouts and the reading of status lines; the meaning of an upload or a missing replica belongs to the callers, which are the client library
-//! and the tracker. Redirects are never followed, bodies never exceed what was announced, and a connection is reused only after its response was read to the end.
+//! Owns connecting, reuse, timeouts and the reading of status lines; the meaning of an upload or a missing replica belongs to the callers, which are
+//! the client library
+//! and the tracker. Redirects are never followed, bodies never exceed what was announced, and a connection is reused only after its response was read
+//! to the end.
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
@@ -144,7 +146,8 @@ impl NodeClient {
         }
     }
 
-    /// Sends one request and waits for the head of its response. The head must come within `wait` **after the body was sent as fast as the node takes it**; pass the transfer's
+    /// Sends one request and waits for the head of its response. The head must come within `wait` **after the body was sent as fast as the node takes
+    /// it**; pass the transfer's
     /// whole allowance for large bodies.
     ///
     /// # Errors

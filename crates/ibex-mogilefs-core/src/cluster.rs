@@ -1,6 +1,7 @@
 //! A picture of the hosts and devices at one moment, and the questions asked of it.
 //!
-//! The shell builds a new picture from database rows and the monitor's observations and swaps it in whole; nothing here changes by itself. Maps are ordered, so that answers
+//! The shell builds a new picture from database rows and the monitor's observations and swaps it in whole; nothing here changes by itself. Maps are
+//! ordered, so that answers
 //! depend on the picture and the seed alone.
 
 use crate::ids::HostId;

@@ -133,7 +133,8 @@ pub struct ChecksumRepair {
     pub store: Option<Checksum>,
 }
 
-/// Compares the digests of all good replicas with the stored one. `wants` says whether the class keeps digests. Nothing is dropped unless another replica matches.
+/// Compares the digests of all good replicas with the stored one. `wants` says whether the class keeps digests. Nothing is dropped unless another
+/// replica matches.
 #[must_use]
 pub fn judge_checksums(
     stored: Option<&Checksum>,

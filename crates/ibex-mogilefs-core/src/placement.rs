@@ -59,7 +59,8 @@ fn spread_over_hosts(cluster: &Cluster, order: &[DevId], count: usize) -> Vec<De
     fresh
 }
 
-/// Replicas in the order to read them: idle disks tend to come first, draining ones last, and those that cannot be read now only when nothing else is left. Dead and
+/// Replicas in the order to read them: idle disks tend to come first, draining ones last, and those that cannot be read now only when nothing else is
+/// left. Dead and
 /// unknown devices are never named.
 #[must_use]
 pub fn read_order(

@@ -1,6 +1,7 @@
 //! The next step for one file: copy it somewhere, remove one replica too many, or leave it; and when to try again after a failure.
 //!
-//! The shell performs a step, updates the set of replicas, and asks again until the answer is final. Owns the rule that nothing is removed unless the rest would
+//! The shell performs a step, updates the set of replicas, and asks again until the answer is final. Owns the rule that nothing is removed unless the
+//! rest would
 //! satisfy the policy no less than before.
 
 use crate::cluster::Cluster;
@@ -70,7 +71,8 @@ pub fn next_step(
     }
 }
 
-/// The replica to remove when there is one too many: a random one among those on devices that allow it and can be read, whose absence leaves the policy satisfied.
+/// The replica to remove when there is one too many: a random one among those on devices that allow it and can be read, whose absence leaves the
+/// policy satisfied.
 ///
 /// DIFFERS(mogilefsd): the original removes any, and may remove the only replica on a second host and copy it back.
 fn surplus(situation: &Situation<'_>, policy: &Policy, rng: &mut Rng) -> Option<DevId> {

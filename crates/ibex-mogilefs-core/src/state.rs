@@ -1,6 +1,7 @@
 //! States of devices and hosts: what each permits, and which changes are allowed.
 //!
-//! The administrator's word (`state`) and the monitor's observation (`Observed`) are apart on purpose: a disk that is `alive` may still be unreachable this minute.
+//! The administrator's word (`state`) and the monitor's observation (`Observed`) are apart on purpose: a disk that is `alive` may still be
+//! unreachable this minute.
 
 use std::fmt;
 

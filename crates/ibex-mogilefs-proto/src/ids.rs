@@ -1,4 +1,5 @@
-//! The two numbers that travel on the wire as more than numbers: file ids and device ids. Apart so that a signature cannot mix them up. Does not know where they come from.
+//! The two numbers that travel on the wire as more than numbers: file ids and device ids. Apart so that a signature cannot mix them up. Does not know
+//! where they come from.
 
 use std::fmt;
 

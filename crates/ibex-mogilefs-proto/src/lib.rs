@@ -1,7 +1,8 @@
 //! The MogileFS wire formats, both directions: the tracker's line protocol and its admin console, the storage node's side channel and usage file, and the paths
 //! under which a node keeps a file.
 //!
-//! The crate turns bytes into messages and messages into bytes. It opens no socket, reads no clock and keeps no state between calls, so the tracker, the storage node, the client
+//! The crate turns bytes into messages and messages into bytes. It opens no socket, reads no clock and keeps no state between calls, so the tracker,
+//! the storage node, the client
 //! library and the tests all speak through the same few functions.
 //!
 //! ```

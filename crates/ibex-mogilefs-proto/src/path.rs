@@ -1,6 +1,7 @@
 //! Where a file id lives below a device, and the URL of it.
 //!
-//! Owns the directory arithmetic both sides must agree on forever: the tracker computes these paths, nodes store under them, the recovery tools parse them back.
+//! Owns the directory arithmetic both sides must agree on forever: the tracker computes these paths, nodes store under them, the recovery tools parse
+//! them back.
 //!
 //! A file id is padded with zeros to ten digits; its digits 1, 2–4 and 5–7 are the directories. Longer ids are not padded and their *first* ten digits decide.
 

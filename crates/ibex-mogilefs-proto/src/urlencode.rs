@@ -74,7 +74,8 @@ impl Pairs {
         Self::default()
     }
 
-    /// Reads `name=value&name=value`. Empty pairs are skipped; a pair without `=` has an empty value; the values of a repeated name are joined with NUL, in order.
+    /// Reads `name=value&name=value`. Empty pairs are skipped; a pair without `=` has an empty value; the values of a repeated name are joined with
+    /// NUL, in order.
     #[must_use]
     pub fn decode(args: &[u8]) -> Self {
         let mut pairs = Self::new();

@@ -134,7 +134,8 @@ impl DaemonArgs for Args {
     }
 }
 
-/// The URL of a database named as Perl's DBI does: `DBI:SQLite:[dbname=]FILE`, `DBI:mysql:DB[:;]host=H;port=P`. Anything else is passed on, to be refused with a reason where it
+/// The URL of a database named as Perl's DBI does: `DBI:SQLite:[dbname=]FILE`, `DBI:mysql:DB[:;]host=H;port=P`. Anything else is passed on, to be
+/// refused with a reason where it
 /// is opened.
 fn url_of(dsn: &str, user: Option<&str>, password: Option<&str>) -> String {
     let Some((driver, rest)) = dsn

@@ -1,6 +1,7 @@
 //! One client connection: lines in, replies out, in order.
 //!
-//! Owns framing, limits and back-pressure: while a reply cannot be written nothing more is read, and a client that takes nothing for too long is dropped. Commands run one after
+//! Owns framing, limits and back-pressure: while a reply cannot be written nothing more is read, and a client that takes nothing for too long is
+//! dropped. Commands run one after
 //! the other.
 
 use crate::commands::{self, Client};

@@ -1,6 +1,7 @@
 //! One replica from node to node, hashed on the way.
 //!
-//! Owns the streaming and the proof that the copy is good: its length always, its digest whenever one is known or the class keeps one. Says which side failed, so that the caller can try
+//! Owns the streaming and the proof that the copy is good: its length always, its digest whenever one is known or the class keeps one. Says which
+//! side failed, so that the caller can try
 //! another source or another destination.
 
 use crate::side;

@@ -1,4 +1,5 @@
-//! The tracker of MogileFS: it speaks the line protocol with clients, owns the metadata in SQLite or MySQL, and runs the background jobs that keep every file on enough disks.
+//! The tracker of MogileFS: it speaks the line protocol with clients, owns the metadata in SQLite or MySQL, and runs the background jobs that keep
+//! every file on enough disks.
 //! Several trackers run side by side on one database; there is no leader.
 //!
 //! ```text
@@ -13,11 +14,14 @@
 //!   worker fsck, rebalance ──► when started by an administrator
 //! ```
 //!
-//! Life of an upload: `create_open` inserts a tempfile row and names destinations; the client PUTs to one; `create_close` asks that node for the size, then in one transaction
-//! makes the key point to the file, records the location, queues replication and the deletion of what the key pointed to before. Only the commit makes it visible, and
+//! Life of an upload: `create_open` inserts a tempfile row and names destinations; the client PUTs to one; `create_close` asks that node for the
+//! size, then in one transaction
+//! makes the key point to the file, records the location, queues replication and the deletion of what the key pointed to before. Only the commit
+//! makes it visible, and
 //! only the commit is acknowledged. The replicate worker is woken at once.
 //!
-//! Everything runs on the tokio runtime; SQLite has its own threads inside ibex-sql. Shared state is [`tracker::Tracker`]: a snapshot behind a lock held for a pointer copy, and the
+//! Everything runs on the tokio runtime; SQLite has its own threads inside ibex-sql. Shared state is `tracker::Tracker`: a snapshot behind a lock
+//! held for a pointer copy, and the
 //! monitor's observations behind another; the lock order is observations, then snapshot.
 
 mod args;

@@ -1,6 +1,7 @@
 //! The state that commands and jobs share.
 //!
-//! Owns the current [`Snapshot`] (swapped whole, read by a pointer copy), the monitor's observations that are merged into it, the set of files some job holds in this process,
+//! Owns the current [`Snapshot`] (swapped whole, read by a pointer copy), the monitor's observations that are merged into it, the set of files some
+//! job holds in this process,
 //! and the wake-up bells of the jobs. Lock order: observations, then snapshot; neither is held across an await.
 
 use crate::config::Config;

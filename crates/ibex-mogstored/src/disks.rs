@@ -1,6 +1,7 @@
 //! The devices below the document root: opening their directories and files without ever leaving them, and bounding the calls to each.
 //!
-//! Owns the descriptors' flags. Every directory below `devN` is opened by one `openat` with `O_NOFOLLOW`, so a symbolic link planted inside a device leads nowhere; `devN` itself may
+//! Owns the descriptors' flags. Every directory below `devN` is opened by one `openat` with `O_NOFOLLOW`, so a symbolic link planted inside a device
+//! leads nowhere; `devN` itself may
 //! be a link to where the disk is mounted. Everything here but [`Disks::run`] blocks and belongs on a blocking thread.
 
 use ibex_mogilefs_proto::DevId;

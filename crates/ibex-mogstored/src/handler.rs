@@ -1,6 +1,7 @@
 //! One HTTP request against the disks.
 //!
-//! Owns methods, statuses and headers. Statuses follow what trackers and clients of the original accept: 200/201 for PUT, 204 for DELETE, 404 for missing, 507 for a full disk,
+//! Owns methods, statuses and headers. Statuses follow what trackers and clients of the original accept: 200/201 for PUT, 204 for DELETE, 404 for
+//! missing, 507 for a full disk,
 //! 400 to MKCOL, which tells trackers that directories make themselves.
 
 use crate::digest::Hasher;

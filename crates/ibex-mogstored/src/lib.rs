@@ -8,11 +8,14 @@
 //!   worker usage  ──► usage    scans docroot, writes devN/usage
 //! ```
 //!
-//! Life of an upload: the path is checked and its directories are opened one by one without following links; bytes go to a file in `devN/.tmp`, hashed on the way; then length and MD5 are
-//! compared, the file is synced, renamed over its final name, the directory synced, and only then answered. Whatever fails before leaves the old content untouched and no partial
+//! Life of an upload: the path is checked and its directories are opened one by one without following links; bytes go to a file in `devN/.tmp`,
+//! hashed on the way; then length and MD5 are
+//! compared, the file is synced, renamed over its final name, the directory synced, and only then answered. Whatever fails before leaves the old
+//! content untouched and no partial
 //! file.
 //!
-//! Sockets run on the tokio runtime; every call that touches a disk runs on its blocking threads, bounded per device, so that one slow disk does not stop the others.
+//! Sockets run on the tokio runtime; every call that touches a disk runs on its blocking threads, bounded per device, so that one slow disk does not
+//! stop the others.
 
 mod args;
 mod config;

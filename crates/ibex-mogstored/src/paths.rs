@@ -1,6 +1,7 @@
 //! From the path of a request to a name below one device, or a refusal.
 //!
-//! Owns every rule that keeps a request inside `docroot/devN`: decoding, `..` in any encoding, control bytes, empty parts. Pure; whether the file exists is the disk's
+//! Owns every rule that keeps a request inside `docroot/devN`: decoding, `..` in any encoding, control bytes, empty parts. Pure; whether the file
+//! exists is the disk's
 //! business.
 
 use ibex_mogilefs_proto::DevId;

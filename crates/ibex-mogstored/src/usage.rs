@@ -1,6 +1,7 @@
 //! The worker that measures every device and writes its `usage` file.
 //!
-//! Owns the numbers in it: statvfs with reserved blocks left out, or a walk over the files when `MOG_DEV_USAGE_VIA_DU` is set, as test suites of the original do.
+//! Owns the numbers in it: statvfs with reserved blocks left out, or a walk over the files when `MOG_DEV_USAGE_VIA_DU` is set, as test suites of the
+//! original do.
 
 use crate::disks::Disks;
 use crate::metrics::Metrics;

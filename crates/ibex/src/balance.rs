@@ -22,7 +22,8 @@ pub struct Args {
     /// Management port of the balancer; default $PERLBAL_MANAGE, then 127.0.0.1:60000.
     #[arg(long, value_name = "HOST:PORT")]
     manage: Option<String>,
-    /// One command, its words as separate arguments: `show service`, `pool web add 10.0.0.5:80`. Without one, commands are read from standard input, a line each.
+    /// One command, its words as separate arguments: `show service`, `pool web add 10.0.0.5:80`. Without one, commands are read from standard input,
+    /// a line each.
     command: Vec<String>,
 }
 

@@ -1,6 +1,7 @@
 //! Which daemons there are and where their admin ports listen.
 //!
-//! A family file is TOML: `[[daemon]]` tables with `name` (unique), `admin` (`host:port` or `unix:/path`) and optionally `token_file`. Without a file, the default
+//! A family file is TOML: `[[daemon]]` tables with `name` (unique), `admin` (`host:port` or `unix:/path`) and optionally `token_file`. Without a
+//! file, the default
 //! admin ports on loopback are taken, and a daemon that does not answer there is simply not shown as a fault.
 
 use std::path::{Path, PathBuf};

@@ -1,6 +1,7 @@
 //! `ibex gear client|worker|admin`: the habits of the `gearman` and `gearadmin` tools.
 //!
-//! `-h` is the host here, as in the original tools; help is `--help` or `-H`. Exit codes: 0 done, 1 a job failed or the server refused, 2 the server could not be reached or a deadline passed.
+//! `-h` is the host here, as in the original tools; help is `--help` or `-H`. Exit codes: 0 done, 1 a job failed or the server refused, 2 the server
+//! could not be reached or a deadline passed.
 
 pub mod admin;
 pub mod client;

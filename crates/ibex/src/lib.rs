@@ -1,6 +1,7 @@
 //! The operator's tool as a library: `main.rs` is only its entry.
 //!
-//! Each module owns one family of commands: it declares its arguments (clap), talks to the daemons through the public clients or their admin ports, and hands rows to
+//! Each module owns one family of commands: it declares its arguments (clap), talks to the daemons through the public clients or their admin ports,
+//! and hands rows to
 //! [`output`], which prints them as a table, JSON, JSON lines or TSV. Nothing here keeps state between runs.
 //!
 //! Exit codes: 0 done, 1 the answer is "no" or a daemon is not well, 64 usage, 69 a daemon could not be reached.

@@ -1,4 +1,5 @@
-//! What is shipped beside the binaries: units that systemd accepts and finds tight, a compose file that every engine reads, configurations that pass their own check.
+//! What is shipped beside the binaries: units that systemd accepts and finds tight, a compose file that every engine reads, configurations that pass
+//! their own check.
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 
 use std::fs;

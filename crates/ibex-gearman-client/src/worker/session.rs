@@ -1,6 +1,7 @@
 //! A worker's life with one server: connect, register, grab, sleep, report, and come back when the connection breaks.
 //!
-//! One GRAB_JOB is out at a time, and only while a permit to run is in hand, so a server never waits for a worker that is full. A finished job's result and the next
+//! One GRAB_JOB is out at a time, and only while a permit to run is in hand, so a server never waits for a worker that is full. A finished job's
+//! result and the next
 //! GRAB_JOB leave in one write.
 
 use std::panic::AssertUnwindSafe;

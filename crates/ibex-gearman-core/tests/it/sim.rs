@@ -1,7 +1,9 @@
 //! A simulation of the job server under hostile schedules: one seed, one trace.
 //!
-//! Workers die between any two packets, clients leave, replies of the store come late, fail or are lost with the whole server, clocks jump, limits shrink below what is
-//! there. After every step the invariants are checked, and the outputs against a small model: replies come in order, every foreground submission ends exactly once, a
+//! Workers die between any two packets, clients leave, replies of the store come late, fail or are lost with the whole server, clocks jump, limits
+//! shrink below what is
+//! there. After every step the invariants are checked, and the outputs against a small model: replies come in order, every foreground submission ends
+//! exactly once, a
 //! background job that was acknowledged is never lost. At the end a patient worker drains everything to zero.
 //!
 //! `IBEX_SIM_SEED=n` replays one seed, `IBEX_SIM_SEEDS=n` widens the run.

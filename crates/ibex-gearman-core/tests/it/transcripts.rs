@@ -1,7 +1,9 @@
 //! Runs the transcripts in `tests/scripts`: commands in, outputs out, reviewed as text. `UPDATE_GOLDENFILES=1` writes what happens; read the difference.
 //!
-//! `conn: command key=value…` is a packet from a connection, which is made at its first packet. Without a connection: `server` (policies, first in a script), `tick ms=`,
-//! `store auto|hold`, `persisted N`, `persist_failed N`, `restored …`, operators' acts, `jobs`, `functions`. Outputs come at the end of a block, `conn: PACKET arguments`.
+//! `conn: command key=value…` is a packet from a connection, which is made at its first packet. Without a connection: `server` (policies, first in a
+//! script), `tick ms=`,
+//! `store auto|hold`, `persisted N`, `persist_failed N`, `restored …`, operators' acts, `jobs`, `functions`. Outputs come at the end of a block,
+//! `conn: PACKET arguments`.
 
 use std::collections::BTreeMap;
 use std::error::Error;

@@ -1,7 +1,9 @@
 //! The durable background queue: jobs go into the database before their JOB_CREATED goes out, and leave it when they end.
 //!
-//! One task takes all requests that are there and makes one transaction of them, so a commit of one job costs what a commit of a thousand costs; while it runs, the
-//! next batch gathers. What was to be stored and could not be is refused (the submitter gets QUEUE_ERROR); ends and attempts, for which nobody waits, are kept and tried again, so
+//! One task takes all requests that are there and makes one transaction of them, so a commit of one job costs what a commit of a thousand costs;
+//! while it runs, the
+//! next batch gathers. What was to be stored and could not be is refused (the submitter gets QUEUE_ERROR); ends and attempts, for which nobody waits,
+//! are kept and tried again, so
 //! that a database that comes back learns of them. `schema.rs` has the statements; nothing else here is SQL.
 
 mod schema;

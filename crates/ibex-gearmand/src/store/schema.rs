@@ -1,7 +1,9 @@
 //! The statements of the durable queue, in both dialects.
 //!
-//! `gearman_jobs`: one row per background job that has not ended; its id is the number in the handle, so the order of ids is the order of submission. Keys, names and
-//! workloads are bytes. `gearman_dead`: jobs that were given up. `gearman_quarantine`: rows that could not be read at a start. `gearman_meta`: the first number of the next life.
+//! `gearman_jobs`: one row per background job that has not ended; its id is the number in the handle, so the order of ids is the order of submission.
+//! Keys, names and
+//! workloads are bytes. `gearman_dead`: jobs that were given up. `gearman_quarantine`: rows that could not be read at a start. `gearman_meta`: the
+//! first number of the next life.
 
 use std::collections::BTreeMap;
 

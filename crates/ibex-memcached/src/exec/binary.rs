@@ -1,6 +1,7 @@
 //! The binary protocol's commands.
 //!
-//! Same store operations as the text commands; the answers are packets. Quiet forms leave out the uninteresting answer: misses of reads, success of everything else.
+//! Same store operations as the text commands; the answers are packets. Quiet forms leave out the uninteresting answer: misses of reads, success of
+//! everything else.
 
 use super::classic::{count_arithmetic, moved, numeric};
 use super::{After, Cx, write};

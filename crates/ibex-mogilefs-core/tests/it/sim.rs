@@ -1,6 +1,7 @@
 //! Simulation: a cluster whose devices come, go, fill up and die, and files that are stepped until they rest.
 //!
-//! Checked after every step: nothing is removed that leaves fewer counting replicas than asked; stepping ends; with a calm cluster every file ends on as many hosts as it should.
+//! Checked after every step: nothing is removed that leaves fewer counting replicas than asked; stepping ends; with a calm cluster every file ends on
+//! as many hosts as it should.
 //! `IBEX_SIM_SEED` replays one seed, `IBEX_SIM_SEEDS` widens the run.
 
 use ibex_base::rng::Rng;

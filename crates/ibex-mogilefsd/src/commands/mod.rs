@@ -1,6 +1,7 @@
 //! Commands of the line protocol: from a line to exactly one reply.
 //!
-//! This file owns dispatch, counting and the mapping of failures to codes; the folder's other files own the commands by what they are about. Each command is a function from the
+//! This file owns dispatch, counting and the mapping of failures to codes; the folder's other files own the commands by what they are about. Each
+//! command is a function from the
 //! tracker and its arguments to pairs or a refusal.
 
 mod checks;

@@ -70,7 +70,8 @@ fn client_url(
     Some(FidPath::new(device, fid).url(host.address_for(ip, force_alt), host.get_port()))
 }
 
-/// The devices with one first that was seen to have the file in full length. Those seen not to have it are dropped; the rest keep their order. When nobody answers in time the order is
+/// The devices with one first that was seen to have the file in full length. Those seen not to have it are dropped; the rest keep their order. When
+/// nobody answers in time the order is
 /// left as it was: an unverified path is better than none.
 async fn verified_first(tracker: &Tracker, order: Vec<DevId>, fid: Fid, length: u64) -> Vec<DevId> {
     let patience = tracker.config().node_timeout.std() * 2;

@@ -1,6 +1,7 @@
 //! Background jobs: what every tracker does on its own.
 //!
-//! This file owns [`Pool`], the loop of the jobs that claim rows from a queue: keep as many pieces of work going as wanted, renew their claims while they last, and let the bell of new
+//! This file owns [`Pool`], the loop of the jobs that claim rows from a queue: keep as many pieces of work going as wanted, renew their claims while
+//! they last, and let the bell of new
 //! work be heard at once. The other files own one job each.
 
 mod delete;

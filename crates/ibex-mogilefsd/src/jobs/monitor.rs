@@ -1,6 +1,7 @@
 //! Watching the devices: usage, test writes, and whether a node verifies uploads.
 //!
-//! Every round re-reads the small tables, then asks all devices at once, so that a slow node delays nobody. A host that times out is not asked about its other devices in the same
+//! Every round re-reads the small tables, then asks all devices at once, so that a slow node delays nobody. A host that times out is not asked about
+//! its other devices in the same
 //! round by more than one wait, because all questions run side by side.
 
 use crate::store::queues::{Queue, QueueType};

@@ -1,6 +1,7 @@
 //! The metadata database behind a narrow interface: every SQL statement of the tracker is in this folder.
 //!
-//! [`schema`] owns the tables, [`files`] keys and replicas, [`small`] domains, classes, hosts, devices and settings, [`queues`] the work that trackers share. Times are the
+//! [`schema`] owns the tables, [`files`] keys and replicas, [`small`] domains, classes, hosts, devices and settings, [`queues`] the work that
+//! trackers share. Times are the
 //! database's own seconds, never this machine's. Nothing here decides; callers pass decisions in.
 
 pub(crate) mod files;

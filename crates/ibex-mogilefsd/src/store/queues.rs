@@ -1,6 +1,7 @@
 //! The queues through which trackers share work without a leader.
 //!
-//! A claim pushes a row's `nexttry` into the future by the lease, so that nobody else sees it; the row is deleted when the work is done, rescheduled when it failed, and given back
+//! A claim pushes a row's `nexttry` into the future by the lease, so that nobody else sees it; the row is deleted when the work is done, rescheduled
+//! when it failed, and given back
 //! when the tracker stops. A tracker that dies leaves its rows to become due again by themselves.
 
 use super::files::{queue_delete, queue_replication};
@@ -263,7 +264,8 @@ impl Store {
             .await
     }
 
-    /// Forgets a batch of replicas on a dead device after queueing their files for replication, in that order and in one transaction. Files that no longer exist are queued for deletion.
+    /// Forgets a batch of replicas on a dead device after queueing their files for replication, in that order and in one transaction. Files that no
+    /// longer exist are queued for deletion.
     pub(crate) async fn reap(&self, device: DevId, fids: Vec<Fid>) -> Result<()> {
         let sql = self.sql;
         self.db

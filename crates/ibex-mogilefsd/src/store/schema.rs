@@ -1,6 +1,7 @@
 //! The tables, exactly the original's, schema version 17.
 //!
-//! Owns their creation on an empty database and the refusal of a newer one. On a new MySQL database names and keys are binary columns, which the original runs on too; an existing
+//! Owns their creation on an empty database and the refusal of a newer one. On a new MySQL database names and keys are binary columns, which the
+//! original runs on too; an existing
 //! database is left as it is.
 
 use ibex_sql::{Db, Engine, Error, params};

@@ -1,6 +1,7 @@
 //! `ibex gear worker`: runs a command for each job, workload on its standard input, its standard output the result.
 //!
-//! Input and output of the command are served at the same time, so a command may write before it has read everything; the original tool deadlocks once a pipe is full.
+//! Input and output of the command are served at the same time, so a command may write before it has read everything; the original tool deadlocks
+//! once a pipe is full.
 
 use std::process::{ExitCode, Stdio};
 use std::sync::Arc;

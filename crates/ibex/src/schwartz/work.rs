@@ -1,6 +1,7 @@
 //! `ibex schwartz work`: a shell command for each job.
 //!
-//! The argument is the command's standard input (a structure frozen by Perl as JSON, unless `--raw`). Exit status 0 completes the job, 75 declines it, 100 fails it for good, any other fails it;
+//! The argument is the command's standard input (a structure frozen by Perl as JSON, unless `--raw`). Exit status 0 completes the job, 75 declines
+//! it, 100 fails it for good, any other fails it;
 //! the message of a failure is the last line of standard error.
 
 use std::process::{ExitCode, Stdio};

@@ -1,7 +1,8 @@
 //! `cargo xtask demo`: the whole family as real processes on the loopback, filled with people and entries, until Ctrl-C; and `--check`, which walks the tour
 //! without a person and judges what it sees.
 //!
-//! State lies in one folder (`--state`, default `.ibex-demo` in the workspace); started again, the demo goes on with it. Databases are SQLite files there, or on
+//! State lies in one folder (`--state`, default `.ibex-demo` in the workspace); started again, the demo goes on with it. Databases are SQLite files
+//! there, or on
 //! the MySQL server named by `--db`.
 
 mod browser;
