@@ -97,6 +97,8 @@ pub struct RequestPolicy<'a> {
     pub extra: &'a [(&'a str, String)],
     /// The service's `HEADER` changes, removals first.
     pub changes: &'a [HeaderChange],
+    /// Protocol the client asks to switch to, when that is allowed; the connection then serves nothing else.
+    pub upgrade: Option<&'a str>,
 }
 
 /// The head of the request to the backend.
@@ -114,14 +116,14 @@ pub fn request_head(request: &Request, policy: &RequestPolicy<'_>) -> BytesMut {
         fields.set(name, value.clone());
     }
     apply_changes(&mut fields, policy.changes);
-    fields.push(
-        &b"Connection"[..],
-        if policy.persist {
-            &b"keep-alive"[..]
-        } else {
-            b"close"
-        },
-    );
+    match policy.upgrade {
+        Some(protocol) => {
+            fields.push(&b"Upgrade"[..], protocol.to_owned());
+            fields.push(&b"Connection"[..], &b"Upgrade"[..]);
+        }
+        None if policy.persist => fields.push(&b"Connection"[..], &b"keep-alive"[..]),
+        None => fields.push(&b"Connection"[..], &b"close"[..]),
+    }
     match policy.body {
         OutBody::None => {}
         OutBody::Length(n) => fields.push(&b"Content-Length"[..], n.to_string()),
@@ -244,6 +246,22 @@ pub fn client_body(body: ResponseBody, version: Version) -> ClientBody {
     }
 }
 
+/// The protocol a request asks to switch to, if it asks properly and the protocol is one of `allowed`.
+#[must_use]
+pub fn wanted_upgrade<'a>(request: &Request, allowed: &'a [String]) -> Option<&'a str> {
+    let asks = &request.method[..] == b"GET"
+        && request.version == Version::V11
+        && request.fields.has_token("Connection", "upgrade");
+    let mut protocols = request.fields.all("Upgrade");
+    match (protocols.next(), protocols.next()) {
+        (Some(one), None) if asks => allowed
+            .iter()
+            .find(|a| one.eq_ignore_ascii_case(a.as_bytes()))
+            .map(String::as_str),
+        _ => None,
+    }
+}
+
 /// End-to-end fields of a response, without framing.
 #[must_use]
 pub fn end_to_end(response: &Response) -> Fields {
@@ -353,6 +371,7 @@ mod tests {
             underscores: false,
             extra: &[],
             changes,
+            upgrade: None,
         }
     }
 
@@ -408,6 +427,31 @@ mod tests {
                 && !head.contains("Host: h\r\n")
         );
         assert!(forwarded("", &policy(Trust::Blind, &[])).contains("Host: web\r\n"));
+    }
+
+    #[test]
+    fn upgrades_are_asked_for_properly_or_not_at_all() {
+        let allowed = ["websocket".to_owned()];
+        let wanted = |head: &str| {
+            let mut buffer = BytesMut::from(head.as_bytes());
+            let request = RequestParser::default()
+                .parse(&mut buffer, &Limits::default())
+                .unwrap()
+                .unwrap();
+            wanted_upgrade(&request, &allowed).is_some()
+        };
+        assert!(wanted(
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n\r\n"
+        ));
+        for head in [
+            "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+            "GET / HTTP/1.0\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nUpgrade: websocket\r\n\r\n",
+        ] {
+            assert!(!wanted(head), "{head:?}");
+        }
     }
 
     #[test]

@@ -633,6 +633,20 @@ pub const TABLE: &[Tunable] = &[
         "version of the OPTIONS request",
     ),
     t(
+        "upgrades",
+        PROXY,
+        Kind::Text,
+        "websocket",
+        "protocols a client may switch to, separated by commas; none = no upgrades",
+    ),
+    t(
+        "tunnel_timeout",
+        PROXY,
+        Kind::Duration,
+        "3600",
+        "longest silence of an upgraded connection",
+    ),
+    t(
         "underscore_headers",
         PROXY,
         Kind::Bool,

@@ -52,6 +52,8 @@ pub(crate) struct Exchange<'a> {
     pub(crate) patience: Duration,
     /// Give up when the client closes.
     pub(crate) watches_client: bool,
+    /// The request asks to switch protocols, so 101 is an answer.
+    pub(crate) may_switch: bool,
 }
 
 /// Sends a request and waits for the head of the response.
@@ -64,6 +66,7 @@ pub(crate) async fn exchange(
 ) -> Result<Answer, Failure> {
     let Wire { socket, buffer } = wire;
     let mut heads = Heads::new(terms.limits);
+    heads.may_switch = terms.may_switch;
     client.info.set_state(State::BackendReqSent);
     let sent = tokio::select! {
         biased;
@@ -105,6 +108,7 @@ pub(crate) struct Heads {
     limits: Limits,
     interim: usize,
     silent: bool,
+    may_switch: bool,
 }
 
 impl Heads {
@@ -114,6 +118,7 @@ impl Heads {
             limits,
             interim: 0,
             silent: true,
+            may_switch: false,
         }
     }
 
@@ -127,6 +132,9 @@ impl Heads {
         loop {
             let silent = self.silent && buffer.is_empty();
             match self.parser.parse(buffer, &self.limits) {
+                Ok(Some(response)) if response.status == 101 && self.may_switch => {
+                    return Ok(response);
+                }
                 Ok(Some(response)) if response.status == 101 => {
                     return Err(Failure::Broken { silent: false });
                 }

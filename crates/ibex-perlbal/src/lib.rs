@@ -39,6 +39,7 @@ mod route;
 mod service;
 mod show;
 mod socket;
+mod tunnel;
 mod upload;
 mod upstream;
 mod web;

@@ -11,7 +11,7 @@ use ibex_perlbal_core::dispatcher::{Class, Refused};
 use ibex_perlbal_core::retry::{Broken, Schedule, may_retry};
 use ibex_perlbal_proto::forward::{
     ClientBody, HeaderChange, RequestPolicy, Trust, client_body, end_to_end, request_head,
-    response_head,
+    response_head, wanted_upgrade,
 };
 use ibex_perlbal_proto::framing::{self, BodyReader, RequestBody, ResponseBody, Step};
 use ibex_perlbal_proto::head::{Response, Version};
@@ -26,6 +26,7 @@ use crate::registry::State;
 use crate::reproxy as reproxied;
 use crate::route::{Done, is_trusted, reason_or};
 use crate::service::{Service, count};
+use crate::tunnel;
 use crate::upload::{self, Upload};
 use crate::upstream::Lease;
 
@@ -65,7 +66,9 @@ pub(crate) async fn serve(
     if class == Class::High {
         count(&service.counters.proxy_requests_highpri);
     }
+    let upgrade = wanted_upgrade(&turn.request, &settings.proxy.upgrades).map(str::to_owned);
     let mut attempt = Attempt {
+        upgrade,
         service,
         settings,
         upload,
@@ -146,6 +149,7 @@ struct Attempt<'a> {
     class: Class,
     retries: u32,
     errors: Schedule,
+    upgrade: Option<String>,
 }
 
 impl Attempt<'_> {
@@ -221,6 +225,7 @@ impl Attempt<'_> {
             limits: self.settings.response_limits,
             patience: self.settings.proxy.backend_timeout,
             watches_client: !self.settings.proxy.finishes_for_gone_clients,
+            may_switch: self.upgrade.is_some(),
         };
         let sent = Instant::now();
         match exchange(client, turn, lease.wire(), &self.upload, &terms).await {
@@ -250,7 +255,7 @@ impl Attempt<'_> {
                 let broken = Broken {
                     was_reused: uses > 0 && silent,
                     is_idempotent: turn.request.is_idempotent(),
-                    is_replayable: self.upload.is_replayable(),
+                    is_replayable: self.upload.is_replayable() && self.upgrade.is_none(),
                     retries: self.retries,
                 };
                 if may_retry(broken, self.settings.proxy.retries_max) {
@@ -296,6 +301,7 @@ impl Attempt<'_> {
                 underscores: proxy.underscores,
                 extra: &extra,
                 changes: &changes,
+                upgrade: self.upgrade.as_deref(),
             },
         )
     }
@@ -349,6 +355,10 @@ impl Attempt<'_> {
         answer: Answer,
     ) -> Result<Round, Cut> {
         let Answer { response, is_early } = answer;
+        if response.status == 101 {
+            tunnel::run(client, turn, lease, &response, self.settings).await?;
+            return Ok(Round::Done(Done::Answered));
+        }
         if self.service.settings.load().model.has(Plugin::Stats) {
             let url = client.info.url().unwrap_or_default();
             self.service.remember(format!(

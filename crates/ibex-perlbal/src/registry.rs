@@ -28,10 +28,11 @@ pub(crate) enum State {
     XferDisk,
     XferResp,
     PersistWait,
+    Tunnel,
     Closed,
 }
 
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 13] = [
     "reading_headers",
     "buffering_request",
     "buffering_upload",
@@ -43,6 +44,7 @@ const NAMES: [&str; 12] = [
     "xfer_disk",
     "xfer_resp",
     "persist_wait",
+    "tunnel",
     "closed",
 ];
 

@@ -85,7 +85,6 @@ fn hooks(client: &Client, turn: &mut Turn, settings: &Settings) -> Option<Reply>
                 None
             }
             Plugin::EchoService
-            | Plugin::FlvStreaming
             | Plugin::Highpri
             | Plugin::Include
             | Plugin::LazyCdn
@@ -261,7 +260,6 @@ pub(crate) fn choose_for(request: &Request, settings: &Settings) -> Choice {
             Plugin::AccessControl
             | Plugin::AutoRemoveLeadingDir
             | Plugin::EchoService
-            | Plugin::FlvStreaming
             | Plugin::Highpri
             | Plugin::Include
             | Plugin::LazyCdn

@@ -8,7 +8,6 @@ pub(crate) enum Plugin {
     AccessControl,
     AutoRemoveLeadingDir,
     EchoService,
-    FlvStreaming,
     Highpri,
     Include,
     LazyCdn,
@@ -23,11 +22,10 @@ pub(crate) enum Plugin {
 }
 
 impl Plugin {
-    const ALL: [(Self, &'static str); 15] = [
+    const ALL: [(Self, &'static str); 14] = [
         (Self::AccessControl, "AccessControl"),
         (Self::AutoRemoveLeadingDir, "AutoRemoveLeadingDir"),
         (Self::EchoService, "EchoService"),
-        (Self::FlvStreaming, "FlvStreaming"),
         (Self::Highpri, "Highpri"),
         (Self::Include, "Include"),
         (Self::LazyCdn, "LazyCDN"),
@@ -64,7 +62,6 @@ impl Plugin {
             Self::NotModified => &["host_pattern"],
             Self::AutoRemoveLeadingDir
             | Self::EchoService
-            | Self::FlvStreaming
             | Self::Include
             | Self::LazyCdn
             | Self::MaxContentLength

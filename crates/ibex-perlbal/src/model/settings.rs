@@ -79,6 +79,8 @@ pub(crate) struct Proxy {
     pub(crate) backend_timeout: Duration,
     pub(crate) finishes_for_gone_clients: bool,
     pub(crate) underscores: bool,
+    pub(crate) upgrades: Vec<String>,
+    pub(crate) tunnel_timeout: Duration,
     pub(crate) request_ids: bool,
     pub(crate) retries_max: u32,
     pub(crate) content_length_max: u64,
@@ -294,6 +296,13 @@ impl Proxy {
             backend_timeout: r.duration("backend_timeout"),
             finishes_for_gone_clients: r.text("client_abort").as_deref() == Some("finish"),
             underscores: r.bool("underscore_headers"),
+            upgrades: r
+                .words("upgrades")
+                .into_iter()
+                .filter(|w| w != "none")
+                .map(|w| w.to_ascii_lowercase())
+                .collect(),
+            tunnel_timeout: r.duration("tunnel_timeout"),
             request_ids: r.bool("x_request_id"),
             retries_max: u32::try_from(r.number("max_retries")).unwrap_or(u32::MAX),
             content_length_max: if r.0.has(Plugin::MaxContentLength) {

@@ -713,3 +713,50 @@ fn limits_answer_and_close() {
     drop(held);
     daemon.stop().unwrap();
 }
+
+#[test]
+fn websockets_are_tunnelled_after_the_backends_101_only() {
+    let backend = Backend::start(|seen, stream| {
+        if seen.line().starts_with("GET /no") {
+            return respond(stream, "403 Forbidden", "", b"no");
+        }
+        assert_eq!(
+            (seen.header("Upgrade"), seen.header("Connection")),
+            (Some("websocket"), Some("Upgrade"))
+        );
+        stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\nfirst").unwrap();
+        let mut bytes = [0; 64];
+        while let Ok(n @ 1..) = stream.read(&mut bytes) {
+            stream.write_all(&bytes[..n]).unwrap();
+        }
+        false
+    });
+    let daemon = balancer(&proxy_commands(&[backend.addr], KEEP));
+    let addr = daemon.addr("web").unwrap();
+    let ask =
+        "HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let mut client = Raw::connect(addr);
+    let answer = client.send(&format!("GET /ws {ask}")).answer();
+    assert_eq!(
+        (
+            answer.status,
+            answer.header("Upgrade"),
+            answer.header("Sec-WebSocket-Accept")
+        ),
+        (101, Some("websocket"), Some("x"))
+    );
+    client.send("ping");
+    client.stream().shutdown(Shutdown::Write).unwrap();
+    let rest = client.rest();
+    assert!(rest.starts_with(b"first"), "{rest:?}");
+    let mut refused = Raw::connect(addr);
+    // Without a 101 what follows is read as HTTP.
+    refused
+        .send(&format!("GET /no {ask}"))
+        .send("GET /no2 HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(
+        (refused.answer().status, refused.answer().status),
+        (403, 403)
+    );
+    daemon.stop().unwrap();
+}
