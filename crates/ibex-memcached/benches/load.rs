@@ -1,6 +1,7 @@
 //! CPU per operation and memory of ibex-memcached beside the memcached of the system, interleaved in one run.
 //!
-//! `cargo bench -p ibex-memcached --bench load [-- --seconds 2 --rounds 3 --only NAME]` starts both servers with the same flags on loopback, drives each scenario
+//! `cargo bench -p ibex-memcached --bench load [-- --seconds 2 --rounds 3 --only NAME]` starts both servers with the same flags on
+//! loopback, drives each scenario
 //! against both in turn, and prints the server's own CPU time per operation (user and system, from /proc), which repeats well on a busy machine
 //! where throughput does not. `memory` fills both and prints resident bytes per item. Without a memcached on the machine only ours is measured.
 #![allow(
@@ -137,14 +138,24 @@ struct Scenario {
     end: &'static [u8],
 }
 
-struct Random(u64);
+impl Scenario {
+    /// Keys in use: fewer where values are large.
+    fn keys(&self) -> usize {
+        if self.value_bytes > 1000 { 2000 } else { KEYS }
+    }
+}
+
+struct Random {
+    state: u64,
+    keys: usize,
+}
 
 impl Random {
     fn key(&mut self) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % KEYS as u64) as usize
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        (self.state % self.keys as u64) as usize
     }
 }
 
@@ -332,7 +343,10 @@ fn measure(server: &Server, scenario: &Scenario, span: Duration) -> f64 {
                 scope.spawn(move || {
                     let (mut stream, mut buffer, mut request) =
                         (server.connect(), vec![0; 1 << 18], Vec::new());
-                    let mut random = Random(0x9e37_79b9_7f4a_7c15 + client);
+                    let mut random = Random {
+                        state: 0x9e37_79b9_7f4a_7c15 + client,
+                        keys: scenario.keys(),
+                    };
                     let (start, mut done) = (Instant::now(), 0);
                     while start.elapsed() < span {
                         request.clear();
@@ -387,13 +401,8 @@ fn cpu(span: Duration, rounds: usize, only: Option<&str>) {
         .filter(|scenario| only.is_none_or(|only| scenario.name.contains(only)))
     {
         let servers = start_all(1024);
-        let keys = if scenario.value_bytes > 1000 {
-            2000
-        } else {
-            KEYS
-        };
         for server in &servers {
-            fill(server, scenario.value_bytes, keys);
+            fill(server, scenario.value_bytes, scenario.keys());
         }
         let mut costs = vec![Vec::new(); servers.len()];
         for _ in 0..rounds {

@@ -72,11 +72,12 @@ pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
     on_reload(&kit, &shared);
 
     let mut threads = Vec::new();
-    let mut handles = Vec::new();
+    let (mut handles, mut wakers) = (Vec::new(), Vec::new());
     for number in 0..config.threads as usize {
         let (worker, handle) =
             Worker::new(Arc::clone(&shared), number).map_err(failed("make a worker"))?;
         threads.push(thread(&format!("worker-{number}"), move || worker.run())?);
+        wakers.push(Arc::clone(&handle.waker));
         handles.push(handle);
     }
     ports::publish(&listeners)?;
@@ -86,7 +87,7 @@ pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
     let for_upkeep = Arc::clone(&shared);
     let heartbeat = kit.heartbeat("upkeep");
     let upkeep = thread("upkeep", move || {
-        upkeep::run(&for_upkeep, &heartbeat);
+        upkeep::run(&for_upkeep, &heartbeat, &wakers);
         Ok(())
     })?;
 

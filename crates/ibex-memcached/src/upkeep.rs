@@ -1,7 +1,9 @@
-//! The upkeep thread: once a second it frees expired items and charges the memory of connection buffers against the limit.
+//! The upkeep thread: once a second it frees expired items, charges the memory of connection buffers against the limit, and wakes the workers
+//! for what they do once a second.
 
 use crate::shared::Shared;
 use ibex_kit::Heartbeat;
+use mio::Waker;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -16,10 +18,15 @@ const BUFFERS_FREE: u64 = 4 << 20;
 const HASH_FILL_HALVES: u64 = 3;
 
 /// Runs until the daemon stops; `unpark` ends the pause.
-pub(crate) fn run(shared: &Arc<Shared>, heartbeat: &Heartbeat) {
+pub(crate) fn run(shared: &Arc<Shared>, heartbeat: &Heartbeat, workers: &[Arc<Waker>]) {
     while !shared.is_stopping() {
         heartbeat.beat();
         round(shared);
+        for worker in workers {
+            if let Err(error) = worker.wake() {
+                tracing::warn!(%error, "worker was not woken");
+            }
+        }
         std::thread::park_timeout(ROUND);
     }
 }

@@ -19,8 +19,6 @@ use std::time::Duration;
 const EVENTS_MAX: usize = 1024;
 /// Bytes read at once. Larger saves system calls on uploads, smaller stays in the cache.
 const SCRATCH_BYTES: usize = 64 << 10;
-/// A worker turns at least this often, for its heartbeat and idle connections.
-const TURN_MAX: Duration = Duration::from_millis(1000);
 /// The waker's token; connections have lower ones.
 const WAKER: Token = Token(usize::MAX);
 
@@ -52,7 +50,8 @@ pub(crate) struct Worker {
     scratch: Vec<u8>,
     spares: Vec<Vec<u8>>,
     heartbeat: Heartbeat,
-    idle_checked: u32,
+    /// The last second in which the once-a-second work was done.
+    second: u32,
     /// Kept open here too: a wake-up is lost when the last owner closes it.
     _waker: Arc<Waker>,
 }
@@ -75,7 +74,7 @@ impl Worker {
             scratch: vec![0; SCRATCH_BYTES],
             spares: Vec::new(),
             heartbeat,
-            idle_checked: 0,
+            second: 0,
             _waker: Arc::clone(&waker),
         };
         Ok((
@@ -91,16 +90,16 @@ impl Worker {
     pub(crate) fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS_MAX);
         while !self.shared.is_stopping() {
+            // The upkeep thread wakes workers once a second. A timeout here would arm a timer with every wait, which costs more than the request.
             let timeout = if self.queue.is_empty() {
-                TURN_MAX
+                None
             } else {
-                Duration::ZERO
+                Some(Duration::ZERO)
             };
-            match self.poll.poll(&mut events, Some(timeout)) {
+            match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 other => other?,
             }
-            self.heartbeat.beat();
             for event in &events {
                 if event.token() == WAKER {
                     self.welcome();
@@ -110,7 +109,11 @@ impl Worker {
             }
             let now = self.shared.clock.now();
             self.turns(now);
-            self.close_idle(now);
+            if self.second != now {
+                self.second = now;
+                self.heartbeat.beat();
+                self.close_idle(now);
+            }
         }
         self.finish();
         Ok(())
@@ -198,14 +201,13 @@ impl Worker {
         self.numbers.open.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Closes connections without a command for too long, once a second.
+    /// Closes connections without a command for too long.
     fn close_idle(&mut self, now: u32) {
         let limit =
             u32::try_from(self.shared.config.idle_timeout.std().as_secs()).unwrap_or(u32::MAX);
-        if limit == 0 || self.idle_checked == now {
+        if limit == 0 {
             return;
         }
-        self.idle_checked = now;
         let idle: Vec<usize> = self
             .conns
             .iter()

@@ -1,0 +1,11 @@
+//! The real program over real sockets: wire scripts, limits, life cycle, leases under contention, the original beside it.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "test helpers")]
+
+mod client;
+mod compare;
+mod hostile;
+mod life;
+mod limits;
+mod login;
+mod numbers;
+mod scripts;

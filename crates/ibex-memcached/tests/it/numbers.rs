@@ -1,0 +1,116 @@
+//! `stats` and `/metrics` tell the same, memory stays under its limit, expired items go by themselves.
+
+use crate::client::Client;
+use ibex_testkit::{Daemon, wait};
+
+#[test]
+fn stats_and_metrics_are_the_same_numbers() {
+    let daemon = Daemon::builder("ibex-memcached").start().unwrap();
+    let mut client = Client::new(&daemon);
+    client.ask(
+        "set k 0 0 1\r\nx\r\nget k absent\r\nincr absent 1\r\ndelete k\r\ntouch k 1\r\nmn\r\n",
+        "MN\r\n",
+    );
+    for (stat, sample) in [
+        (
+            "get_hits",
+            "ibex_memcached_commands_total{command=\"get\",status=\"hit\"}",
+        ),
+        (
+            "get_misses",
+            "ibex_memcached_commands_total{command=\"get\",status=\"miss\"}",
+        ),
+        (
+            "cmd_set",
+            "ibex_memcached_commands_total{command=\"set\",status=\"any\"}",
+        ),
+        (
+            "incr_misses",
+            "ibex_memcached_commands_total{command=\"incr\",status=\"miss\"}",
+        ),
+        (
+            "delete_hits",
+            "ibex_memcached_commands_total{command=\"delete\",status=\"hit\"}",
+        ),
+        ("curr_items", "ibex_memcached_items"),
+        ("limit_maxbytes", "ibex_memcached_limit_bytes"),
+    ] {
+        #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+        let stat = client.stat(stat) as f64;
+        assert!(
+            (stat - daemon.metric(sample).unwrap()).abs() < 0.5,
+            "{sample}"
+        );
+    }
+    assert_eq!(client.ask("stats\r\n", "END\r\n").lines().count(), 93 + 1);
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn memory_stays_under_its_limit() {
+    let daemon = Daemon::builder("ibex-memcached")
+        .arg("-m")
+        .arg("16")
+        .start()
+        .unwrap();
+    let mut client = Client::new(&daemon);
+    let value = "v".repeat(1000);
+    for n in 0..40_000 {
+        client.send(format!("set key{n} 0 0 1000 noreply\r\n{value}\r\n").as_bytes());
+    }
+    client.ask("mn\r\n", "MN\r\n");
+    let held = ["segment", "index"].map(|what| {
+        daemon
+            .metric(&format!("ibex_memcached_{what}_bytes"))
+            .unwrap()
+    });
+    assert!(
+        held.iter().sum::<f64>() <= f64::from(16 << 20) + 65_536.0,
+        "{held:?}"
+    );
+    assert!(client.stat("evictions") > 20_000);
+    assert!(client.stat("curr_items") > 14_000);
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn expired_items_go_without_being_asked_for() {
+    let daemon = Daemon::builder("ibex-memcached")
+        .arg("--test-hooks")
+        .start()
+        .unwrap();
+    let mut client = Client::new(&daemon);
+    for n in 0..1000 {
+        client.ask(&format!("set key{n} 0 50 1\r\nx\r\n"), "STORED\r\n");
+    }
+    assert_eq!(client.stat("curr_items"), 1000);
+    client.ask("debugtime 60\r\n", "OK\r\n");
+    wait::until_true("the sweep has passed", || client.stat("curr_items") == 0).unwrap();
+    assert_eq!(client.stat("crawler_reclaimed"), 1000);
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn a_dump_shows_every_key() {
+    let daemon = Daemon::builder("ibex-memcached").start().unwrap();
+    let mut client = Client::new(&daemon);
+    for n in 0..5000 {
+        client.send(format!("set key:{n} 0 0 1 noreply\r\nx\r\n").as_bytes());
+    }
+    client.ask("mn\r\n", "MN\r\n");
+    let dump = client.ask("lru_crawler metadump all\r\n", "END\r\n");
+    assert_eq!(
+        dump.lines()
+            .filter(|line| line.starts_with("key=key%3A"))
+            .count(),
+        5000
+    );
+    let keys = client.ask("lru_crawler mgdump all\r\n", "EN\r\n");
+    assert_eq!(
+        keys.lines()
+            .filter(|line| line.starts_with("mg key:"))
+            .count(),
+        5000
+    );
+    daemon.stop().unwrap();
+}
