@@ -212,11 +212,13 @@ impl JobServer {
     pub fn retry_dead(&mut self, now: Instant, target: Option<&[u8]>) -> usize {
         let mut count = 0;
         for id in self.dead_named(target) {
-            if self
+            // One whose way into the store is still open would take the answer to its first Persist for that to its revival.
+            let is_committing = self.commits.contains_key(&id);
+            let is_taken = self
                 .dead
                 .get(&id)
-                .is_none_or(|dead| self.is_key_taken(&dead.job))
-            {
+                .is_none_or(|dead| self.is_key_taken(&dead.job));
+            if is_committing || is_taken {
                 continue;
             }
             let Some(dead) = self.dead.remove(&id) else {

@@ -106,6 +106,8 @@ struct Sim {
     dead_rows: BTreeMap<JobId, StoredJob>,
     /// Background jobs whose JOB_CREATED went out and whose end is not known.
     acknowledged: BTreeSet<JobId>,
+    /// Jobs that were given up and not revived: a reply that was held may tell of their acceptance afterwards.
+    buried: BTreeSet<JobId>,
     /// Jobs that were ended by a worker or an operator, with the step.
     ended: BTreeMap<JobId, usize>,
     trace: String,
@@ -163,6 +165,7 @@ impl Sim {
             rows: BTreeMap::new(),
             dead_rows: BTreeMap::new(),
             acknowledged: BTreeSet::new(),
+            buried: BTreeSet::new(),
             ended: BTreeMap::new(),
             trace: String::new(),
         }
@@ -507,6 +510,8 @@ impl Sim {
         self.note(format_args!("crash"));
         self.peers.clear();
         self.store_queue.clear();
+        // A burial that had not reached the disk did not happen.
+        self.buried.clear();
         let first_job = self.server.next_job_number() + 1000;
         let config = Config {
             first_job,
@@ -549,7 +554,11 @@ impl Sim {
                 | Output::Forget(_)
                 | Output::Bury { .. }) => {
                     if let Output::Bury { job, .. } = &store {
+                        self.buried.insert(*job);
                         self.acknowledged.remove(job);
+                    }
+                    if let Output::Revive(job) = &store {
+                        self.buried.remove(&job.id);
                     }
                     self.store_queue.push_back(store);
                 }
@@ -607,6 +616,7 @@ impl Sim {
                         if self.config.durable
                             && !self.ended.contains_key(&id)
                             && !self.dead_rows.contains_key(&id)
+                            && !self.buried.contains(&id)
                         {
                             assert!(
                                 self.rows.contains_key(&id),
@@ -614,7 +624,7 @@ impl Sim {
                                 id.0
                             );
                         }
-                        if !self.ended.contains_key(&id) {
+                        if !self.ended.contains_key(&id) && !self.buried.contains(&id) {
                             self.acknowledged.insert(id);
                         }
                     }
