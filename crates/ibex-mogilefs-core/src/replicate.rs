@@ -47,9 +47,16 @@ pub fn next_step(
     progress: &Progress,
     rng: &mut Rng,
 ) -> Step {
+    // A device may have been given up between two steps; what is on it counts no longer.
+    let on: BTreeSet<DevId> = progress
+        .on
+        .iter()
+        .copied()
+        .filter(|&device| cluster.counts(device))
+        .collect();
     let situation = Situation {
         cluster,
-        on: &progress.on,
+        on: &on,
         failed: &progress.failed,
         mindevcount: mindevcount.max(1),
     };

@@ -20,6 +20,7 @@ struct World {
     files: Vec<(BTreeSet<DevId>, u32, Policy)>,
     rng: Rng,
     trace: String,
+    is_stormy: bool,
 }
 
 fn device_id(host: u32, slot: u32) -> DevId {
@@ -59,6 +60,7 @@ impl World {
             files: Vec::new(),
             rng,
             trace: String::new(),
+            is_stormy: true,
         }
     }
 
@@ -100,6 +102,10 @@ impl World {
             failed: BTreeSet::new(),
         };
         for _ in 0..STEPS_MAX {
+            // An administrator may give a device up between two steps.
+            if self.is_stormy && self.rng.chance(1, 40) {
+                self.kill(&progress.on);
+            }
             let step = next_step(&self.cluster, &policy, count, &progress, &mut self.rng);
             writeln!(self.trace, "file {index} {step:?}").unwrap();
             match step {
@@ -137,7 +143,21 @@ impl World {
         panic!("file {index} never rests:\n{}", self.trace);
     }
 
+    /// One of these devices dies; its replicas are lost.
+    fn kill(&mut self, on: &BTreeSet<DevId>) {
+        let on: Vec<DevId> = on.iter().copied().collect();
+        if let Some(device) = self
+            .rng
+            .pick(&on)
+            .and_then(|id| self.cluster.devices.get_mut(id))
+        {
+            device.state = DeviceState::Dead;
+            writeln!(self.trace, "dead {}", device.id).unwrap();
+        }
+    }
+
     fn calm(&mut self) {
+        self.is_stormy = false;
         for host in self.cluster.hosts.values_mut() {
             host.state = HostState::Alive;
         }

@@ -75,6 +75,17 @@ impl Queue {
         }
     }
 
+    /// A condition that fails when the row means new work since it was claimed: a claim's `nexttry` is never urgent, and a deletion is not over while a location is
+    /// recorded.
+    fn unless_requeued(self) -> &'static str {
+        match self {
+            Self::Replicate | Self::Other(_) => "nexttry <> 0",
+            Self::Delete => {
+                "NOT EXISTS (SELECT 1 FROM file_on WHERE file_on.fid = file_to_delete2.fid)"
+            }
+        }
+    }
+
     fn columns(self) -> &'static str {
         match self {
             Self::Replicate => "fid, failcount, fromdevid",
@@ -182,18 +193,16 @@ impl Store {
             .collect::<std::result::Result<_, _>>()?)
     }
 
-    /// Work is done: the row goes.
+    /// Work is done: the row goes, unless somebody queued the file again meanwhile, or a deleted file got another location.
     pub(crate) async fn finish(&self, queue: Queue, fid: Fid) -> Result<()> {
-        let sql = format!(
-            "DELETE FROM {} WHERE {} AND fid = ?",
-            queue.table(),
-            queue.condition()
-        );
+        let (table, condition, unless) =
+            (queue.table(), queue.condition(), queue.unless_requeued());
+        let sql = format!("DELETE FROM {table} WHERE {condition} AND fid = ? AND {unless}");
         self.db.execute(sql, params![fid.0]).await?;
         Ok(())
     }
 
-    /// Work failed: the row is due again in `delay` seconds with one more failure.
+    /// Work failed: the row is due again in `delay` seconds with one more failure, unless somebody made it urgent meanwhile.
     pub(crate) async fn reschedule(
         &self,
         queue: Queue,
@@ -202,10 +211,11 @@ impl Store {
         failcount: u32,
     ) -> Result<()> {
         let sql = format!(
-            "UPDATE {} SET nexttry = {} + ?, failcount = ? WHERE {} AND fid = ?",
+            "UPDATE {} SET nexttry = {} + ?, failcount = ? WHERE {} AND fid = ? AND nexttry <> {}",
             queue.table(),
             self.sql.now(),
-            queue.condition()
+            queue.condition(),
+            super::URGENT
         );
         self.db
             .execute(sql, params![delay, failcount.min(FAILCOUNT_MAX), fid.0])

@@ -138,6 +138,12 @@ impl Cluster {
         )
     }
 
+    /// A client that gives up at once when the tracker is gone.
+    pub(crate) fn impatient_client(&self) -> Client {
+        let config = Config::new([self.tracker_addr()], "t");
+        Client::new(config.with_attempts_max(1).with_store_attempts_max(1))
+    }
+
     /// Nodes and devices registered, classes `one`, `two`, `three`; every device seen writeable.
     pub(crate) async fn populated(self) -> Self {
         let admin = self.client().admin();

@@ -65,7 +65,7 @@ async fn a_tracker_killed_under_load_loses_nothing_acknowledged() {
     let mut cluster = Cluster::start(2).populated().await;
     let mut acknowledged = Vec::new();
     for round in 0..KILLS {
-        let client = cluster.client();
+        let client = cluster.impatient_client();
         let mut writers = tokio::task::JoinSet::new();
         for writer in 0..4 {
             let client = client.clone();
