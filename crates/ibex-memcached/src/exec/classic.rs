@@ -6,9 +6,6 @@ use ibex_memcached_proto::line::Words;
 use ibex_memcached_proto::request::{Answer, Direction, StoreLine, StoreVerb, WithCas};
 use ibex_memcached_proto::texts;
 
-/// Longest text that is taken for a number, blanks included.
-const NUMBER_BYTES_MAX: usize = 20;
-
 pub(super) fn get_mode(with_cas: WithCas) -> ReadMode {
     match with_cas {
         WithCas::Omitted => ReadMode::Get,
@@ -247,13 +244,14 @@ pub(super) fn touch(cx: &Cx<'_>, key: &[u8], exptime: i64) -> &'static [u8] {
     }
 }
 
-/// The number a value stands for: blanks, zeros or a `+` may stand before it, blanks behind it.
+/// The number a value stands for: white space, zeros or a `+` may stand before it.
 pub(super) fn numeric(value: &[u8]) -> Option<u64> {
-    if value.len() > NUMBER_BYTES_MAX {
-        return None;
-    }
-    let text = value.trim_ascii();
-    ibex_base::ascii::parse_u64(text.strip_prefix(b"+").unwrap_or(text))
+    let text = value.trim_ascii_start();
+    let text = text.strip_prefix(b"+").unwrap_or(text);
+    let (number, len) = ibex_base::ascii::parse_u64_prefix(text)?;
+    // COMPAT(memcached): only the byte behind the digits is looked at, so `1 abc` is 1 (util.c, safe_strtoull).
+    let ends = text.get(len).is_none_or(u8::is_ascii_whitespace);
+    ends.then_some(number)
 }
 
 /// The new number: up wraps at 2^64, down stops at 0.

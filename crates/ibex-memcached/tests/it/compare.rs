@@ -39,7 +39,7 @@ fn original() -> Option<Original> {
     Some(Original { child, port })
 }
 
-/// Requests whose answers do not depend on cas numbers, clocks or release.
+/// Requests whose answers do not depend on cas numbers, clocks or release. (With too few words 1.6.18 says `ERROR` and 1.6.45, as ours, `CLIENT_ERROR`.)
 const REQUESTS: &[&str] = &[
     "set a 0 0 1\r\nx\r\n",
     "set a 4294967295 0 0\r\n\r\n",
@@ -51,19 +51,16 @@ const REQUESTS: &[&str] = &[
     "set p 0 0 2\r\n+5\r\n",
     "set long 0 0 21\r\n000000000000000000001\r\n",
     "incr long 1\r\n",
+    "set tail 0 0 5\r\n1 abc\r\n",
+    "incr tail 1\r\n",
     "set neg 0 0 2\r\n-1\r\n",
     "incr neg 1\r\n",
     "set empty 0 0 0\r\n\r\n",
     "incr empty 1\r\n",
-    "decr a\r\n",
     "incr a x\r\n",
-    "touch a\r\n",
-    "delete\r\n",
     "delete a 0\r\n",
     "delete a noreply\r\n",
-    "set bad 0 0 3\r\nabcdef\r\n",
-    "set bad\r\n",
-    "cas x 0 0 1\r\n",
+    "set bad 0 0 3\r\nabcdeno such command\r\n",
     "flush_all -1\r\n",
     "mg none\r\n",
     "mg none v q\r\n",
@@ -103,22 +100,24 @@ const REQUESTS: &[&str] = &[
     "stats detail what\r\n",
     "stats cachedump 1\r\n",
     "stats nonsense\r\n",
-    "shutdown\r\n",
     "cache_memlimit 1\r\n",
     "unknown thing\r\n",
 ];
 
 #[test]
-#[ignore = "open: incr of a long value is answered otherwise than by the original"]
 fn the_same_requests_get_the_same_replies() {
     let Some(original) = original() else { return };
     let daemon = Daemon::builder("ibex-memcached").start().unwrap();
     let mut theirs = Client::to(([127, 0, 0, 1], original.port).into());
     let mut ours = Client::new(&daemon);
+    let mut differences = Vec::new();
     for request in REQUESTS {
         let marked = format!("{request}mn\r\n");
         let (theirs, ours) = (theirs.ask(&marked, "MN\r\n"), ours.ask(&marked, "MN\r\n"));
-        assert_eq!(ours, theirs, "{request:?}");
+        if ours != theirs {
+            differences.push(format!("{request:?}: ours {ours:?}, theirs {theirs:?}"));
+        }
     }
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
     daemon.stop().unwrap();
 }

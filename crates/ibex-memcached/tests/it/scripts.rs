@@ -5,7 +5,6 @@ use ibex_testkit::{Daemon, wire};
 use std::path::Path;
 
 #[test]
-#[ignore = "open: leases.wire expects another order of return flags than the server sends"]
 fn every_script() {
     let daemon = Daemon::builder("ibex-memcached").start().unwrap();
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/wire");
