@@ -1,6 +1,6 @@
 //! Replication policies: how many replicas a file needs and where they may be.
 //!
-//! This file owns the language (`MultipleHosts(3)`), [`decide`] the judgement. A class without a policy has `MultipleHosts()`, whose count is the class's own.
+//! This file owns the language (`MultipleHosts(3)`), `decide` the judgement. A class without a policy has `MultipleHosts()`, whose count is the class's own.
 
 mod decide;
 mod spread;
