@@ -75,8 +75,8 @@ impl Queue {
         }
     }
 
-    /// A condition that fails when the row means new work since it was claimed: a claim's `nexttry` is never urgent, and a deletion is not over while a location is
-    /// recorded.
+    /// A condition that fails when the row means new work since it was claimed: a claim's `nexttry` is never urgent, and a
+    /// deletion is not over while a location is recorded.
     fn unless_requeued(self) -> &'static str {
         match self {
             Self::Replicate | Self::Other(_) => "nexttry <> 0",
