@@ -35,8 +35,9 @@ ibex_kit::config! {
         live tempfile_max_age: Duration = Duration::from_secs(3600),
         /// How long others get to notice that a device is dead before its files are re-replicated.
         live reaper_delay: Duration = Duration::from_secs(16),
-        /// Longest time a claimed piece of work may take before another tracker may take it (10s to 1h).
-        restart claim_lease: Duration = Duration::from_secs(120),
+        /// How long claimed work of a tracker that was killed stays claimed (10s to 1h). A living tracker renews its claims at half of it,
+        /// so long copies are not taken away.
+        restart claim_lease: Duration = Duration::from_secs(30),
         /// A client that does not take its reply for this long is dropped (1s to 1h).
         restart write_timeout: Duration = Duration::from_secs(120),
         /// Networks, comma separated, whose clients may use the console (lines starting with !). Empty: everybody, as in the original.
