@@ -341,11 +341,11 @@ fn start(kind: Kind) -> Option<Server> {
                 &port.to_string(),
                 "-l",
                 "none",
-                "-P",
-                "/dev/null",
                 "-f",
                 "20000",
             ]);
+            // It unlinks its pid file when it starts and ends: never a path that anybody else needs.
+            command.arg("-P").arg(dir.path().join("pid"));
             command.args(["-t", if kind == Kind::Theirs4 { "4" } else { "1" }]);
             if kind == Kind::TheirsSqlite {
                 command.args([

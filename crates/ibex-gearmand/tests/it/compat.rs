@@ -11,7 +11,11 @@ use ibex_testkit::{Daemon, skip, wait};
 use crate::packets::Wire;
 
 /// The original as a child process.
-struct Original(Child, SocketAddr);
+struct Original(
+    Child,
+    SocketAddr,
+    #[expect(dead_code, reason = "kept until the process is gone")] tempfile::TempDir,
+);
 
 impl Original {
     fn start() -> Option<Self> {
@@ -21,6 +25,8 @@ impl Original {
             .local_addr()
             .unwrap()
             .port();
+        // It unlinks its pid file when it starts and ends: never a path that anybody else needs.
+        let dir = tempfile::tempdir().unwrap();
         let child = Command::new(program)
             .args([
                 "-L",
@@ -31,9 +37,9 @@ impl Original {
                 "1",
                 "-l",
                 "stderr",
-                "-P",
-                "/dev/null",
             ])
+            .arg("-P")
+            .arg(dir.path().join("pid"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -44,7 +50,7 @@ impl Original {
             std::net::TcpStream::connect(addr).is_ok()
         })
         .unwrap();
-        Some(Self(child, addr))
+        Some(Self(child, addr, dir))
     }
 }
 
