@@ -2,7 +2,7 @@
 //!
 //! Keys, function names and paths are bytes, not text. Printed raw they could forge log lines or move a terminal's cursor; printed with `{:?}` they
 //! are lists of
-//! numbers. [`Escaped`] prints printable ASCII as it is and everything else as `\xNN`, in one line, cut at a stated length.
+//! numbers. [`Escaped()`] prints printable ASCII as it is and everything else as `\xNN`, in one line, cut at a stated length.
 
 use std::fmt;
 

@@ -173,8 +173,8 @@ pub(crate) fn println(line: &str) {
 /// Reads the summary lines of nextest and of the standard test harness.
 pub(crate) fn count_tests(output: &str) -> Counts {
     let mut counts = Counts::default();
-    for line in output.lines() {
-        let line = line.trim();
+    for whole in output.lines() {
+        let line = whole.trim();
         if line.starts_with("Summary [") && line.contains("tests run:")
             || line.starts_with("Summary [") && line.contains("test run:")
         {
@@ -183,7 +183,8 @@ pub(crate) fn count_tests(output: &str) -> Counts {
                 + number_before(line, " timed out")
                 + number_before(line, " exec failed");
             counts.skipped += number_before(line, " skipped");
-        } else if line.starts_with("test result:") {
+        } else if whole.starts_with("test result:") {
+            // Indented, it is the output of a failed test that nextest shows and has counted already.
             counts.passed += number_before(line, " passed");
             counts.failed += number_before(line, " failed");
             counts.skipped += number_before(line, " ignored");
@@ -245,6 +246,13 @@ mod tests {
                 skipped: 5
             }
         );
+    }
+
+    #[test]
+    fn a_failed_test_that_nextest_shows_is_counted_once() {
+        let text = "    test result: FAILED. 0 passed; 1 failed; 0 ignored\n\
+                    Summary [   0.7s] 2 tests run: 1 passed, 1 failed, 0 skipped\n";
+        assert_eq!(count_tests(text).failed, 1);
     }
 
     #[test]

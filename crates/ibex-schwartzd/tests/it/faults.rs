@@ -237,6 +237,7 @@ fn heavy_a_database_that_goes_away_and_comes_back() {
         .set("retry_after", "1s")
         .set("shutdown.grace", "2s")
         .announce("database")
+        .announce("worker step failed")
         .start()
         .unwrap();
     let addr = daemon.addr("schwartz").unwrap();
