@@ -2,7 +2,7 @@
 //!
 //! Owns the current [`Snapshot`] (swapped whole, read by a pointer copy), the monitor's observations that are merged into it, the set of files some
 //! job holds in this process,
-//! and the wake-up bells of the jobs. Lock order: observations, then snapshot; neither is held across an await.
+//! and the wake-up bells of the jobs. Lock order: observations, then snapshot; neither is held across an await; `reloading` is, and is taken before both.
 
 use crate::config::Config;
 use crate::console::Console;
@@ -52,6 +52,8 @@ pub(crate) struct Tracker {
     pub(crate) highest_fid_at_start: u64,
     live: RwLock<Config>,
     snapshot: RwLock<Arc<Snapshot>>,
+    /// Held from reading the tables until what was read is current: of two reloads, the one that reads later is the one that stays.
+    reloading: tokio::sync::Mutex<()>,
     last_read: Mutex<Option<Instant>>,
     observations: Mutex<BTreeMap<DevId, Observation>>,
     rng: Mutex<Rng>,
@@ -94,6 +96,26 @@ impl QueueOrder {
     }
 }
 
+/// Writes what the monitor saw into a snapshot's devices.
+fn merge(observations: &BTreeMap<DevId, Observation>, snapshot: &mut Snapshot) {
+    for device in snapshot.cluster.devices.values_mut() {
+        let Some(seen) = observations.get(&device.id) else {
+            continue;
+        };
+        device.observed = if device.state.is_monitored() {
+            seen.observed
+        } else {
+            Observed::Unknown
+        };
+        device.utilization = seen.utilization;
+        device.rejects_bad_md5 = seen.rejects_bad_md5;
+        if let Some((total, used)) = seen.usage_mb {
+            device.mb_total = Some(total);
+            device.mb_used = Some(used);
+        }
+    }
+}
+
 /// A file no other job of this process touches while this lives.
 #[derive(Debug)]
 pub(crate) struct HeldFid {
@@ -130,6 +152,7 @@ impl Tracker {
             store,
             live: RwLock::new(config),
             snapshot: RwLock::default(),
+            reloading: tokio::sync::Mutex::default(),
             last_read: Mutex::default(),
             observations: Mutex::default(),
             rng: Mutex::new(Rng::new(RandomState::new().hash_one(0_u8))),
@@ -164,6 +187,7 @@ impl Tracker {
 
     /// Reads the small tables anew and swaps them in. A reply to a change is sent only after this.
     pub(crate) async fn reload(&self) -> Result<()> {
+        let _turn = self.reloading.lock().await;
         let config = self.config();
         let tables = self.store.small_tables(config.default_mindevcount).await?;
         let zones = zones_of(&tables.settings);
@@ -195,22 +219,7 @@ impl Tracker {
 
     fn swap(&self, mut snapshot: Snapshot) {
         let observations = lock(&self.observations);
-        for device in snapshot.cluster.devices.values_mut() {
-            let Some(seen) = observations.get(&device.id) else {
-                continue;
-            };
-            device.observed = if device.state.is_monitored() {
-                seen.observed
-            } else {
-                Observed::Unknown
-            };
-            device.utilization = seen.utilization;
-            device.rejects_bad_md5 = seen.rejects_bad_md5;
-            if let Some((total, used)) = seen.usage_mb {
-                device.mb_total = Some(total);
-                device.mb_used = Some(used);
-            }
-        }
+        merge(&observations, &mut snapshot);
         *self
             .snapshot
             .write()
@@ -226,9 +235,13 @@ impl Tracker {
 
     /// Notes what a monitor round saw and merges it into the snapshot.
     pub(crate) fn observe(&self, seen: Vec<(DevId, Observation)>) {
-        lock(&self.observations).extend(seen);
-        let current = (*self.snapshot()).clone();
-        self.swap(current);
+        let mut observations = lock(&self.observations);
+        observations.extend(seen);
+        let mut current = self
+            .snapshot
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        merge(&observations, Arc::make_mut(&mut current));
     }
 
     pub(crate) fn monitor_round_done(&self) {

@@ -3,7 +3,7 @@
 //! Starting one takes about two seconds, so `cargo xtask test` starts one for the whole run and names it in `IBEX_TEST_MARIADB` (`mysql://root@host:port`);
 //! without that variable each holder starts its own. Every test takes its own database from it, dropped at the end.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,7 +13,7 @@ use anyhow::{Context, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::{Result, skip};
+use crate::{Result, ports, skip};
 
 /// Names a running server that tests may use instead of starting their own.
 pub const SERVER_ENV: &str = "IBEX_TEST_MARIADB";
@@ -142,7 +142,7 @@ impl Server {
             "mariadb-install-db: {}",
             String::from_utf8_lossy(&done.stderr)
         );
-        let addr = free_addr()?;
+        let addr = ports::free_on(Ipv4Addr::LOCALHOST.into())?;
         let child = spawn_server(server, dir.path(), &data, addr, is_root)?;
         let mut started = Self {
             addr,
@@ -319,12 +319,6 @@ fn spawn_server(
         .stderr(log)
         .spawn()
         .context("start mariadbd")
-}
-
-/// A port that was free a moment ago; the server cannot choose and publish one itself.
-fn free_addr() -> Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    Ok(listener.local_addr()?)
 }
 
 /// Gives a folder to the user `mysql`, which the server changes to when it is started by root.

@@ -20,11 +20,7 @@ struct Original(
 impl Original {
     fn start() -> Option<Self> {
         let program = skip::program("gearmand")?;
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let port = ibex_testkit::ports::free().port();
         // It unlinks its pid file when it starts and ends: never a path that anybody else needs.
         let dir = tempfile::tempdir().unwrap();
         let child = Command::new(program)

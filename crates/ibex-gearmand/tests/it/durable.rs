@@ -10,7 +10,7 @@ use bytes::Bytes;
 use ibex_gearman_client::{Client, Config, Worker};
 use ibex_gearman_proto::{Grab, Request, Submit};
 use ibex_testkit::daemon::Builder;
-use ibex_testkit::{Daemon, mariadb, wait};
+use ibex_testkit::{Daemon, mariadb, ports, wait};
 use tokio_util::sync::CancellationToken;
 
 use crate::packets::{Wire, is_error};
@@ -232,7 +232,7 @@ async fn killed_under_load(mut daemon: Daemon) {
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_under_load_on_sqlite() {
     // A fixed port, so that clients find the server again.
-    let port = free_port();
+    let port = ports::free().port();
     let daemon = builder()
         .set("listen", &format!("[\"127.0.0.1:{port}\"]"))
         .start()
@@ -246,7 +246,7 @@ async fn killed_under_load_on_mariadb() {
         return;
     };
     let database = server.database().unwrap();
-    let port = free_port();
+    let port = ports::free().port();
     let daemon = builder()
         .set("queue", "mysql")
         .set("store.url", &database.url())
@@ -254,15 +254,6 @@ async fn killed_under_load_on_mariadb() {
         .start()
         .unwrap();
     killed_under_load(daemon).await;
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
 }
 
 #[test]

@@ -3,7 +3,6 @@
 use crate::browser::Browser;
 use crate::site::{Site, addr};
 use ibex_testkit::{skip, wait};
-use std::net::TcpListener;
 use std::process::{Child, Command};
 
 /// The Debian memcached on a free port; `None` with a visible reason where there is none.
@@ -15,11 +14,7 @@ struct Memcached {
 impl Memcached {
     fn start() -> Option<Self> {
         let program = skip::program("memcached")?;
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let port = ibex_testkit::ports::free().port();
         let child = Command::new(program)
             .args([
                 "-l",

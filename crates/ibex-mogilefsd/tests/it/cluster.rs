@@ -2,10 +2,10 @@
 
 use ibex_mogilefs_client::admin::{ClassSpec, HostSpec, Layout};
 use ibex_mogilefs_client::{Client, Config, DevId};
-use ibex_testkit::Daemon;
 use ibex_testkit::wait;
+use ibex_testkit::{Daemon, ports};
 use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -26,11 +26,7 @@ impl Node {
         std::fs::create_dir(docroot.path().join(format!("dev{index}"))).unwrap();
         let ip = format!("127.0.0.{}", index + 1);
         // Kept over restarts, so it is chosen here.
-        let port = TcpListener::bind((ip.as_str(), 0))
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let port = ports::free_on(ip.parse().unwrap()).unwrap().port();
         let daemon = Daemon::builder("ibex-mogstored")
             .arg("--listen")
             .arg(format!("{ip}:{port}"))

@@ -14,6 +14,10 @@ async fn files_of_a_dead_device_move_to_others() {
             .await
             .unwrap();
     }
+    // What a dead device alone had is lost; here every file has its second replica before.
+    for index in 0..20 {
+        cluster.replicas(&format!("k{index}"), 2).await;
+    }
     let victim = cluster.replicas("k0", 2).await[0];
     client
         .admin()

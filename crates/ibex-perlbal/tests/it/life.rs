@@ -28,11 +28,11 @@ fn sigterm_under_load_fails_no_request() {
         for _ in 0..4 {
             scope.spawn(|| {
                 while !stop.load(Ordering::SeqCst) {
+                    // Refused: the listener is closed, which is how a drain begins.
                     let Ok(stream) = std::net::TcpStream::connect(addr) else {
                         return;
                     };
-                    drop(stream);
-                    let mut client = Raw::connect(addr);
+                    let mut client = Raw::over(stream);
                     loop {
                         use std::io::Write as _;
                         // A connection that was closed while idle is no failed request; one that is answered half is.

@@ -4,10 +4,11 @@
     reason = "tests and their helpers stop at the first surprise"
 )]
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use ibex_testkit::ports;
 use ibex_testkit::skip::program;
 use ibex_testkit::wait::until_true;
 
@@ -28,13 +29,6 @@ impl Drop for Original {
     }
 }
 
-fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-}
-
 fn config(backend: SocketAddr, docroot: &Path, listen: [&str; 3]) -> String {
     let [web, files, manage] = listen;
     format!(
@@ -44,7 +38,7 @@ fn config(backend: SocketAddr, docroot: &Path, listen: [&str; 3]) -> String {
 }
 
 fn original(perlbal: &Path, backend: SocketAddr, docroot: &Path) -> Original {
-    let (web, files, manage) = (free(), free(), free());
+    let (web, files, manage) = (ports::free(), ports::free(), ports::free());
     let file = docroot.join("../perlbal.conf");
     std::fs::write(
         &file,

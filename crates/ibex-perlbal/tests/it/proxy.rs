@@ -107,10 +107,7 @@ fn trusted_peers_keep_their_chain() {
 
 #[test]
 fn dead_backends_are_passed_over() {
-    let dead = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let dead = ibex_testkit::ports::free();
     let backend = Backend::text("alive");
     let daemon = balancer(&proxy_commands(&[dead, backend.addr], ""));
     let addr = daemon.addr("web").unwrap();
@@ -127,10 +124,7 @@ fn dead_backends_are_passed_over() {
 
 #[test]
 fn nobody_there_is_503_after_the_queue_timeout() {
-    let dead = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let dead = ibex_testkit::ports::free();
     let daemon = balancer(&proxy_commands(
         &[dead],
         "queue_timeout = 300ms\npersist_client = on",

@@ -5,7 +5,6 @@
 )]
 
 use std::io::Write as _;
-use std::net::TcpListener;
 use std::sync::Mutex;
 
 use ibex_testkit::wait::until_true;
@@ -21,10 +20,7 @@ fn application(fields: String) -> Backend {
 
 #[test]
 fn the_first_url_that_works_is_used() {
-    let dead = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let dead = ibex_testkit::ports::free();
     let missing = Backend::start(|_, stream| respond(stream, "404 Not Found", "", b"missing"));
     let storage = Backend::start(|_, stream| {
         respond(

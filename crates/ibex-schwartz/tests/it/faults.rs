@@ -125,10 +125,7 @@ async fn a_worker_whose_lease_ran_out_cannot_touch_the_job_another_runs() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_database_never_shows_while_another_lives() {
     let dir = tempfile::tempdir().unwrap();
-    let dead = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let dead = ibex_testkit::ports::free();
     let client = Client::builder()
         .db(format!(
             "mysql://u@{dead}/q?timeout=50ms&connect_timeout=50ms"
@@ -157,10 +154,7 @@ async fn a_dead_database_never_shows_while_another_lives() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_databases_down_is_an_error_with_a_cause_each() {
-    let dead = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let dead = ibex_testkit::ports::free();
     let url =
         |name: &str| format!("mysql://u:secret@{dead}/{name}?timeout=50ms&connect_timeout=50ms");
     let client = Client::builder()

@@ -3,7 +3,7 @@
 use crate::Case;
 use ibex_gearman_client::{Config, Worker};
 use serde_json::json;
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use tokio_util::sync::CancellationToken;
@@ -23,11 +23,7 @@ fn an_insert_pokes_workers_through_gearman() {
     let Some(program) = ibex_testkit::skip::program("gearmand") else {
         return;
     };
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let port = ibex_testkit::ports::free().port();
     let dir = tempfile::tempdir().unwrap();
     let child = Command::new(program)
         .args([

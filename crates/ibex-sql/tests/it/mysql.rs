@@ -238,10 +238,7 @@ async fn the_second_host_serves_when_the_first_is_down() {
         return;
     };
     let database = server.database().unwrap();
-    let closed = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let closed = ibex_testkit::ports::free();
     let url = database.url().replace(
         &server.addr().to_string(),
         &format!("{closed},{}", server.addr()),
