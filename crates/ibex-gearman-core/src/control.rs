@@ -41,7 +41,7 @@ pub(crate) struct Dead {
 const PRESETS_MAX: usize = 4096;
 
 impl JobServer {
-    /// Ends a job whatever its state; its clients get WORK_FAIL.
+    /// Ends a job whatever its state; its clients get WORK_FAIL. Of a recurring job, its coming again.
     pub fn cancel_job(&mut self, now: Instant, handle: &[u8]) -> CancelOutcome {
         match self
             .handles
@@ -52,7 +52,14 @@ impl JobServer {
                 self.cancel(now, index);
                 CancelOutcome::Cancelled
             }
-            None => CancelOutcome::Unknown,
+            None => {
+                let id = self.handles.parse(handle);
+                if id.is_some_and(|id| self.drop_schedule_numbered(id)) {
+                    CancelOutcome::Cancelled
+                } else {
+                    CancelOutcome::Unknown
+                }
+            }
         }
     }
 

@@ -26,6 +26,7 @@ impl JobServer {
     pub fn check_invariants(&self, now: Instant) {
         self.check_jobs();
         self.check_queues();
+        self.schedules.check_invariants();
         self.check_conns();
         self.check_wakeups(now);
     }

@@ -3,7 +3,7 @@
 //! ```text
 //!            Input                                                   Output
 //!  Connected, Packet, Refused, Closed ──►┌────────────────┐──► Send, Text   to a connection
-//!  Persisted, PersistFailed, Restored ──►│   JobServer    │──► Persist, Attempt, Forget, Bury   to the store
+//!  Persisted, PersistFailed, Restored ──►│   JobServer    │──► Persist, Attempt, Forget, Bury … to the store
 //!  handle_timeout(now) ─────────────────►│                │──► poll_timeout: when to call again
 //!                                        └────────────────┘
 //!  a job:   submit ─► committing ─► waiting ─► running ─► gone (done, failed, excepted, cancelled)
@@ -22,7 +22,8 @@
 //! - the replies of one connection leave in the order of its requests;
 //! - if a job waits and may run, no sleeping worker that could take it has been left without a NOOP that is still to be answered.
 //!
-//! Where to find what: `submit.rs` submissions, coalescing, durability; `grab.rs` choosing a job, sleeping and waking; `work.rs` what workers report
+//! Where to find what: `submit.rs` submissions, coalescing, durability; `recurring.rs` and `cron.rs`
+//! jobs that come again; `grab.rs` choosing a job, sleeping and waking; `work.rs` what workers report
 //! and what becomes of
 //! jobs whose worker is gone; `control.rs` operators' acts; `view.rs` what lists and status pages show.
 #![forbid(unsafe_code)]
@@ -31,11 +32,13 @@ mod arena;
 mod config;
 mod conn;
 mod control;
+mod cron;
 mod function;
 mod grab;
 mod handle;
 mod invariants;
 mod job;
+mod recurring;
 mod server;
 mod submit;
 mod view;
@@ -47,5 +50,6 @@ pub use control::{CancelOutcome, DropOutcome};
 pub use function::FunctionId;
 pub use handle::HandleText;
 pub use job::{ConnId, JobId, StoredJob};
+pub use recurring::{StoredSchedule, is_schedule};
 pub use server::{Counters, Histogram, Input, JobServer, Output, Reply};
-pub use view::{ConnView, DeadView, FunctionView, JobState, JobView};
+pub use view::{ConnView, DeadView, FunctionView, JobState, JobView, ScheduleView};

@@ -18,6 +18,7 @@ use crate::control::Dead;
 use crate::function::{Function, FunctionId};
 use crate::handle::{HandleText, Handles};
 use crate::job::{ConnId, JobId, State, StoredJob};
+use crate::recurring::{Schedules, StoredSchedule};
 use crate::submit::Commit;
 
 /// A packet to a peer.
@@ -37,14 +38,16 @@ pub enum Input<'a> {
     Closed(ConnId),
     /// The wall clock, in milliseconds since 1970. Sent now and then, so that a stepped clock moves scheduled jobs.
     Clock(u64),
-    /// A `Persist` or `Revive` is durable.
+    /// A `Persist`, `Revive` or `KeepSchedule` is durable.
     Persisted(JobId),
-    /// A `Persist` or `Revive` could not be made durable.
+    /// A `Persist`, `Revive` or `KeepSchedule` could not be made durable.
     PersistFailed(JobId),
     /// A job the store had from an earlier life. Only before connections.
     Restored(StoredJob),
     /// A dead job the store had from an earlier life, with the reason of its death.
     RestoredDead(StoredJob, Bytes),
+    /// A recurring job the store had from an earlier life. Only before connections.
+    RestoredSchedule(StoredSchedule),
 }
 
 /// What the job server asks the outside world to do. Store requests are to be carried out in order.
@@ -81,6 +84,26 @@ pub enum Output {
         attempts: u32,
         /// Why it died.
         reason: Bytes,
+    },
+    /// Store a recurring job in place of the one with its function and unique key, then say [`Input::Persisted`] or [`Input::PersistFailed`].
+    KeepSchedule(StoredSchedule),
+    /// The same without an answer: what is stored may differ after a commit whose outcome is unknown.
+    RestoreSchedule(StoredSchedule),
+    /// Note when a recurring job is due next. Nobody waits for it.
+    MoveSchedule {
+        /// Function name.
+        function: Bytes,
+        /// Unique key.
+        unique: Bytes,
+        /// Milliseconds since 1970.
+        next_ms: u64,
+    },
+    /// Delete a recurring job. Nobody waits for it.
+    DropSchedule {
+        /// Function name.
+        function: Bytes,
+        /// Unique key.
+        unique: Bytes,
     },
 }
 
@@ -152,6 +175,8 @@ pub struct Counters {
     pub cancelled: u64,
     /// Foreground jobs dropped because their last client left.
     pub abandoned: u64,
+    /// Occurrences of recurring jobs.
+    pub recurred: u64,
     /// NOOPs sent.
     pub noops: u64,
     /// ERROR packets sent.
@@ -177,6 +202,7 @@ pub struct JobServer {
     pub(crate) timers: DeadlineHeap<Timer>,
     /// Scheduled jobs by due time.
     pub(crate) schedule: BTreeSet<(u64, JobId)>,
+    pub(crate) schedules: Schedules,
     /// Who waits for which job's way into the store.
     pub(crate) commits: BTreeMap<JobId, Commit>,
     pub(crate) dead: BTreeMap<JobId, Dead>,
@@ -215,6 +241,7 @@ impl JobServer {
             by_key: BTreeMap::new(),
             timers: DeadlineHeap::new(),
             schedule: BTreeSet::new(),
+            schedules: Schedules::default(),
             commits: BTreeMap::new(),
             dead: BTreeMap::new(),
             is_draining: false,
@@ -245,13 +272,20 @@ impl JobServer {
             }
             Input::Closed(conn) => self.handle_closed(now, conn),
             Input::Clock(epoch_ms) => {
+                let before_ms = self.wall_ms(now);
                 self.wall = (now, epoch_ms);
+                self.reckon_schedules(now, before_ms);
                 self.release_scheduled(now);
             }
+            Input::Persisted(id) if self.schedules.is_pending(id) => self.handle_schedule_kept(id),
             Input::Persisted(job) => self.handle_persisted(now, job),
-            Input::PersistFailed(job) => self.handle_persist_failed(job),
+            Input::PersistFailed(id) if self.schedules.is_pending(id) => {
+                self.handle_schedule_refused(id);
+            }
+            Input::PersistFailed(job) => self.handle_persist_failed(now, job),
             Input::Restored(stored) => self.handle_restored(now, stored),
             Input::RestoredDead(stored, reason) => self.handle_restored_dead(stored, reason),
+            Input::RestoredSchedule(stored) => self.handle_restored_schedule(stored),
         }
     }
 
@@ -270,10 +304,12 @@ impl JobServer {
     /// When [`handle_timeout`](Self::handle_timeout) is to be called. May change after every other call.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let due = self
-            .schedule
-            .first()
-            .map(|(due_ms, _)| self.instant_of(*due_ms));
+        let job_ms = self.schedule.first().map(|(due_ms, _)| *due_ms);
+        let due = [job_ms, self.schedules.next_ms()]
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|due_ms| self.instant_of(due_ms));
         match (self.timers.next(), due) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
@@ -367,6 +403,8 @@ impl JobServer {
                 c.wants_wait = true;
                 true
             }
+            // Served to everybody; asking only tells the peer that it may send them.
+            b"nack" | b"touch" | b"subscribe" => true,
             _ => match push_option(&lower) {
                 Some(push) => {
                     c.push = Some(push);
@@ -551,7 +589,7 @@ impl JobServer {
         self.wall.0.checked_add(ahead).unwrap_or(self.wall.0 + FAR)
     }
 
-    /// Puts scheduled jobs whose time has come into their queues.
+    /// Puts scheduled jobs whose time has come into their queues, and submits what recurs now.
     fn release_scheduled(&mut self, now: Instant) {
         let wall_ms = self.wall_ms(now);
         while let Some((due_ms, job)) = self.schedule.first().copied() {
@@ -563,6 +601,7 @@ impl JobServer {
             self.leave(index);
             self.enter_queue(now, index, false);
         }
+        self.release_recurring(now);
     }
 }
 

@@ -17,6 +17,8 @@ pub(crate) struct Commit {
     pub(crate) waiters: Vec<Waiter>,
     /// The dead job that is being revived, to put back if the store refuses.
     pub(crate) revived: Option<Dead>,
+    /// The recurring job of which it is an occurrence, to come again if the store refuses.
+    pub(crate) occurrence_of: Option<JobId>,
 }
 
 #[derive(Debug)]
@@ -56,8 +58,8 @@ impl JobServer {
                 error_text::FUNCTION_TOO_LARGE,
             ));
         }
-        if submit.schedule.is_some() {
-            return Err((ErrorCode::InvalidCommand, error_text::NOT_EXPECTED));
+        if let Some(fields) = submit.schedule {
+            return self.submit_schedule(now, conn, submit, fields);
         }
         let due_ms = match submit.epoch {
             None => 0,
@@ -72,17 +74,18 @@ impl JobServer {
         if let (Some(key), Some(function)) = (&key, function)
             && let Some(index) = self.by_key.get(&(key.clone(), function)).copied()
         {
-            self.join(conn, index, submit.mode);
+            self.join(Some(conn), index, submit.mode);
             return Ok(());
         }
-        self.check_room(conn, submit)?;
-        self.create(now, conn, submit, key, due_ms);
+        self.check_room(Some(conn), submit)?;
+        let index = self.create(submit, key, due_ms);
+        self.launch(now, Some(conn), index);
         Ok(())
     }
 
-    fn check_room(
+    pub(crate) fn check_room(
         &self,
-        conn: ConnId,
+        conn: Option<ConnId>,
         submit: &Submit<'_>,
     ) -> Result<(), (ErrorCode, &'static str)> {
         let function = self.names.get(submit.function).map(|id| self.function(*id));
@@ -100,9 +103,8 @@ impl JobServer {
         {
             return Err((ErrorCode::QueueError, error_text::QUEUE_FULL));
         }
-        let wants_workers = self
-            .conns
-            .get(&conn)
+        let wants_workers = conn
+            .and_then(|conn| self.conns.get(&conn))
             .is_some_and(|c| c.wants_no_workers_error);
         if wants_workers
             && submit.mode == Mode::Foreground
@@ -113,14 +115,8 @@ impl JobServer {
         Ok(())
     }
 
-    fn create(
-        &mut self,
-        now: Instant,
-        conn: ConnId,
-        submit: &Submit<'_>,
-        key: Option<Key>,
-        due_ms: u64,
-    ) {
+    /// A new job, committing.
+    pub(crate) fn create(&mut self, submit: &Submit<'_>, key: Option<Key>, due_ms: u64) -> u32 {
         let function = self.intern(submit.function);
         let id = self.take_job_id();
         // The admission copy: from here on the job owns its bytes. The key and the job share theirs.
@@ -147,16 +143,25 @@ impl JobServer {
             &mut self.counters.submitted_foreground
         };
         submitted[submit.priority.index()] += 1;
+        index
+    }
+
+    /// Sends a new job into the store, or at once where jobs wait. An occurrence of a recurring job has no submitter.
+    pub(crate) fn launch(&mut self, now: Instant, conn: Option<ConnId>, index: u32) {
+        let job = self.jobs.get(index);
+        let (id, is_background) = (job.id, job.is_background);
         if is_background && self.config.durable {
             self.persist(index);
             self.wait_for_commit(conn, id, false);
             return;
         }
-        if !is_background {
-            self.attach(conn, index);
+        if let Some(conn) = conn {
+            if !is_background {
+                self.attach(conn, index);
+            }
+            let handle = self.handles.text(id);
+            self.reply(conn, Reply::JobCreated { handle });
         }
-        let handle = self.handles.text(id);
-        self.reply(conn, Reply::JobCreated { handle });
         self.leave(index);
         self.enter(now, index);
     }
@@ -197,18 +202,25 @@ impl JobServer {
         }
     }
 
-    fn wait_for_commit(&mut self, conn: ConnId, id: JobId, is_foreground: bool) {
-        let place = self.hold_place(conn);
-        let waiter = Waiter {
+    fn wait_for_commit(&mut self, conn: Option<ConnId>, id: JobId, is_foreground: bool) {
+        let waiter = conn.map(|conn| Waiter {
             conn,
-            place,
+            place: self.hold_place(conn),
             is_foreground,
-        };
-        self.commits.entry(id).or_default().waiters.push(waiter);
+        });
+        self.commits.entry(id).or_default().waiters.extend(waiter);
+    }
+
+    /// Remembers which recurring job to come back to if the store refuses this one.
+    pub(crate) fn note_occurrence(&mut self, index: u32, schedule: JobId) {
+        let job = self.jobs.get(index);
+        if job.stored == Stored::Pending {
+            self.commits.entry(job.id).or_default().occurrence_of = Some(schedule);
+        }
     }
 
     /// A submission whose key is taken: its workload, priority and time are dropped.
-    fn join(&mut self, conn: ConnId, index: u32, mode: Mode) {
+    pub(crate) fn join(&mut self, conn: Option<ConnId>, index: u32, mode: Mode) {
         self.counters.coalesced += 1;
         let job = self.jobs.get_mut(index);
         let id = job.id;
@@ -228,6 +240,7 @@ impl JobServer {
             self.wait_for_commit(conn, id, mode == Mode::Foreground);
             return;
         }
+        let Some(conn) = conn else { return };
         if mode == Mode::Foreground {
             self.attach(conn, index);
         }
@@ -266,7 +279,7 @@ impl JobServer {
         }
     }
 
-    pub(crate) fn handle_persist_failed(&mut self, id: JobId) {
+    pub(crate) fn handle_persist_failed(&mut self, now: Instant, id: JobId) {
         let commit = self.commits.remove(&id).unwrap_or_default();
         let handle = self.handles.text(id);
         // A job that was buried meanwhile is neither done nor stored: nobody may be told that it was accepted.
@@ -277,6 +290,9 @@ impl JobServer {
                 self.fill_place(waiter.conn, waiter.place, Reply::JobCreated { handle });
             }
             return;
+        }
+        if let Some(schedule) = commit.occurrence_of {
+            self.retry_occurrence(now, schedule);
         }
         for waiter in commit.waiters {
             self.counters.refused += 1;
@@ -425,7 +441,7 @@ impl JobServer {
     }
 }
 
-fn key_of(submit: &Submit<'_>) -> Option<Key> {
+pub(crate) fn key_of(submit: &Submit<'_>) -> Option<Key> {
     match submit.unique {
         b"" => None,
         b"-" if submit.workload.is_empty() => None,

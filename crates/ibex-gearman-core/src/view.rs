@@ -113,6 +113,23 @@ pub struct DeadView {
     pub reason: Bytes,
 }
 
+/// A recurring job.
+#[derive(Debug, Clone)]
+pub struct ScheduleView {
+    /// Its handle.
+    pub handle: HandleText,
+    /// Its function.
+    pub function: Bytes,
+    /// Unique key as submitted.
+    pub unique: Bytes,
+    /// Minute, hour, day of month, month, day of week, as sent; UTC.
+    pub fields: [Bytes; 5],
+    /// Milliseconds since 1970 of the next occurrence.
+    pub next_ms: u64,
+    /// Bytes of its workload.
+    pub workload_bytes: usize,
+}
+
 /// A connection.
 #[derive(Debug, Clone)]
 pub struct ConnView {

@@ -315,12 +315,12 @@ impl JobServer {
             );
             return;
         }
-        let job = self
-            .handles
-            .parse(handle)
+        let id = self.handles.parse(handle);
+        let recurs = id.is_some_and(|id| self.schedules.is_known(id));
+        let job = id
             .and_then(|id| self.jobs.index_of(id))
             .map(|index| self.jobs.get(index));
-        let (known, running, numerator, denominator) = job.map_or((false, false, 0, 0), |job| {
+        let (known, running, numerator, denominator) = job.map_or((recurs, false, 0, 0), |job| {
             (
                 true,
                 matches!(job.state, State::Running(_)),

@@ -45,7 +45,7 @@ pub(crate) fn run(
         AdminCommand::ShowJob(handle) => show_job(hub, now, handle),
         AdminCommand::ShowFunctions => show_functions(hub, now),
         AdminCommand::ShowDead(function) => show_dead(hub, function),
-        AdminCommand::ShowSchedules => Bytes::from_static(admin_text::END.as_bytes()),
+        AdminCommand::ShowSchedules => show_schedules(hub),
         AdminCommand::ShowUnknown => admin_text::UNKNOWN_SHOW.into(),
         AdminCommand::PerlJobs => perl_jobs(hub, now),
         AdminCommand::PerlClients => perl_clients(hub, now),
@@ -125,6 +125,9 @@ fn operate(hub: &mut Hub, now: Instant, command: AdminCommand<'_>) -> Bytes {
         }
         AdminCommand::RetryDead(target) => return counted(server.retry_dead(now, named(target))),
         AdminCommand::DropDead(target) => return counted(server.drop_dead(named(target))),
+        AdminCommand::DropSchedule { function, unique } => {
+            return counted(usize::from(server.drop_schedule(function, unique)));
+        }
         AdminCommand::Reload => {
             let reloads = rustix::process::kill_process(
                 rustix::process::getpid(),
@@ -343,6 +346,30 @@ fn show_dead(hub: &Hub, function: Option<&[u8]>) -> Bytes {
         lines.put(format_args!("\n"));
     }
     lines.end()
+}
+
+/// `handle TAB function TAB unique TAB minute hour day month weekday TAB next`, `*` for an empty field, the next occurrence in seconds since 1970.
+fn show_schedules(hub: &Hub) -> Bytes {
+    let mut lines = Lines::default();
+    for s in hub.server.schedules() {
+        lines.put(format_args!("{:?}\t", s.handle));
+        lines.safe(&s.function);
+        lines.put(format_args!("\t"));
+        lines.safe(&s.unique);
+        lines.put(format_args!("\t"));
+        lines.safe(&schedule_text(&s.fields));
+        lines.put(format_args!("\t{}\n", s.next_ms / 1000));
+    }
+    lines.end()
+}
+
+/// The fields of a recurring job as cron writes them.
+pub(crate) fn schedule_text(fields: &[Bytes; 5]) -> Vec<u8> {
+    let shown = fields.each_ref().map(|field| match &field[..] {
+        b"" => &b"*"[..],
+        field => field,
+    });
+    shown.join(&b' ')
 }
 
 fn address(hub: &Hub, conn: ConnId) -> String {

@@ -194,6 +194,18 @@ impl Hub {
                     due_ms,
                 },
                 Output::Forget(job) => Op::Forget(job),
+                Output::KeepSchedule(schedule) => Op::KeepSchedule(schedule),
+                Output::RestoreSchedule(schedule) => Op::RestoreSchedule(schedule),
+                Output::MoveSchedule {
+                    function,
+                    unique,
+                    next_ms,
+                } => Op::MoveSchedule {
+                    function,
+                    unique,
+                    next_ms,
+                },
+                Output::DropSchedule { function, unique } => Op::DropSchedule { function, unique },
                 Output::Bury {
                     job,
                     attempts,

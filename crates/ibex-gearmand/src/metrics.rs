@@ -73,6 +73,12 @@ impl Collector for Numbers {
 
 fn write(mut encoder: DescriptorEncoder<'_>, snapshot: &Snapshot, cap: &LabelCap) -> fmt::Result {
     write_jobs(&mut encoder, snapshot)?;
+    counter(
+        &mut encoder,
+        "gearmand_recurring_occurrences",
+        "Occurrences of recurring jobs that came due",
+        snapshot.counters.recurred,
+    )?;
     write_functions(&mut encoder, snapshot, cap)?;
     write_times(&mut encoder, snapshot)?;
     write_traffic(&mut encoder, snapshot)

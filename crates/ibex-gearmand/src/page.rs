@@ -88,6 +88,11 @@ fn sections(hub: &Hub) -> Vec<Section> {
             ["handle", "function", "attempts", "reason"],
             dead_rows(hub),
         ),
+        Section::table(
+            "Recurring jobs",
+            ["handle", "function", "unique", "when (UTC)", "next"],
+            schedule_rows(hub),
+        ),
     ]
 }
 
@@ -139,6 +144,22 @@ fn dead_rows(hub: &Hub) -> Vec<Vec<String>> {
         ]
     })
     .collect()
+}
+
+fn schedule_rows(hub: &Hub) -> Vec<Vec<String>> {
+    let now_ms = crate::driver::epoch_ms();
+    let schedules = hub.server.schedules().take(ROWS_MAX);
+    schedules
+        .map(|s| {
+            vec![
+                format!("{:?}", s.handle),
+                text(&s.function),
+                text(&s.unique),
+                text(&crate::admin::schedule_text(&s.fields)),
+                format!("in {} s", s.next_ms.saturating_sub(now_ms).div_ceil(1000)),
+            ]
+        })
+        .collect()
 }
 
 fn functions_json(hub: &Hub) -> Value {

@@ -182,6 +182,9 @@ fn restore(server: &mut JobServer, now: Instant, left: Left) {
     for (job, reason) in left.dead {
         server.handle(now, Input::RestoredDead(job, reason));
     }
+    for schedule in left.schedules {
+        server.handle(now, Input::RestoredSchedule(schedule));
+    }
     // Nobody is connected, so nothing can have come out but requests to forget the oldest dead, which the next trim repeats.
     while server.poll_output().is_some() {}
 }

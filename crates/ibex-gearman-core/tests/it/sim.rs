@@ -435,6 +435,10 @@ impl Sim {
                         self.dead_rows.insert(job, row);
                     }
                 }
+                Output::KeepSchedule(_)
+                | Output::RestoreSchedule(_)
+                | Output::MoveSchedule { .. }
+                | Output::DropSchedule { .. } => unreachable!("nothing recurs here"),
                 Output::Send(..) | Output::Text(..) => unreachable!("not for the store"),
             }
             self.settle();
@@ -552,7 +556,11 @@ impl Sim {
                 | Output::Revive(_)
                 | Output::Attempt { .. }
                 | Output::Forget(_)
-                | Output::Bury { .. }) => {
+                | Output::Bury { .. }
+                | Output::KeepSchedule(_)
+                | Output::RestoreSchedule(_)
+                | Output::MoveSchedule { .. }
+                | Output::DropSchedule { .. }) => {
                     if let Output::Bury { job, .. } = &store {
                         self.buried.insert(*job);
                         self.acknowledged.remove(job);

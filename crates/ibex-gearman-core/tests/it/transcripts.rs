@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use goldenscript::{ArgumentConsumer, Block, Command, Context, Runner};
 use ibex_gearman_core::{
-    Config, ConnId, Input, JobId, JobServer, Output, Reply, StoredJob, TimeoutAction, TimeoutUnit,
-    Wakeup,
+    Config, ConnId, Input, JobId, JobServer, Output, Reply, StoredJob, StoredSchedule,
+    TimeoutAction, TimeoutUnit, Wakeup,
 };
 use ibex_gearman_proto::{Grab, Priority, QueueLimits, Request, Submit, kind};
 
@@ -112,6 +112,21 @@ impl Script {
                     .unwrap();
                 }
                 Output::Forget(job) => writeln!(self.shown, "store: FORGET {}", job.0).unwrap(),
+                Output::KeepSchedule(s) => {
+                    writeln!(self.shown, "store: KEEP {} next={}", s.id.0, due(s.next_ms)).unwrap();
+                    if !self.is_store_held {
+                        self.server.handle(self.now, Input::Persisted(s.id));
+                    }
+                }
+                Output::RestoreSchedule(s) => {
+                    writeln!(self.shown, "store: RESTORE {}", s.id.0).unwrap();
+                }
+                Output::MoveSchedule { next_ms, .. } => {
+                    writeln!(self.shown, "store: MOVE next={}", due(next_ms)).unwrap();
+                }
+                Output::DropSchedule { function, .. } => {
+                    writeln!(self.shown, "store: DROP {}", function.escape_ascii()).unwrap();
+                }
                 Output::Bury {
                     job,
                     attempts,
@@ -163,6 +178,7 @@ impl Script {
             field("unique").unwrap_or_default(),
             field("arg").unwrap_or_default(),
         );
+        let every = field("every");
         let (at, id) = (field("at"), field("id").unwrap_or_default());
         let option = field("name").unwrap_or_default();
         let handle =
@@ -181,6 +197,10 @@ impl Script {
         });
         let submit = Submit {
             reducer: reducer.as_ref().map(|r| [r.as_bytes(), &b""[..]]),
+            schedule: every.as_ref().and_then(|text| {
+                let fields: Vec<&[u8]> = text.split(' ').map(str::as_bytes).collect();
+                fields.try_into().ok()
+            }),
             epoch: at.as_ref().map(|text| text.as_bytes()),
             ..Submit::new(func.as_bytes(), unique.as_bytes(), arg.as_bytes())
         };
@@ -269,6 +289,24 @@ impl Script {
                 let id = JobId(args.next_pos().unwrap_or_default().parse()?);
                 self.server.handle(now, Input::PersistFailed(id));
             }
+            "restored_schedule" => {
+                let field = Bytes::from_static(b"*");
+                let stored = StoredSchedule {
+                    id: JobId(number(&mut args, "id")?.unwrap_or(0)),
+                    function: Bytes::copy_from_slice(func),
+                    unique: Bytes::from_static(b"u"),
+                    fields: [
+                        Bytes::from_static(b"0"),
+                        field.clone(),
+                        field.clone(),
+                        field.clone(),
+                        field,
+                    ],
+                    next_ms: EPOCH_MS - number::<u64>(&mut args, "ago")?.unwrap_or(0) * 1000,
+                    workload: Bytes::from_static(b"w"),
+                };
+                self.server.handle(now, Input::RestoredSchedule(stored));
+            }
             "restored" => {
                 let stored = StoredJob {
                     id: JobId(number(&mut args, "id")?.unwrap_or(0)),
@@ -331,6 +369,11 @@ impl Script {
                 let count = self.server.purge(now, func, None);
                 writeln!(self.shown, "purged {count}")?;
             }
+            "drop_schedule" => {
+                let unique = args.take_key("unique").unwrap_or_default();
+                let was_known = self.server.drop_schedule(func, unique.as_bytes());
+                writeln!(self.shown, "dropped {was_known}")?;
+            }
             "drain" => self.server.drain(args.next_pos() == Some("on")),
             "retry_dead" => {
                 let count = self.server.retry_dead(now, None);
@@ -353,6 +396,18 @@ impl Script {
                         dead.function.escape_ascii(),
                         dead.attempts,
                         dead.reason.escape_ascii()
+                    )?;
+                }
+            }
+            "schedules" => {
+                for s in self.server.schedules() {
+                    writeln!(
+                        self.shown,
+                        "{:?} {} unique={} next={}",
+                        s.handle,
+                        s.function.escape_ascii(),
+                        s.unique.escape_ascii(),
+                        due(s.next_ms)
                     )?;
                 }
             }

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use ibex_gearman_core::{JobId, StoredJob};
+use ibex_gearman_core::{JobId, StoredJob, StoredSchedule};
 use ibex_kit::{Check, Failure};
 use ibex_sql::{Db, Error, Tx};
 use tokio::sync::mpsc;
@@ -51,6 +51,18 @@ pub(crate) enum Op {
         attempts: u32,
         reason: Bytes,
     },
+    /// Store a recurring job; its submitter waits.
+    KeepSchedule(StoredSchedule),
+    /// The same, nobody waits.
+    RestoreSchedule(StoredSchedule),
+    /// Note when a recurring job is due next.
+    MoveSchedule {
+        function: Bytes,
+        unique: Bytes,
+        next_ms: u64,
+    },
+    /// Delete a recurring job.
+    DropSchedule { function: Bytes, unique: Bytes },
 }
 
 /// The way to the store task. Unbounded in itself: reactors stop reading connections that wait for the store long before it matters.
@@ -92,6 +104,7 @@ pub(crate) struct Store {
 pub(crate) struct Left {
     pub(crate) jobs: Vec<StoredJob>,
     pub(crate) dead: Vec<(StoredJob, Bytes)>,
+    pub(crate) schedules: Vec<StoredSchedule>,
     /// Rows that made no sense; they were moved aside.
     pub(crate) quarantined: usize,
     /// Number of the first new job.
@@ -212,7 +225,13 @@ fn take_batch(waiting: &mut VecDeque<Op>) -> Vec<Op> {
             Op::Bury { job, .. } => {
                 buried.insert(*job);
             }
-            Op::Attempt { .. } | Op::Forget(_) => {}
+            Op::KeepSchedule(schedule) | Op::RestoreSchedule(schedule) => {
+                bytes += schedule.workload.len();
+            }
+            Op::Attempt { .. }
+            | Op::Forget(_)
+            | Op::MoveSchedule { .. }
+            | Op::DropSchedule { .. } => {}
         }
         if ops.len() == BATCH_MAX || bytes > BATCH_BYTES_MAX && !ops.is_empty() {
             break;
@@ -230,6 +249,8 @@ struct Plan {
     attempts: BTreeMap<JobId, (u32, u64)>,
     burials: Vec<(JobId, u32, Bytes)>,
     forgotten: Vec<JobId>,
+    /// What was asked of recurring jobs, in order.
+    schedules: Vec<Op>,
     /// Jobs somebody waits for.
     awaited: Vec<JobId>,
 }
@@ -275,6 +296,15 @@ impl Plan {
                     attempts,
                     reason,
                 } => plan.burials.push((job, attempts, reason)),
+                op @ (Op::KeepSchedule(_)
+                | Op::RestoreSchedule(_)
+                | Op::MoveSchedule { .. }
+                | Op::DropSchedule { .. }) => {
+                    if let Op::KeepSchedule(schedule) = &op {
+                        plan.awaited.push(schedule.id);
+                    }
+                    plan.schedules.push(op);
+                }
                 Op::Forget(job) => {
                     if !skipped.contains(&job) {
                         plan.forgotten.push(job);
@@ -304,7 +334,14 @@ impl Plan {
         // A commit whose outcome is unknown may have stored what is refused now: it is deleted to be sure.
         let refused = self.inserts.iter().map(|job| Op::Forget(job.id));
         let forgotten = self.forgotten.iter().map(|job| Op::Forget(*job));
+        // Refused recurring jobs are put right by the job server, behind these.
+        let schedules = self
+            .schedules
+            .iter()
+            .filter(|op| !matches!(op, Op::KeepSchedule(_)))
+            .cloned();
         attempts
+            .chain(schedules)
             .chain(burials)
             .chain(refused)
             .chain(forgotten)
@@ -317,6 +354,7 @@ async fn apply(plan: Arc<Plan>, tx: &mut Tx) -> Result<(), Error> {
     schema::revive(tx, &plan.revivals).await?;
     schema::note_attempts(tx, &plan.attempts).await?;
     schema::bury(tx, &plan.burials).await?;
+    schema::schedule(tx, &plan.schedules).await?;
     schema::forget(tx, &plan.forgotten).await
 }
 

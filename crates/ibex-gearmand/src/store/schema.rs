@@ -8,14 +8,16 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use ibex_gearman_core::{JobId, StoredJob};
+use ibex_gearman_core::{JobId, StoredJob, StoredSchedule, is_schedule};
 use ibex_gearman_proto::Priority;
 use ibex_sql::{Db, Engine, Error, Migration, Row, Tx, Value, params};
 
-use super::Left;
+use super::{Left, Op};
 use crate::driver::epoch_ms;
 
-pub(super) const MIGRATIONS: &[Migration] = &[Migration {
+pub(super) const MIGRATIONS: &[Migration] = &[QUEUE, SCHEDULES];
+
+const QUEUE: Migration = Migration {
     version: 1,
     name: "queue",
     sqlite: &[
@@ -35,7 +37,21 @@ pub(super) const MIGRATIONS: &[Migration] = &[Migration {
         "CREATE TABLE gearman_quarantine (id BIGINT PRIMARY KEY AUTO_INCREMENT, source VARCHAR(64) NOT NULL, content LONGTEXT NOT NULL, reason TEXT NOT NULL) ENGINE=InnoDB",
         "CREATE TABLE gearman_meta (name VARCHAR(64) PRIMARY KEY, value BIGINT NOT NULL) ENGINE=InnoDB",
     ],
-}];
+};
+
+/// Recurring jobs; the five fields are joined by blanks, which none of them contains.
+const SCHEDULES: Migration = Migration {
+    version: 2,
+    name: "schedules",
+    sqlite: &[
+        "CREATE TABLE gearman_schedules (function BLOB NOT NULL, unique_key BLOB NOT NULL, id INTEGER NOT NULL, fields BLOB NOT NULL, next_ms INTEGER NOT NULL, \
+         workload BLOB NOT NULL, PRIMARY KEY (function, unique_key))",
+    ],
+    mysql: &[
+        "CREATE TABLE gearman_schedules (function VARBINARY(512) NOT NULL, unique_key VARBINARY(64) NOT NULL, id BIGINT NOT NULL, fields VARBINARY(1024) NOT NULL, \
+         next_ms BIGINT NOT NULL, workload LONGBLOB NOT NULL, PRIMARY KEY (function, unique_key)) ENGINE=InnoDB",
+    ],
+};
 
 const COLUMNS: &str =
     "id, function, unique_key, priority, due_ms, attempts, created_ms, reducer, workload";
@@ -147,6 +163,101 @@ pub(super) async fn forget(tx: &mut Tx, jobs: &[JobId]) -> Result<(), Error> {
     delete(tx, "gearman_dead", jobs).await
 }
 
+/// What was asked of recurring jobs, in order; there are few.
+pub(super) async fn schedule(tx: &mut Tx, ops: &[Op]) -> Result<(), Error> {
+    for op in ops {
+        let (sql, values) = match op {
+            Op::KeepSchedule(s) | Op::RestoreSchedule(s) => (
+                "REPLACE INTO gearman_schedules (function, unique_key, id, fields, next_ms, workload) VALUES (?, ?, ?, ?, ?, ?)",
+                params![
+                    s.function.to_vec(),
+                    s.unique.to_vec(),
+                    number(s.id),
+                    s.fields.join(&b' '),
+                    i64::try_from(s.next_ms).unwrap_or(i64::MAX),
+                    s.workload.to_vec()
+                ],
+            ),
+            Op::MoveSchedule {
+                function,
+                unique,
+                next_ms,
+            } => (
+                "UPDATE gearman_schedules SET next_ms = ? WHERE function = ? AND unique_key = ?",
+                params![
+                    i64::try_from(*next_ms).unwrap_or(i64::MAX),
+                    function.to_vec(),
+                    unique.to_vec()
+                ],
+            ),
+            Op::DropSchedule { function, unique } => (
+                "DELETE FROM gearman_schedules WHERE function = ? AND unique_key = ?",
+                params![function.to_vec(), unique.to_vec()],
+            ),
+            Op::Persist(_)
+            | Op::Revive(_)
+            | Op::Attempt { .. }
+            | Op::Forget(_)
+            | Op::Bury { .. } => continue,
+        };
+        tx.execute(sql, values).await?;
+    }
+    Ok(())
+}
+
+async fn load_schedules(db: &Db, left: &mut Left) -> Result<i64, Error> {
+    let sql = "SELECT id, function, unique_key, fields, next_ms, workload FROM gearman_schedules ORDER BY id";
+    let mut last = 0;
+    for row in db.query(sql, Vec::new()).await? {
+        last = last.max(row.get::<i64>(0)?);
+        match read_schedule(&row)? {
+            Some(schedule) => left.schedules.push(schedule),
+            None => {
+                left.quarantined += 1;
+                let (function, unique) = (row.get::<Bytes>(1)?, row.get::<Bytes>(2)?);
+                tracing::warn!(function = %function.escape_ascii(), "recurring job that makes no sense moved to gearman_quarantine");
+                db.execute(
+                    "INSERT INTO gearman_quarantine (source, content, reason) VALUES (?, ?, ?)",
+                    params![
+                        "gearman_schedules",
+                        format!("{:?}", row.values()),
+                        "fields make no sense"
+                    ],
+                )
+                .await?;
+                db.execute(
+                    "DELETE FROM gearman_schedules WHERE function = ? AND unique_key = ?",
+                    params![function.to_vec(), unique.to_vec()],
+                )
+                .await?;
+            }
+        }
+    }
+    Ok(last)
+}
+
+fn read_schedule(row: &Row) -> Result<Option<StoredSchedule>, Error> {
+    let text: Bytes = row.get(3)?;
+    let fields: Vec<Bytes> = text
+        .split(|b| *b == b' ')
+        .map(|field| text.slice_ref(field))
+        .collect();
+    let (Ok(id), Ok(fields)) = (u64::try_from(row.get::<i64>(0)?), fields.try_into()) else {
+        return Ok(None);
+    };
+    if !is_schedule(&fields) {
+        return Ok(None);
+    }
+    Ok(Some(StoredSchedule {
+        id: JobId(id),
+        function: row.get(1)?,
+        unique: row.get(2)?,
+        fields,
+        next_ms: u64::try_from(row.get::<i64>(4)?).unwrap_or(0),
+        workload: row.get(5)?,
+    }))
+}
+
 async fn delete(tx: &mut Tx, table: &str, jobs: &[JobId]) -> Result<(), Error> {
     for part in jobs.chunks(ROWS_PER_STATEMENT) {
         let marks = vec!["?"; part.len()].join(", ");
@@ -185,6 +296,7 @@ pub(super) async fn load(db: &Db, numbers: u64) -> Result<Left, Error> {
         }
         last = last.max(after.max(0));
     }
+    last = last.max(load_schedules(db, &mut left).await?);
     let kept = db
         .query_one(
             "SELECT value FROM gearman_meta WHERE name = ?",

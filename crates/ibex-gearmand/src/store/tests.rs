@@ -126,6 +126,7 @@ async fn suite(url: &str) {
     assert_eq!(stored, [1, 3]);
 
     let (left, _) = life(url, vec![Op::Forget(JobId(1)), Op::Forget(JobId(3))]).await;
+    assert!(left.schedules.is_empty());
     assert_eq!(left.jobs, [job(1, b"a"), job(3, b"again")]);
     assert!(left.dead.is_empty());
     let (left, _) = life(url, Vec::new()).await;
@@ -133,10 +134,50 @@ async fn suite(url: &str) {
     assert_eq!(left.first_job, 1 + 4 * NUMBERS);
 }
 
+fn schedule(id: u64, next_ms: u64) -> StoredSchedule {
+    StoredSchedule {
+        id: JobId(id),
+        function: Bytes::from_static(b"f\xff\0n"),
+        unique: Bytes::from_static(b"\x80u"),
+        fields: ["*/5", "", "1", "*", "0-6"].map(|field| Bytes::from_static(field.as_bytes())),
+        next_ms,
+        workload: Bytes::from_static(b"\0"),
+    }
+}
+
+/// Recurring jobs: one per name, moved, replaced, dropped.
+async fn recurring(url: &str) {
+    let (_, stored) = life(
+        url,
+        vec![
+            Op::KeepSchedule(schedule(1, 5)),
+            Op::KeepSchedule(schedule(2, 6)),
+        ],
+    )
+    .await;
+    assert_eq!(stored, [1, 2]);
+    let (function, unique) = (schedule(2, 6).function, schedule(2, 6).unique);
+    let moved = Op::MoveSchedule {
+        function: function.clone(),
+        unique: unique.clone(),
+        next_ms: 60,
+    };
+    let (left, _) = life(url, vec![moved]).await;
+    assert_eq!(left.schedules, [schedule(2, 6)]);
+    let dropped = Op::DropSchedule { function, unique };
+    let (left, _) = life(url, vec![dropped]).await;
+    assert_eq!(left.schedules, [schedule(2, 60)]);
+    assert!(left.first_job > 2);
+    let (left, _) = life(url, Vec::new()).await;
+    assert!(left.schedules.is_empty());
+}
+
 #[tokio::test]
 async fn sqlite() {
     let dir = tempfile::tempdir().unwrap();
-    suite(&format!("sqlite:{}", dir.path().join("jobs.db").display())).await;
+    let url = format!("sqlite:{}", dir.path().join("jobs.db").display());
+    suite(&url).await;
+    recurring(&url).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -146,6 +187,7 @@ async fn mariadb() {
     };
     let database = server.database().unwrap();
     suite(&database.url()).await;
+    recurring(&database.url()).await;
 }
 
 #[tokio::test]

@@ -111,6 +111,33 @@ fn attempts_survive_so_that_a_killer_job_ends_among_the_dead() {
     daemon.stop().unwrap();
 }
 
+#[test]
+fn a_recurring_job_survives_kill_nine_until_it_is_dropped() {
+    let mut daemon = builder().start().unwrap();
+    let mut wire = Wire::connect(daemon.addr("gearman").unwrap());
+    let every = |minute: &'static [u8]| Submit {
+        schedule: Some([minute, b"", b"*", b"*", b""]),
+        ..Submit::new(b"f", b"nightly", b"w").background()
+    };
+    wire.send(Request::Submit(every(b"99")));
+    assert!(is_error(&wire.next().unwrap(), "INVALID_ARGUMENT"));
+    wire.send(Request::Submit(every(b"*/1")));
+    let handle = wire.handle();
+    daemon.kill_and_restart().unwrap();
+    let mut wire = Wire::connect(daemon.addr("gearman").unwrap());
+    let listed = wire.list("show schedules");
+    assert_eq!(listed.len(), 1, "{listed:?}");
+    let expected = format!("{handle}\\tf\\tnightly\\t*/1 * * * *\\t");
+    assert!(listed[0].starts_with(&expected), "{listed:?}");
+    assert_eq!(wire.line("drop schedule f nightly"), "text OK 1\\r\\n");
+    assert_eq!(wire.line("drop schedule f nightly"), "text OK 0\\r\\n");
+    daemon.terminate().unwrap();
+    daemon.restart().unwrap();
+    let mut wire = Wire::connect(daemon.addr("gearman").unwrap());
+    assert!(wire.list("show schedules").is_empty());
+    daemon.stop().unwrap();
+}
+
 /// What the outside knows of each job: submitters and workers note here.
 #[derive(Default)]
 struct Ledger {
