@@ -12,9 +12,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use ibex_base::rng::Rng;
 use ibex_gearman_core::{
-    Config, ConnId, Input, JobId, JobServer, Output, Reply, StoredJob, TimeoutAction, Wakeup,
+    Config, ConnId, Input, JobId, JobServer, Output, Reply, StoredJob, StoredSchedule,
+    TimeoutAction, Wakeup,
 };
 use ibex_gearman_proto::{Grab, Mode, Priority, QueueLimits, Request, Submit};
 
@@ -104,6 +106,10 @@ struct Sim {
     /// Rows that would survive a crash.
     rows: BTreeMap<JobId, StoredJob>,
     dead_rows: BTreeMap<JobId, StoredJob>,
+    /// Recurring jobs that would survive a crash, by function and unique key.
+    schedule_rows: BTreeMap<(Bytes, Bytes), StoredSchedule>,
+    /// Numbers of recurring jobs.
+    schedule_ids: BTreeSet<JobId>,
     /// Background jobs whose JOB_CREATED went out and whose end is not known.
     acknowledged: BTreeSet<JobId>,
     /// Jobs that were given up and not revived: a reply that was held may tell of their acceptance afterwards.
@@ -164,6 +170,8 @@ impl Sim {
             store_queue: VecDeque::new(),
             rows: BTreeMap::new(),
             dead_rows: BTreeMap::new(),
+            schedule_rows: BTreeMap::new(),
+            schedule_ids: BTreeSet::new(),
             acknowledged: BTreeSet::new(),
             buried: BTreeSet::new(),
             ended: BTreeMap::new(),
@@ -240,6 +248,10 @@ impl Sim {
                 let at = (self.clock_ms / 1000 + self.rng.below(20)).to_string();
                 let submit = Submit {
                     epoch: self.rng.chance(1, 4).then_some(at.as_bytes()),
+                    schedule: self
+                        .rng
+                        .chance(1, 12)
+                        .then_some([b"*/2", b"", b"*", b"*", b"*"]),
                     ..Submit::new(function, unique.as_bytes(), workload.as_bytes())
                         .priority(priority)
                         .background()
@@ -435,10 +447,37 @@ impl Sim {
                         self.dead_rows.insert(job, row);
                     }
                 }
-                Output::KeepSchedule(_)
-                | Output::RestoreSchedule(_)
-                | Output::MoveSchedule { .. }
-                | Output::DropSchedule { .. } => unreachable!("nothing recurs here"),
+                Output::KeepSchedule(schedule) => {
+                    let is_refused = self.rng.chance(1, 8);
+                    let id = schedule.id;
+                    // A commit that failed for the server may have been done all the same.
+                    if !is_refused || self.rng.chance(1, 2) {
+                        let name = (schedule.function.clone(), schedule.unique.clone());
+                        self.schedule_rows.insert(name, schedule);
+                    }
+                    let outcome = if is_refused {
+                        Input::PersistFailed(id)
+                    } else {
+                        Input::Persisted(id)
+                    };
+                    self.server.handle(self.now, outcome);
+                }
+                Output::RestoreSchedule(schedule) => {
+                    let name = (schedule.function.clone(), schedule.unique.clone());
+                    self.schedule_rows.insert(name, schedule);
+                }
+                Output::MoveSchedule {
+                    function,
+                    unique,
+                    next_ms,
+                } => {
+                    if let Some(row) = self.schedule_rows.get_mut(&(function, unique)) {
+                        row.next_ms = next_ms;
+                    }
+                }
+                Output::DropSchedule { function, unique } => {
+                    self.schedule_rows.remove(&(function, unique));
+                }
                 Output::Send(..) | Output::Text(..) => unreachable!("not for the store"),
             }
             self.settle();
@@ -448,7 +487,7 @@ impl Sim {
     fn operator_act(&mut self) {
         let name = self.rng.pick(&FUNCTIONS).unwrap().as_bytes();
         let now = self.now;
-        let act = self.rng.below(10);
+        let act = self.rng.below(11);
         self.note(format_args!("operator {act} {}", name.escape_ascii()));
         match act {
             0 => {
@@ -499,6 +538,10 @@ impl Sim {
                 self.server
                     .retry_dead(now, self.rng.chance(1, 2).then_some(name));
             }
+            9 => {
+                let unique = *self.rng.pick(&["", "-", "k1", "k2", "k3"]).unwrap();
+                self.server.drop_schedule(name, unique.as_bytes());
+            }
             _ => {
                 self.server.drop_function(name);
             }
@@ -512,6 +555,15 @@ impl Sim {
     /// kill -9: connections and everything in memory are gone, and so is what the store had not done.
     fn crash(&mut self) {
         self.note(format_args!("crash"));
+        if self.config.durable {
+            for s in self.server.schedules() {
+                let name = (s.function, s.unique);
+                assert!(
+                    self.schedule_rows.contains_key(&name),
+                    "an acknowledged recurring job is not in the store"
+                );
+            }
+        }
         self.peers.clear();
         self.store_queue.clear();
         // A burial that had not reached the disk did not happen.
@@ -525,12 +577,16 @@ impl Sim {
         if !self.config.durable {
             self.acknowledged.clear();
             self.rows.clear();
+            self.schedule_rows.clear();
             return;
         }
         for (id, row) in self.rows.clone() {
             // A worker's end that had not reached the disk comes back: at least once, never lost.
             self.ended.remove(&id);
             self.server.handle(self.now, Input::Restored(row));
+        }
+        for (_, row) in self.schedule_rows.clone() {
+            self.server.handle(self.now, Input::RestoredSchedule(row));
         }
         for (_, row) in self.dead_rows.clone() {
             self.server
@@ -561,6 +617,9 @@ impl Sim {
                 | Output::RestoreSchedule(_)
                 | Output::MoveSchedule { .. }
                 | Output::DropSchedule { .. }) => {
+                    if let Output::KeepSchedule(schedule) = &store {
+                        self.schedule_ids.insert(schedule.id);
+                    }
                     if let Output::Bury { job, .. } = &store {
                         self.buried.insert(*job);
                         self.acknowledged.remove(job);
@@ -589,7 +648,17 @@ impl Sim {
         }
     }
 
+    fn is_schedule(&self, reply: &Reply) -> bool {
+        let Reply::JobCreated { handle } = reply else {
+            return false;
+        };
+        let handle = handle.as_ref();
+        self.schedule_ids.contains(&number_of(handle))
+            || self.server.schedules().any(|s| s.handle.as_ref() == handle)
+    }
+
     fn hear(&mut self, conn: ConnId, reply: &Reply) {
+        let is_schedule = self.is_schedule(reply);
         let peer = self
             .peers
             .get_mut(&conn)
@@ -615,6 +684,7 @@ impl Sim {
                         // It may have joined a job and that job may have ended in between only if it was gone, which the server never does for foreground.
                         *peer.open.entry(id).or_insert(0) += 1;
                     }
+                    Due::Created(Mode::Background) if is_schedule => {}
                     Due::Created(Mode::Background)
                     | Due::Job(_)
                     | Due::Status
@@ -697,6 +767,12 @@ impl Sim {
     fn finish(&mut self) {
         self.step = STEPS;
         self.server.drain(false);
+        while !self.store_queue.is_empty() {
+            self.store_act();
+        }
+        for s in self.server.schedules().collect::<Vec<_>>() {
+            assert!(self.server.drop_schedule(&s.function, &s.unique));
+        }
         for name in FUNCTIONS {
             let name = name.as_bytes();
             self.server.limit_running(self.now, name, 0);
@@ -753,6 +829,7 @@ impl Sim {
             }
         }
         assert_eq!(self.server.job_count(), 0, "jobs are left");
+        assert!(self.schedule_rows.is_empty(), "recurring jobs are left");
         assert!(
             self.rows.is_empty(),
             "rows are left: {:?}",
