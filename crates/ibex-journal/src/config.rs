@@ -12,7 +12,7 @@ ibex_kit::config! {
     /// Whole configuration of ibex-journal.
     pub struct Config {
         /// Addresses of the web site.
-        restart listen: Vec<ListenAddr> = vec![ListenAddr::Tcp { host: Some("127.0.0.1".to_owned()), port: PORT }],
+        live listen: Vec<ListenAddr> = vec![ListenAddr::Tcp { host: Some("127.0.0.1".to_owned()), port: PORT }],
         /// The site as readers see it.
         table site: SiteConfig,
         /// Databases that are not user clusters.

@@ -46,7 +46,7 @@ pub(crate) async fn open(config: Config) -> Result<App, Failure> {
 /// # Errors
 /// What keeps it from starting.
 pub async fn serve(config: Config, kit: Kit) -> Result<(), Failure> {
-    let listeners = kit.listen("journal", &config.listen)?;
+    let bound = kit.bind("journal", &config.listen)?;
     let in_serve = config.worker.in_serve;
     let app = open(config).await?;
     for (cluster, error) in app.cluster.open_all().await {
@@ -65,12 +65,14 @@ pub async fn serve(config: Config, kit: Kit) -> Result<(), Failure> {
         requests,
         metrics::count,
     ));
-    for listener in listeners {
-        let listener = listener
-            .into_tokio()
-            .map_err(|error| Failure::io(error.to_string()))?;
-        kit.spawn("accept", accept(listener, router.clone(), kit.clone()));
-    }
+    let serving = kit.clone();
+    bound.serve(
+        |config: &Config| config.listen.clone(),
+        move |arrival| {
+            let peer = Peer(arrival.peer.ip());
+            connection(arrival.stream, peer, router.clone(), serving.clone())
+        },
+    );
     kit.ready().await?;
     kit.draining().cancelled().await;
     if let Err(error) = usage::flush(&app).await {
@@ -80,27 +82,6 @@ pub async fn serve(config: Config, kit: Kit) -> Result<(), Failure> {
         tracing::debug!(%error, "outbox not swept at the stop");
     }
     Ok(())
-}
-
-async fn accept(listener: ibex_kit::AsyncListener, router: Router, kit: Kit) {
-    let draining = kit.draining();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = draining.cancelled() => return,
-        };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "connection not accepted");
-                continue;
-            }
-        };
-        kit.spawn(
-            "connection",
-            connection(stream, Peer(peer.ip()), router.clone(), kit.clone()),
-        );
-    }
 }
 
 async fn connection(stream: ibex_kit::Stream, peer: Peer, router: Router, kit: Kit) {

@@ -13,12 +13,14 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::about::About;
+use crate::accept::ListenerMetrics;
 use crate::config::common::Common;
 use crate::config::types::{ListenAddr, OptionalAddr};
 use crate::connections::Connections;
+use crate::doors::Bound;
 use crate::failure::Failure;
 use crate::health::{Check, Health, Heartbeat};
 use crate::listen::{self, Listener, OwnSockets};
@@ -77,10 +79,12 @@ pub(crate) struct Inner {
     pub(crate) pages: Mutex<Vec<HtmlPage>>,
     pub(crate) status: Mutex<Option<Arc<dyn Fn() -> String + Send + Sync>>>,
     pub(crate) usr1: Mutex<Option<Arc<dyn Fn() + Send + Sync>>>,
+    /// Listener names and addresses, in the order of publication.
     ports: Mutex<Vec<(String, String)>>,
+    listener_metrics: OnceLock<ListenerMetrics>,
     port_file: Option<PathBuf>,
     passed: Mutex<std::collections::BTreeMap<String, Vec<std::os::fd::OwnedFd>>>,
-    own_sockets: OwnSockets,
+    pub(crate) own_sockets: OwnSockets,
     state: StateDir,
 }
 
@@ -128,6 +132,7 @@ impl Kit {
             status: Mutex::default(),
             usr1: Mutex::default(),
             ports: Mutex::default(),
+            listener_metrics: OnceLock::new(),
             port_file,
             passed: Mutex::new(passed.sockets),
             own_sockets: OwnSockets::default(),
@@ -175,6 +180,30 @@ impl Kit {
         self.listen_groups(name, addrs, groups)
     }
 
+    /// Binds listeners, or takes the passed ones, as [`Kit::listen`] does, to be served by [`Bound::serve`] or [`Bound::follow`]: these follow
+    /// the addresses of reloaded configurations.
+    ///
+    /// # Errors
+    /// See [`Kit::listen`].
+    pub fn bind(&self, name: &'static str, addrs: &[ListenAddr]) -> Result<Bound, Failure> {
+        let by_name = self.is_passed(name);
+        let passed_addr = [ListenAddr::Fd(name.to_owned())];
+        let mut sockets = Vec::new();
+        for addr in if by_name { &passed_addr } else { addrs } {
+            let mut groups = [Vec::new()];
+            self.listen_one(addr, &mut groups)?;
+            let [listeners] = groups;
+            sockets.push((addr.clone(), listeners));
+        }
+        self.announce(name, sockets.iter().flat_map(|(_, listeners)| listeners));
+        Ok(Bound::new(
+            self,
+            name,
+            by_name.then(|| addrs.to_vec()),
+            sockets,
+        ))
+    }
+
     fn listen_groups(
         &self,
         name: &str,
@@ -183,14 +212,26 @@ impl Kit {
     ) -> Result<Vec<Vec<Listener>>, Failure> {
         let groups = groups.max(1);
         let mut out: Vec<Vec<Listener>> = (0..groups).map(|_| Vec::new()).collect();
-        let by_name =
-            !self.inner.reloader.sets_listener(name) && lock(&self.inner.passed).contains_key(name);
         let passed_addr = [ListenAddr::Fd(name.to_owned())];
-        for addr in if by_name { &passed_addr } else { addrs } {
+        for addr in if self.is_passed(name) {
+            &passed_addr
+        } else {
+            addrs
+        } {
             self.listen_one(addr, &mut out)?;
         }
+        self.announce(name, out.iter().flatten());
+        Ok(out)
+    }
+
+    /// Whether sockets passed under the listener's name stand for its addresses: nobody set these.
+    fn is_passed(&self, name: &str) -> bool {
+        !self.inner.reloader.sets_listener(name) && lock(&self.inner.passed).contains_key(name)
+    }
+
+    fn announce<'a>(&self, name: &str, listeners: impl Iterator<Item = &'a Listener>) {
         let mut published = Vec::new();
-        for listener in out.iter().flatten() {
+        for listener in listeners {
             let address = listener.address();
             if !published.contains(&address) {
                 info!(listener = name, address = %address, "listening");
@@ -200,7 +241,6 @@ impl Kit {
         for address in published {
             self.publish(name, address);
         }
-        Ok(out)
     }
 
     fn listen_one(&self, addr: &ListenAddr, out: &mut [Vec<Listener>]) -> Result<(), Failure> {
@@ -278,21 +318,47 @@ impl Kit {
     /// Publishes an address in the port file under `name`, or `name_1` … if that is taken. Listeners made by the kit are
     /// published already; this is for others, such as UDP.
     pub fn publish(&self, name: &str, address: String) {
-        let mut ports = lock(&self.inner.ports);
-        let taken = |candidate: &str| ports.iter().any(|(known, _)| known == candidate);
-        let mut unique = name.to_owned();
-        let mut number = 1;
-        while taken(&unique) {
-            unique = format!("{name}_{number}");
-            number += 1;
-        }
-        ports.push((unique, address));
+        lock(&self.inner.ports).push((name.to_owned(), address));
     }
 
-    /// The published addresses: name and address.
+    /// Puts these in the place of all addresses published under `name`, in the port file too.
+    pub(crate) fn republish(&self, name: &str, addresses: Vec<String>) {
+        let mut ports = lock(&self.inner.ports);
+        ports.retain(|(published, _)| published != name);
+        ports.extend(
+            addresses
+                .into_iter()
+                .map(|address| (name.to_owned(), address)),
+        );
+        drop(ports);
+        if self.inner.was_ready.load(Ordering::SeqCst)
+            && let Err(error) = self.write_port_file()
+        {
+            warn!(error = %error, "addresses not published");
+        }
+    }
+
+    /// The published addresses: a name of its own for each, and the address.
     #[must_use]
     pub fn addresses(&self) -> Vec<(String, String)> {
-        lock(&self.inner.ports).clone()
+        let mut named: Vec<(String, String)> = Vec::new();
+        for (name, address) in lock(&self.inner.ports).iter() {
+            let mut unique = name.clone();
+            let mut number = 1;
+            while named.iter().any(|(taken, _)| *taken == unique) {
+                unique = format!("{name}_{number}");
+                number += 1;
+            }
+            named.push((unique, address.clone()));
+        }
+        named
+    }
+
+    pub(crate) fn listener_metrics(&self) -> ListenerMetrics {
+        let metrics = &self.inner.listener_metrics;
+        metrics
+            .get_or_init(|| ListenerMetrics::register(self))
+            .clone()
     }
 
     /// The metrics of the process.
@@ -530,9 +596,9 @@ impl Kit {
         let Some(path) = &self.inner.port_file else {
             return Ok(());
         };
-        let table: toml::Table = lock(&self.inner.ports)
-            .iter()
-            .map(|(name, addr)| (name.clone(), toml::Value::String(addr.clone())))
+        let addresses = self.addresses().into_iter();
+        let table: toml::Table = addresses
+            .map(|(name, addr)| (name, toml::Value::String(addr)))
             .collect();
         let temporary = path.with_extension(format!("tmp{}", std::process::id()));
         let written = std::fs::write(&temporary, table.to_string())

@@ -41,7 +41,7 @@
 //!     /// being listed; list one as `table` to read it here, or use `kit.common()`.
 //!     pub struct Config {
 //!         /// Data ports.
-//!         restart listen: Vec<ListenAddr> = vec![ListenAddr::Tcp { host: None, port: 7 }],
+//!         live listen: Vec<ListenAddr> = vec![ListenAddr::Tcp { host: None, port: 7 }],
 //!         /// What is said first.
 //!         live greeting: String = "hello".to_owned(),
 //!     }
@@ -49,23 +49,14 @@
 //! impl ibex_kit::Validate for Config {}
 //!
 //! async fn run(cfg: Config, kit: Kit) -> Result<(), Failure> {
-//!     for listener in kit.listen("echo", &cfg.listen)? {
-//!         let listener = listener.into_tokio().map_err(|error| Failure::io(error.to_string()))?;
-//!         let connections = kit.clone();
-//!         kit.spawn("accept", async move {
-//!             let draining = connections.draining();
-//!             loop {
-//!                 let (mut stream, _peer) = tokio::select! {
-//!                     accepted = listener.accept() => match accepted { Ok(accepted) => accepted, Err(_) => return },
-//!                     () = draining.cancelled() => return,
-//!                 };
-//!                 connections.spawn("connection", async move {
-//!                     let (mut read, mut write) = tokio::io::split(&mut stream);
-//!                     let _end = tokio::io::copy(&mut read, &mut write).await;
-//!                 });
-//!             }
-//!         });
-//!     }
+//!     let bound = kit.bind("echo", &cfg.listen)?;
+//!     bound.serve(
+//!         |cfg: &Config| cfg.listen.clone(),
+//!         |mut arrival| async move {
+//!             let (mut read, mut write) = tokio::io::split(&mut arrival.stream);
+//!             let _end = tokio::io::copy(&mut read, &mut write).await;
+//!         },
+//!     );
 //!     kit.ready().await?;
 //!     kit.draining().cancelled().await;
 //!     Ok(())
@@ -94,12 +85,14 @@ macro_rules! putln {
 }
 
 mod about;
+mod accept;
 mod admin;
 mod args;
 mod config;
 mod connections;
 mod control;
 mod detach;
+mod doors;
 mod failure;
 mod generate;
 mod health;
@@ -121,6 +114,7 @@ mod tasks;
 mod worker;
 
 pub use about::About;
+pub use accept::Arrival;
 pub use args::{CommonArgs, DaemonArgs, Detach, PrintConfig};
 pub use config::common::{
     AdminConfig, Common, LimitsConfig, LogConfig, LogFormat, MetricsConfig, ReadyConfig,
@@ -131,6 +125,7 @@ pub use config::schema::{ConfigTable, DeepCheck, Field, Problem, Reload, Validat
 pub use config::schema::{check_type, is_secret_type};
 pub use config::types::{AutoOr, ByteSize, Duration, ListenAddr, OptionalAddr, Secret};
 pub use connections::{Connection, Connections};
+pub use doors::{Bound, Doors};
 pub use failure::{Failure, Kind};
 pub use health::{Check, Heartbeat};
 pub use kit::Kit;

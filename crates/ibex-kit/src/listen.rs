@@ -537,14 +537,27 @@ impl OwnSockets {
         lock(&self.0).push(path);
     }
 
+    /// Removes one, if it is ours.
+    pub(crate) fn remove(&self, path: &Path) {
+        let mut all = lock(&self.0);
+        if let Some(index) = all.iter().position(|own| own == path) {
+            all.swap_remove(index);
+            unlink(path);
+        }
+    }
+
     pub(crate) fn remove_all(&self) {
         for path in lock(&self.0).drain(..) {
-            if let Err(error) = std::fs::remove_file(&path)
-                && error.kind() != io::ErrorKind::NotFound
-            {
-                warn!(path = %path.display(), error = %error, "socket file stays");
-            }
+            unlink(&path);
         }
+    }
+}
+
+fn unlink(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        warn!(path = %path.display(), error = %error, "socket file stays");
     }
 }
 

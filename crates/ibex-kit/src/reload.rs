@@ -13,9 +13,12 @@ use crate::config::layers::Layers;
 use crate::config::load::{Loaded, Schema, Sources, field, keys, leaf, prune, set};
 use crate::config::print;
 use crate::config::schema::{ConfigTable, Reload, Validate};
+use crate::failure::Failure;
 use crate::lock;
 
 type Subscriber = Box<dyn Fn(&dyn Any) + Send + Sync>;
+/// Does what may fail of a change, and returns what does the rest; see [`Reloader::prepare`].
+type Preparer = Box<dyn Fn(&dyn Any) -> Result<Box<dyn FnOnce()>, Failure> + Send + Sync>;
 type Loader = Box<dyn Fn() -> Result<Candidate, String> + Send + Sync>;
 type Builder =
     Box<dyn Fn(&toml::Table) -> Result<Box<dyn Any + Send + Sync>, String> + Send + Sync>;
@@ -39,6 +42,9 @@ pub(crate) struct Reloader {
     now: Mutex<Layers>,
     loader: Option<Loader>,
     builder: Option<Builder>,
+    /// Held through a reload and all that follows of it: the next one begins with what this one left.
+    turn: Mutex<()>,
+    preparers: Mutex<Vec<Preparer>>,
     subscribers: Mutex<Vec<Subscriber>>,
     pub(crate) successes: AtomicU64,
     pub(crate) failures: AtomicU64,
@@ -82,6 +88,15 @@ impl Reloader {
         lock(&self.subscribers).push(Box::new(subscriber));
     }
 
+    /// Adds somebody whose part of a reload may fail. All are asked before anything changes: one error refuses the reload, and what the others
+    /// returned is dropped. Otherwise all that was returned is called, then the subscribers.
+    pub(crate) fn prepare(
+        &self,
+        preparer: impl Fn(&dyn Any) -> Result<Box<dyn FnOnce()>, Failure> + Send + Sync + 'static,
+    ) {
+        lock(&self.preparers).push(Box::new(preparer));
+    }
+
     /// Whether somebody set the addresses of a listener: `NAME_listen` or `NAME.listen` where there is such a key, else `listen`.
     pub(crate) fn sets_listener(&self, name: &str) -> bool {
         let own = [format!("{name}_listen"), format!("{name}.listen")];
@@ -115,6 +130,7 @@ impl Reloader {
         else {
             return Err("this process has no configuration to reload".to_owned());
         };
+        let _turn = lock(&self.turn);
         let mut now = lock(&self.now);
         let result = loader().and_then(|mut candidate| {
             let report = compare(schema, &now, &mut candidate.layers);
@@ -123,12 +139,19 @@ impl Reloader {
             let common: Common = common
                 .try_into()
                 .map_err(|error: toml::de::Error| error.to_string())?;
-            Ok((report, candidate.layers, config, common))
+            let mut steps = Vec::new();
+            for preparer in lock(&self.preparers).iter() {
+                steps.push(preparer(config.as_ref()).map_err(|failure| failure.to_string())?);
+            }
+            Ok((report, candidate.layers, config, common, steps))
         });
         match result {
-            Ok((report, layers, config, common)) => {
+            Ok((report, layers, config, common, steps)) => {
                 *now = layers;
                 drop(now);
+                for step in steps {
+                    step();
+                }
                 for subscriber in lock(&self.subscribers).iter() {
                     subscriber(config.as_ref());
                 }

@@ -6,7 +6,7 @@ ibex_kit::config! {
     /// Whole configuration of ibex-mogilefsd.
     pub struct Config {
         /// Addresses of the tracker port.
-        restart listen: Vec<ListenAddr> = vec![ListenAddr::Tcp { host: None, port: 7001 }],
+        live listen: Vec<ListenAddr> = vec![ListenAddr::Tcp { host: None, port: 7001 }],
         /// Free space below which a device gets nothing new, MB.
         live min_free_space_mb: u32 = 100,
         /// Replicas of classes that do not say (1 to 255).

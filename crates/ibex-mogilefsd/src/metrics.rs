@@ -44,7 +44,6 @@ pub(crate) struct Metrics {
     pub(crate) requests: Family<RequestLabels, Counter>,
     pub(crate) request_seconds: Family<CommandLabels, Histogram>,
     pub(crate) queries: Counter,
-    pub(crate) refused_connections: Counter,
     pub(crate) work: Family<WorkLabels, Counter>,
     pub(crate) copied_bytes: Counter,
     pub(crate) queue_rows: Family<QueueLabels, Gauge>,
@@ -60,7 +59,6 @@ impl Metrics {
                 Histogram::new(ibex_kit::DURATION_BUCKETS)
             }),
             queries: Counter::default(),
-            refused_connections: Counter::default(),
             work: Family::default(),
             copied_bytes: Counter::default(),
             queue_rows: Family::default(),
@@ -79,11 +77,6 @@ impl Metrics {
                 new.request_seconds.clone(),
             );
             registry.register("mogilefsd_queries", "Commands taken", new.queries.clone());
-            registry.register(
-                "mogilefsd_connections_refused",
-                "Connections closed for want of room",
-                new.refused_connections.clone(),
-            );
             registry.register(
                 "mogilefsd_work",
                 "Pieces of background work ended",

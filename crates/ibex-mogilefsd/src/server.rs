@@ -8,7 +8,7 @@ use crate::store::schema::{self, Found, SCHEMA_VERSION};
 use crate::store::{Store, StoreError};
 use crate::tracker::Tracker;
 use ibex_kit::page::Section;
-use ibex_kit::{Failure, Kit, Listener};
+use ibex_kit::{Failure, Kit};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
     let store = open_store(&config, &kit).await?;
     let highest = store.highest_fid().await.map_err(temporary)?;
     store.raise_fid_counter(highest).await.map_err(temporary)?;
-    let listeners = kit.listen("tracker", &config.listen)?;
+    let bound = kit.bind("tracker", &config.listen)?;
     let tracker = Arc::new(Tracker::new(config, kit.clone(), store, highest));
     tracker.reload().await.map_err(temporary)?;
 
@@ -28,9 +28,16 @@ pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
     kit.on_reload(move |new: &Config| reloaded.replace_config(new.clone()));
     publish_pages(&kit, &tracker);
     jobs::start(&tracker);
-    for listener in listeners {
-        accept(&kit, listener, &tracker)?;
-    }
+    let serving = Arc::clone(&tracker);
+    bound.serve(
+        |config: &Config| config.listen.clone(),
+        move |arrival| {
+            let client = Client {
+                ip: arrival.peer.ip(),
+            };
+            conn::serve(Arc::clone(&serving), arrival.stream, client)
+        },
+    );
     kit.ready().await?;
     kit.draining().cancelled().await;
     if let Err(error) = tracker.give_back_claims().await {
@@ -88,40 +95,6 @@ async fn try_open(database: &ibex_sql::Config) -> Result<(ibex_sql::Db, Found), 
 )]
 fn temporary(error: StoreError) -> Failure {
     Failure::temporary(error.to_string())
-}
-
-fn accept(kit: &Kit, listener: Listener, tracker: &Arc<Tracker>) -> Result<(), Failure> {
-    let listener = listener
-        .into_tokio()
-        .map_err(|error| Failure::io(error.to_string()))?;
-    let tracker = Arc::clone(tracker);
-    let tasks = kit.clone();
-    kit.spawn("accept", async move {
-        let draining = tasks.draining();
-        loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = draining.cancelled() => return,
-            };
-            let Ok((stream, peer)) = accepted else { return };
-            let limit = usize::try_from(tasks.common().limits.connections).unwrap_or(usize::MAX);
-            if tasks.connections().count() >= limit {
-                tracker.metrics.refused_connections.inc();
-                continue;
-            }
-            let entry = tasks.connections().open("tracker", &peer);
-            let close = entry.close_wanted();
-            let serving = conn::serve(Arc::clone(&tracker), stream, Client { ip: peer.ip() });
-            tasks.spawn("connection", async move {
-                tokio::select! {
-                    () = serving => {}
-                    () = close.cancelled() => {}
-                }
-                drop(entry);
-            });
-        }
-    });
-    Ok(())
 }
 
 fn publish_pages(kit: &Kit, tracker: &Arc<Tracker>) {

@@ -248,6 +248,11 @@ impl Tracker {
         self.monitor_rounds.send_modify(|rounds| *rounds += 1);
     }
 
+    /// Whether a monitor round ended since the start.
+    pub(crate) fn has_monitored(&self) -> bool {
+        *self.monitor_rounds.borrow() > 0
+    }
+
     /// Waits for a monitor round that ends after this call, or for the first one ever; whether it came in time.
     pub(crate) async fn wait_monitor(&self, fresh: bool, patience: Duration) -> bool {
         let mut rounds = self.monitor_rounds.subscribe();

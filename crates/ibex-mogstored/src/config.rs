@@ -19,9 +19,9 @@ ibex_kit::config! {
     /// Whole configuration of ibex-mogstored.
     pub struct Config {
         /// HTTP addresses.
-        restart listen: Vec<ListenAddr> = vec![ListenAddr::Tcp { host: None, port: 7500 }],
+        live listen: Vec<ListenAddr> = vec![ListenAddr::Tcp { host: None, port: 7500 }],
         /// Addresses of the side channel. Empty: as `listen`, each with the next port (7501), port 0 stays 0.
-        restart side_listen: Vec<ListenAddr>,
+        live side_listen: Vec<ListenAddr>,
         /// Directory that holds one directory devN per disk.
         restart docroot: String = "/var/mogdata".to_owned(),
         /// What is synced before an upload is acknowledged: full, data or none.

@@ -28,7 +28,6 @@ pub(crate) struct Metrics {
     pub(crate) request_seconds: Histogram,
     pub(crate) received_bytes: Counter,
     pub(crate) sent_bytes: Counter,
-    pub(crate) refused_connections: Counter,
     pub(crate) side_requests: Counter,
     total_bytes: Family<DeviceLabels, Gauge>,
     used_bytes: Family<DeviceLabels, Gauge>,
@@ -41,7 +40,6 @@ impl Metrics {
             request_seconds: Histogram::new(ibex_kit::DURATION_BUCKETS),
             received_bytes: Counter::default(),
             sent_bytes: Counter::default(),
-            refused_connections: Counter::default(),
             side_requests: Counter::default(),
             total_bytes: Family::default(),
             used_bytes: Family::default(),
@@ -66,11 +64,6 @@ impl Metrics {
                 "mogstored_sent_bytes",
                 "Bytes of files offered in responses",
                 new.sent_bytes.clone(),
-            );
-            registry.register(
-                "mogstored_connections_refused",
-                "Connections closed for want of room",
-                new.refused_connections.clone(),
             );
             registry.register(
                 "mogstored_side_requests",

@@ -8,7 +8,7 @@ use crate::metrics::Metrics;
 use crate::side::Side;
 use crate::usage::{self, UsageWorker};
 use ibex_kit::page::Section;
-use ibex_kit::{AsyncListener, Failure, Kit, Listener, Peer, Stream};
+use ibex_kit::{Failure, Kit};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, RwLock};
@@ -41,8 +41,8 @@ impl Live {
 pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
     let disks = Arc::new(Disks::new(Path::new(&config.docroot), config.disk_threads));
     let metrics = Arc::new(Metrics::register(kit.metrics()));
-    let http = kit.listen("http", &config.listen)?;
-    let side = kit.listen("side", &config.side_addresses())?;
+    let http = kit.bind("http", &config.listen)?;
+    let side = kit.bind("side", &config.side_addresses())?;
     let live = Arc::new(Live(RwLock::new(config)));
 
     prepare(&disks, &live.config()).await?;
@@ -62,24 +62,20 @@ pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
         live,
         metrics: Arc::clone(&metrics),
     });
-    for listener in http {
-        let (handler, connections) = (Arc::clone(&handler), kit.clone());
-        accept(&kit, "http", listener, &metrics, move |stream| {
-            conn::serve(Arc::clone(&handler), connections.clone(), stream)
-        })?;
-    }
+    let connections = kit.clone();
+    http.serve(
+        |config: &Config| config.listen.clone(),
+        move |arrival| conn::serve(Arc::clone(&handler), connections.clone(), arrival.stream),
+    );
     let side_channel = Arc::new(Side {
         disks,
         metrics: Arc::clone(&metrics),
         kit: kit.clone(),
     });
-    for listener in side {
+    side.serve(Config::side_addresses, move |arrival| {
         let side_channel = Arc::clone(&side_channel);
-        accept(&kit, "side", listener, &metrics, move |stream| {
-            let side_channel = Arc::clone(&side_channel);
-            async move { side_channel.serve(stream).await }
-        })?;
-    }
+        async move { side_channel.serve(arrival.stream).await }
+    });
     kit.ready().await?;
     kit.draining().cancelled().await;
     Ok(())
@@ -111,49 +107,6 @@ async fn prepare(disks: &Arc<Disks>, config: &Config) -> Result<(), Failure> {
         }
     });
     work.await.map_err(|error| Failure::bug(error.to_string()))
-}
-
-fn accept<F, S>(
-    kit: &Kit,
-    name: &'static str,
-    listener: Listener,
-    metrics: &Arc<Metrics>,
-    serve: S,
-) -> Result<(), Failure>
-where
-    F: Future<Output = ()> + Send + 'static,
-    S: Fn(Stream) -> F + Send + 'static,
-{
-    let listener: AsyncListener = listener
-        .into_tokio()
-        .map_err(|error| Failure::io(error.to_string()))?;
-    let (tasks, metrics) = (kit.clone(), Arc::clone(metrics));
-    kit.spawn("accept", async move {
-        let draining = tasks.draining();
-        loop {
-            let accepted: std::io::Result<(Stream, Peer)> = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = draining.cancelled() => return,
-            };
-            let Ok((stream, peer)) = accepted else { return };
-            let limit = usize::try_from(tasks.common().limits.connections).unwrap_or(usize::MAX);
-            if tasks.connections().count() >= limit {
-                metrics.refused_connections.inc();
-                continue;
-            }
-            let entry = tasks.connections().open(name, &peer);
-            let close = entry.close_wanted();
-            let serving = serve(stream);
-            tasks.spawn("connection", async move {
-                tokio::select! {
-                    () = serving => {}
-                    () = close.cancelled() => {}
-                }
-                drop(entry);
-            });
-        }
-    });
-    Ok(())
 }
 
 fn publish_pages(kit: &Kit, disks: &Arc<Disks>) {

@@ -9,7 +9,7 @@ ibex_kit::config! {
     /// Whole configuration of ibex-schwartzd.
     pub struct Config {
         /// Addresses of the HTTP interface.
-        restart listen: Vec<ListenAddr> = vec![ListenAddr::Tcp { host: Some("127.0.0.1".to_owned()), port: 7373 }],
+        live listen: Vec<ListenAddr> = vec![ListenAddr::Tcp { host: Some("127.0.0.1".to_owned()), port: 7373 }],
         /// Bearer token that callers must show; give it as token_file. Empty: everybody who reaches the port.
         restart token: Secret,
         /// Listen beyond this machine without a token.

@@ -38,7 +38,6 @@ pub(crate) struct Metrics {
     pub(crate) pokes: Counter,
     pub(crate) pokes_failed: Counter,
     pub(crate) requests: Counter,
-    pub(crate) refused_connections: Counter,
     pub(crate) insert_seconds: Histogram,
     pub(crate) pickup_seconds: Histogram,
     pub(crate) run_seconds: Histogram,
@@ -68,7 +67,6 @@ impl Metrics {
             pokes: Counter::default(),
             pokes_failed: Counter::default(),
             requests: Counter::default(),
-            refused_connections: Counter::default(),
             insert_seconds: seconds(),
             pickup_seconds: seconds(),
             run_seconds: seconds(),
@@ -148,11 +146,6 @@ impl Metrics {
             "schwartzd_requests",
             "HTTP requests answered",
             self.requests.clone(),
-        );
-        registry.register(
-            "schwartzd_connections_refused",
-            "Connections closed for want of room",
-            self.refused_connections.clone(),
         );
         registry.register(
             "schwartzd_insert_commit_seconds",

@@ -12,7 +12,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use ibex_kit::page::Section;
-use ibex_kit::{AsyncListener, Failure, Kit, Listener, Stream};
+use ibex_kit::{Failure, Kit, Stream};
 use ibex_schwartz::Client;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ const GOODBYE: Duration = Duration::from_secs(2);
 /// An address that cannot be bound, or databases none of which answers within `store.startup_timeout`.
 pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
     let state_dir = kit.state_dir()?;
-    let listeners = kit.listen("schwartz", &config.listen)?;
+    let bound = kit.bind("schwartz", &config.listen)?;
     let datagrams = kit.listen_udp("poke", &config.poke_udp)?;
     let metrics = Arc::new(Metrics::register(kit.metrics(), kit.label_cap()));
     let client = open(&config, &state_dir).await?;
@@ -38,9 +38,13 @@ pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
     background(&app, &kit, datagrams)?;
     pages(&app, &kit);
     let stop = CancellationToken::new();
-    for listener in listeners {
-        accept(&app, &kit, listener, stop.clone())?;
-    }
+    let (serving, end) = (Arc::clone(&app), stop.clone());
+    // Until the leases are back: workers that connect anew while it drains may still finish their jobs.
+    bound.serve_until(
+        stop.clone(),
+        |config: &Config| config.listen.clone(),
+        move |arrival| serve(Arc::clone(&serving), arrival.stream, end.clone()),
+    );
     kit.ready().await?;
     kit.draining().cancelled().await;
     drain(&app, &kit).await;
@@ -199,44 +203,6 @@ fn pages(app: &Arc<App>, kit: &Kit) {
     });
     let line = Arc::clone(app);
     kit.status_line(move || format!("serving, {} leases out", line.leases.count()));
-}
-
-fn accept(
-    app: &Arc<App>,
-    kit: &Kit,
-    listener: Listener,
-    stop: CancellationToken,
-) -> Result<(), Failure> {
-    let listener: AsyncListener = listener
-        .into_tokio()
-        .map_err(|error| Failure::io(error.to_string()))?;
-    let (app, tasks) = (Arc::clone(app), kit.clone());
-    kit.spawn("accept", async move {
-        loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = stop.cancelled() => return,
-            };
-            let Ok((stream, peer)) = accepted else { return };
-            let limit = usize::try_from(tasks.common().limits.connections).unwrap_or(usize::MAX);
-            if tasks.connections().count() >= limit {
-                app.metrics.refused_connections.inc();
-                continue;
-            }
-            let entry = tasks.connections().open("http", &peer);
-            let close = entry.close_wanted();
-            let (app, stop, cut) = (Arc::clone(&app), stop.clone(), tasks.cut());
-            tasks.spawn("connection", async move {
-                tokio::select! {
-                    () = serve(app, stream, stop) => {}
-                    () = close.cancelled() => {}
-                    () = cut.cancelled() => {}
-                }
-                drop(entry);
-            });
-        }
-    });
-    Ok(())
 }
 
 /// One connection, HTTP/1.1 or HTTP/2 with prior knowledge.

@@ -1,15 +1,15 @@
 //! The smallest daemon on the kit: it sends back what it hears. The kit's own tests start it as a real process.
 //!
-//! Owns nothing worth keeping; shows every call a daemon makes. A line `stall` stops its heartbeat, `panic` panics a task,
-//! so that tests can see what the kit does then.
+//! Owns nothing worth keeping; shows every call a daemon makes. A line `stall` stops its heartbeat, `panic` panics a task, `hoard` takes all
+//! file descriptors while its connection lasts, so that tests can see what the kit does then.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ibex_kit::prometheus_client::metrics::counter::Counter;
 use ibex_kit::{
-    About, CommonArgs, DaemonArgs, Detach, Failure, Kit, ListenAddr, Problem, Secret, Step, Stream,
-    Validate, Worker, WorkerStatus,
+    About, Arrival, CommonArgs, DaemonArgs, Detach, Failure, Kit, ListenAddr, Problem, Secret,
+    Step, Validate, Worker, WorkerStatus,
 };
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
@@ -70,7 +70,7 @@ ibex_kit::config! {
     /// Whole configuration of ibex-echo.
     pub struct Config {
         /// Data ports.
-        restart listen: Vec<ListenAddr> = vec![ListenAddr::Tcp { host: Some("127.0.0.1".to_owned()), port: 7007 }],
+        live listen: Vec<ListenAddr> = vec![ListenAddr::Tcp { host: Some("127.0.0.1".to_owned()), port: 7007 }],
         /// What is said first; at most 80 bytes.
         live greeting: String = "hello".to_owned(),
         /// Keep state, and so refuse a second instance.
@@ -134,11 +134,16 @@ struct Echo {
 }
 
 impl Echo {
-    async fn connection(self: Arc<Self>, stream: Stream, peer: String) {
-        let listed = self.kit.connections().open("echo", &peer);
-        let (draining, cut, close) = (self.kit.draining(), self.kit.cut(), listed.close_wanted());
+    async fn connection(self: Arc<Self>, arrival: Arrival) {
+        let Arrival {
+            stream,
+            peer,
+            listed,
+        } = arrival;
+        let (draining, cut) = (self.kit.draining(), self.kit.cut());
         let (read, mut write) = tokio::io::split(stream);
         let mut lines = BufReader::new(read).lines();
+        let mut hoarded = Vec::new();
         let greeting = self
             .greeting
             .lock()
@@ -155,7 +160,6 @@ impl Echo {
             let line = tokio::select! {
                 line = lines.next_line() => line,
                 () = draining.cancelled() => return,
-                () = close.cancelled() => return,
             };
             let Ok(Some(line)) = line else { return };
             listed.received(line.len() + 1);
@@ -163,6 +167,11 @@ impl Echo {
             match line.as_str() {
                 "stall" => self.stalled.store(true, Ordering::SeqCst),
                 "panic" => drop(self.kit.spawn("fragile", async { panic!("as asked for") })),
+                "hoard" => {
+                    while let Ok(file) = std::fs::File::open("/dev/null") {
+                        hoarded.push(file);
+                    }
+                }
                 "slow" => {
                     tokio::select! {
                         () = tokio::time::sleep(std::time::Duration::from_secs(600)) => {}
@@ -193,7 +202,7 @@ async fn run(cfg: Config, kit: Kit) -> Result<(), Failure> {
     if cfg.keep_state {
         kit.state_dir()?;
     }
-    let listeners = kit.listen("echo", &cfg.listen)?;
+    let bound = kit.bind("echo", &cfg.listen)?;
     let echo = Arc::new(Echo {
         kit: kit.clone(),
         greeting: std::sync::Mutex::new(cfg.greeting.clone()),
@@ -231,26 +240,10 @@ async fn run(cfg: Config, kit: Kit) -> Result<(), Failure> {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
     });
-    for listener in listeners {
-        let listener = listener
-            .into_tokio()
-            .map_err(|error| Failure::io(error.to_string()))?;
-        let echo = Arc::clone(&echo);
-        kit.spawn("accept", async move {
-            let draining = echo.kit.draining();
-            loop {
-                let accepted = tokio::select! {
-                    accepted = listener.accept() => accepted,
-                    () = draining.cancelled() => return,
-                };
-                let Ok((stream, peer)) = accepted else { return };
-                echo.kit.spawn(
-                    "connection",
-                    Arc::clone(&echo).connection(stream, peer.to_string()),
-                );
-            }
-        });
-    }
+    bound.serve(
+        |cfg: &Config| cfg.listen.clone(),
+        move |arrival| Arc::clone(&echo).connection(arrival),
+    );
     kit.ready().await?;
     kit.draining().cancelled().await;
     Ok(())

@@ -102,6 +102,15 @@ impl Daemon {
             .to_owned()
     }
 
+    /// The port file as it is now, without the admin port.
+    pub(crate) fn published(&self) -> Vec<(String, String)> {
+        let text = std::fs::read_to_string(self.dir.path().join("ports")).unwrap();
+        let table: toml::Table = text.parse().unwrap();
+        let all = table.into_iter().filter(|(name, _)| name != "admin");
+        all.map(|(name, address)| (name, address.as_str().unwrap().to_owned()))
+            .collect()
+    }
+
     pub(crate) fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address("echo")).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -120,6 +129,16 @@ impl Daemon {
             got.extend_from_slice(buffer.get(..length).unwrap());
         }
         text(&got)
+    }
+
+    /// A connection that holds all descriptors the process has left, if there was room for it.
+    pub(crate) fn hoard(&self) -> Option<TcpStream> {
+        let mut stream = self.connect();
+        stream.write_all(b"hoard\n").ok()?;
+        let mut got = [0; 12];
+        stream.read_exact(&mut got).ok()?;
+        assert_eq!(&got, b"hello\nhoard\n");
+        Some(stream)
     }
 
     /// One admin request on its own connection: status and body.

@@ -9,5 +9,6 @@ mod admin;
 mod command_line;
 mod daemon;
 mod lifecycle;
+mod listeners;
 mod logs;
 mod supervisor;

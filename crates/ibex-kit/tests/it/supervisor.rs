@@ -215,14 +215,25 @@ fn few_descriptors_lower_the_connections_and_a_storm_is_survived() {
         "{}",
         daemon.log()
     );
+    // More than the process has descriptors for: the limit was lowered to what fits, so the rest is turned away one by one.
     let crowd: Vec<std::net::TcpStream> = (0..100).map(|_| daemon.connect()).collect();
+    wait_for("rejections", || {
+        let (_, metrics) = daemon.get("/metrics");
+        metrics
+            .contains("ibex_echo_connections_rejected_total{listener=\"echo\",reason=\"limit\"}")
+            .then_some(())
+    });
+    drop(crowd);
+    // Descriptors that the arithmetic does not know of are used up: connections are shed.
+    let hoarder = wait_for("a place", || daemon.hoard());
+    let outside = daemon.connect();
     wait_for("shedding", || {
         daemon
             .log()
             .contains("out of file descriptors")
             .then_some(())
     });
-    drop(crowd);
+    drop((hoarder, outside));
     wait_for("recovery", || {
         use std::io::Read as _;
         let mut stream = std::net::TcpStream::connect(daemon.address("echo")).ok()?;

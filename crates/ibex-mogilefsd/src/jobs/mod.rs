@@ -170,6 +170,11 @@ impl<J: Job> Worker for Pool<J> {
 
     async fn step(&mut self) -> Result<Step, anyhow::Error> {
         while self.running.try_join_next().is_some() {}
+        // Before the first round nobody knows which devices are there: a copy would find no destination and wait out its retry.
+        if self.tracker.want(JobKind::Monitor) > 0 && !self.tracker.has_monitored() {
+            self.tracker.wait_monitor(false, POLL).await;
+            return Ok(Step::Busy);
+        }
         self.top_up().await?;
         if self.running.is_empty() {
             return Ok(Step::Idle { wait: POLL });
