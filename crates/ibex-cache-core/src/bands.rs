@@ -20,6 +20,8 @@ pub struct Band {
     pub evicted: u64,
     /// Expired items freed.
     pub reclaimed: u64,
+    /// Expired items freed by the sweep.
+    pub sweep_reclaimed: u64,
 }
 
 impl Band {
@@ -29,6 +31,7 @@ impl Band {
         self.bytes += other.bytes;
         self.evicted += other.evicted;
         self.reclaimed += other.reclaimed;
+        self.sweep_reclaimed += other.sweep_reclaimed;
     }
 }
 

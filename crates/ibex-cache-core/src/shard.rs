@@ -532,12 +532,18 @@ impl Shard {
             view.has(Bits::FETCHED),
             self.config.bands.of(view.classic_size()),
         );
+        let band = &mut self.bands[band];
         match met {
-            Met::ByReader => self.stats.reclaimed += 1,
-            Met::BySweep => self.stats.sweep_reclaimed += 1,
+            Met::ByReader => {
+                self.stats.reclaimed += 1;
+                band.reclaimed += 1;
+            }
+            Met::BySweep => {
+                self.stats.sweep_reclaimed += 1;
+                band.sweep_reclaimed += 1;
+            }
         }
         self.stats.expired_unfetched += u64::from(!is_fetched);
-        self.bands[band].reclaimed += 1;
     }
 
     /// Copies a value into cells; returns its number in the table.

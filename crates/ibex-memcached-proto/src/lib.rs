@@ -22,6 +22,7 @@ pub mod meta;
 pub mod reply;
 pub mod request;
 pub mod texts;
+pub mod udp;
 
 /// Longest key in bytes on the wire. The original's `KEY_MAX_LENGTH`; base64 keys count as written.
 pub const KEY_BYTES_MAX: usize = 250;

@@ -12,7 +12,7 @@ use mio::{Events, Poll, Token, Waker};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const WAKER: Token = Token(usize::MAX);
 /// The thread turns at least this often, for its heartbeat.
@@ -31,6 +31,8 @@ pub(crate) struct Acceptor {
     workers: Vec<Handle>,
     limit: u64,
     heartbeat: Heartbeat,
+    /// Since when no connection is accepted.
+    full_since: Option<Instant>,
 }
 
 impl Acceptor {
@@ -55,6 +57,7 @@ impl Acceptor {
                 workers,
                 limit,
                 heartbeat,
+                full_since: None,
             },
             waker,
         ))
@@ -73,6 +76,7 @@ impl Acceptor {
             self.heartbeat.beat();
             let is_ready = pending || !events.is_empty();
             pending = is_ready && self.accept_all();
+            self.note_time();
         }
         for worker in &self.workers {
             worker.waker.wake()?;
@@ -114,6 +118,17 @@ impl Acceptor {
         let globals = &self.shared.globals;
         if is_full && globals.accepting.swap(false, Ordering::Relaxed) {
             globals.listen_disabled.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Measures the time without accepting.
+    fn note_time(&mut self) {
+        let globals = &self.shared.globals;
+        if !globals.accepting.load(Ordering::Relaxed) {
+            self.full_since.get_or_insert_with(Instant::now);
+        } else if let Some(since) = self.full_since.take() {
+            let micros = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
+            globals.disabled_us.fetch_add(micros, Ordering::Relaxed);
         }
     }
 

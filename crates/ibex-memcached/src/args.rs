@@ -14,9 +14,9 @@ pub struct Args {
     /// TCP port; 0 is off, -1 any free one.
     #[arg(short = 'p', long, value_name = "NUM", allow_negative_numbers = true)]
     port: Option<i32>,
-    /// UDP port; only 0 (off) is supported.
-    #[arg(short = 'U', long, value_name = "NUM")]
-    udp_port: Option<u16>,
+    /// UDP port; 0 is off, -1 any free one. Without -p the TCP port too.
+    #[arg(short = 'U', long, value_name = "NUM", allow_negative_numbers = true)]
+    udp_port: Option<i32>,
     /// Unix socket to listen on instead of TCP.
     #[arg(short = 's', long, value_name = "FILE")]
     unix_socket: Option<PathBuf>,
@@ -134,12 +134,10 @@ const IGNORED_WORDS: &[&str] = &[
     "no_inline_ascii_resp",
     "inline_ascii_resp",
     "modern",
-    "no_modern",
     "no_chunked_items",
     "no_drop_privileges",
     "drop_privileges",
     "resp_obj_mem_limit",
-    "read_buf_mem_limit",
     "relaxed_privileges",
 ];
 
@@ -154,6 +152,51 @@ impl Args {
             Some((name, value)) => (name, Some(value)),
             None => (word, None),
         })
+    }
+
+    /// The settings of `-o`, in the order they were written: the last one counts.
+    fn extended_settings(&self) -> Vec<(String, toml::Value)> {
+        let mut settings: Vec<(String, toml::Value)> = Vec::new();
+        let mut set = |key: &str, value: Option<toml::Value>| {
+            settings.extend(value.map(|value| (key.to_owned(), value)));
+        };
+        for (word, value) in self.words() {
+            match word {
+                "maxconns_fast" => set("maxconns_fast", Some(true.into())),
+                "no_maxconns_fast" => set("maxconns_fast", Some(false.into())),
+                "lru_crawler" | "no_lru_crawler" => {
+                    set("lru_crawler", Some((word == "lru_crawler").into()))
+                }
+                "lru_maintainer" | "no_lru_maintainer" => {
+                    set("lru_maintainer", Some((word == "lru_maintainer").into()))
+                }
+                "no_modern" => {
+                    for key in ["maxconns_fast", "lru_crawler", "lru_maintainer"] {
+                        set(key, Some(false.into()));
+                    }
+                }
+                "read_buf_mem_limit" => set(
+                    "read_buf_mem_limit",
+                    value.map(|megabytes| format!("{megabytes}M").into()),
+                ),
+                "idle_timeout" => set(
+                    "idle_timeout",
+                    value.map(|seconds| format!("{seconds}s").into()),
+                ),
+                "hashpower" => set(
+                    "hash_power",
+                    value.map(|power| {
+                        power
+                            .parse::<i64>()
+                            .map_or_else(|_| power.into(), toml::Value::Integer)
+                    }),
+                ),
+                known if IGNORED_WORDS.contains(&known) => {}
+                // An unknown key is refused by the loader, with a suggestion.
+                unknown => set(unknown, Some(value.unwrap_or("true").into())),
+            }
+        }
+        settings
     }
 
     fn users_file(&self) -> Option<String> {
@@ -171,24 +214,56 @@ impl Args {
             return vec![format!("unix:{}", path.display())];
         }
         let mut addresses = self.common.listen.clone();
-        let port = match self.port {
-            None => 11211,
-            Some(-1) => 0,
-            Some(port) => port,
-        };
-        for interface in self
-            .interfaces
-            .iter()
-            .flat_map(|list| list.split(','))
-            .filter(|interface| !interface.is_empty())
-        {
-            addresses.push(address(interface, port));
+        // COMPAT(memcached): -U without -p sets both ports (memcached.c, main).
+        let given = self.port.or(self.udp_port.filter(|port| *port != 0));
+        if given == Some(0) {
+            return addresses;
         }
-        if addresses.is_empty() && self.port.is_some() && self.port != Some(0) {
+        let port = given.map_or(11211, any_port);
+        addresses.extend(self.interfaces().map(|interface| address(interface, port)));
+        if addresses.is_empty() && given.is_some() {
             addresses.push(format!(":{port}"));
         }
         addresses
     }
+
+    fn interfaces(&self) -> impl Iterator<Item = &str> {
+        self.interfaces
+            .iter()
+            .flat_map(|list| list.split(','))
+            .filter(|interface| !interface.is_empty())
+    }
+
+    /// The addresses for datagrams.
+    fn datagram_addresses(&self) -> Vec<String> {
+        let port = match self.udp_port {
+            None | Some(0) => return Vec::new(),
+            Some(_) if self.unix_socket.is_some() => return Vec::new(),
+            Some(port) => any_port(port),
+        };
+        let mut addresses: Vec<String> = self
+            .interfaces()
+            .map(|interface| with_port(interface, port))
+            .collect();
+        if addresses.is_empty() {
+            addresses.push(format!(":{port}"));
+        }
+        addresses
+    }
+}
+
+/// -1 lets the system choose.
+fn any_port(port: i32) -> i32 {
+    if port == -1 { 0 } else { port }
+}
+
+/// The host of `-l` with another port.
+fn with_port(interface: &str, port: i32) -> String {
+    let host = match interface.rsplit_once(':') {
+        Some((host, own)) if own.parse::<u16>().is_ok() && !host.contains("::") => host,
+        _ => interface,
+    };
+    address(host, port)
 }
 
 /// `host`, `host:port`, `[v6]:port` or a bare IPv6 address, with the port of `-p` where none is given.
@@ -229,16 +304,17 @@ impl DaemonArgs for Args {
         let number =
             |number: Option<u32>| number.map(|number| toml::Value::Integer(i64::from(number)));
         let addresses = self.addresses();
+        let list = |addresses: Vec<String>| {
+            let addresses: Vec<toml::Value> = addresses.into_iter().map(Into::into).collect();
+            toml::Value::from(addresses)
+        };
+        let is_tcp_off = self.port == Some(0) && self.unix_socket.is_none();
         set(
             "listen",
-            (!addresses.is_empty()).then(|| {
-                addresses
-                    .into_iter()
-                    .map(toml::Value::from)
-                    .collect::<Vec<_>>()
-                    .into()
-            }),
+            (is_tcp_off || !addresses.is_empty()).then(|| list(addresses)),
         );
+        let datagrams = self.datagram_addresses();
+        set("udp", (!datagrams.is_empty()).then(|| list(datagrams)));
         set(
             "memory",
             self.memory_limit
@@ -291,33 +367,7 @@ impl DaemonArgs for Args {
                 .filter(|_| self.common.log_level.is_none())
                 .map(Into::into),
         );
-        for (word, value) in self.words() {
-            match word {
-                "maxconns_fast" => set("maxconns_fast", Some(true.into())),
-                "no_maxconns_fast" => set("maxconns_fast", Some(false.into())),
-                "lru_crawler" | "no_lru_crawler" => {
-                    set("lru_crawler", Some((word == "lru_crawler").into()))
-                }
-                "lru_maintainer" | "no_lru_maintainer" => {
-                    set("lru_maintainer", Some((word == "lru_maintainer").into()))
-                }
-                "idle_timeout" => set(
-                    "idle_timeout",
-                    value.map(|seconds| format!("{seconds}s").into()),
-                ),
-                "hashpower" => set(
-                    "hash_power",
-                    value.map(|power| {
-                        power
-                            .parse::<i64>()
-                            .map_or_else(|_| power.into(), toml::Value::Integer)
-                    }),
-                ),
-                known if IGNORED_WORDS.contains(&known) => {}
-                // An unknown key is refused by the loader, with a suggestion.
-                unknown => set(unknown, Some(value.unwrap_or("true").into())),
-            }
-        }
+        settings.extend(self.extended_settings());
         settings
     }
 
@@ -331,15 +381,11 @@ impl DaemonArgs for Args {
             .iter()
             .filter(|(given, _)| *given)
             .map(|(_, flag)| (*flag).to_owned());
-        let udp = self
-            .udp_port
-            .filter(|port| *port != 0)
-            .map(|port| format!("-U {port}"));
         let words = self
             .words()
             .filter(|(word, _)| IGNORED_WORDS.contains(word))
             .map(|(word, _)| format!("-o {word}"));
-        flags.chain(udp).chain(words).collect()
+        flags.chain(words).collect()
     }
 
     fn detach(&self) -> Detach {

@@ -16,6 +16,8 @@ const CONNECTIONS: u32 = 1024;
 const OUTPUT_MAX: ByteSize = ByteSize::from_bytes(1 << 20);
 /// Smallest and largest item size limit, the original's.
 const ITEM_SIZE_RANGE: std::ops::RangeInclusive<u64> = 1024..=1 << 30;
+/// A reply in 48 datagrams. Policy: larger values are for TCP.
+const UDP_REPLY_MAX: ByteSize = ByteSize::from_bytes(64 << 10);
 /// Smallest memory in which the segments of one shard fit.
 const MEMORY_MIN: u64 = 1 << 20;
 
@@ -24,6 +26,10 @@ ibex_kit::config! {
     pub struct Config {
         /// Data addresses, TCP and unix sockets.
         restart listen: Vec<ListenAddr> = vec![ListenAddr::Tcp { host: None, port: 11211 }],
+        /// Datagram (UDP) addresses; empty = off. The original's -U. Anybody who can send to them can use the cache, and forge the sender.
+        restart udp: Vec<ListenAddr>,
+        /// Longest reply to a datagram; a longer one is replaced by an error. Bounds what a forged sender can have sent to somebody else.
+        restart udp_reply_max: ByteSize = UDP_REPLY_MAX,
         /// Memory for items, index and connection buffers (at least 1M). The original's -m.
         live memory: ByteSize = MEMORY,
         /// Answer "out of memory" rather than evict. The original's -M.
@@ -42,6 +48,9 @@ ibex_kit::config! {
         restart requests_per_turn: u32 = REQUESTS_PER_TURN,
         /// Unsent reply bytes of a connection at which its requests wait.
         restart output_max: ByteSize = OUTPUT_MAX,
+        /// Bytes of buffers of all connections together; a connection over it is closed with an error. 0 = only charged to memory. The original's
+        /// -o read_buf_mem_limit.
+        restart read_buf_mem_limit: ByteSize = ByteSize::from_bytes(0),
         /// Refuse a connection over the limit with an error line, rather than leave it waiting. The original's -o maxconns_fast.
         restart maxconns_fast: bool = true,
         /// Close connections without a command for this long; 0 = never. The original's -o idle_timeout.
@@ -72,7 +81,7 @@ ibex_kit::config! {
         restart unix_mask: u32 = 0o700,
         /// Commands that only tests need (debugtime).
         restart test_hooks: bool = false,
-        /// Shown by the statistics: whether -o lru_crawler was left on. The sweep for expired items runs in any case.
+        /// Free expired items without waiting for somebody to meet them. The original's -o lru_crawler, changed by the lru_crawler command.
         restart lru_crawler: bool = true,
         /// Shown by the statistics: whether -o lru_maintainer was left on.
         restart lru_maintainer: bool = true,
@@ -92,9 +101,14 @@ impl Validate for Config {
             }
         };
         require(
-            !self.listen.is_empty(),
+            !(self.listen.is_empty() && self.udp.is_empty()),
             "listen",
             "is empty: there must be an address to listen on",
+        );
+        require(
+            self.udp.is_empty() || self.auth_file.is_empty(),
+            "udp",
+            "must be empty with a login: datagrams have none",
         );
         require(
             self.memory.bytes() >= MEMORY_MIN,

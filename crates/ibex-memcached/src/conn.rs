@@ -10,6 +10,7 @@
 //! Limits: output beyond `output_max` stops the reading of requests until it is taken; at most `requests_per_turn` requests before other connections have
 //! their turn. A value being received is kept apart from the store until its last byte is there.
 
+use crate::config::Config;
 use crate::exec::{self, After, Cx, Job};
 use crate::login;
 use crate::register::{ConnEntry, ConnState};
@@ -37,6 +38,8 @@ const CRLF_BYTES: usize = 2;
 pub(crate) struct Turn<'w> {
     pub(crate) cx: Cx<'w>,
     pub(crate) numbers: &'w WorkerNumbers,
+    /// Bytes of buffers all connections of the worker may have.
+    pub(crate) buffers_max: u64,
     /// Where sockets are read into.
     pub(crate) scratch: &'w mut [u8],
     pub(crate) spares: &'w mut Vec<Vec<u8>>,
@@ -85,6 +88,18 @@ enum Protocol {
     Binary,
 }
 
+impl Protocol {
+    /// What a new peer may speak.
+    fn of(config: &Config) -> Self {
+        match config.protocol.as_str() {
+            "ascii" => Self::Text,
+            "binary" => Self::Binary,
+            _ if config.sasl => Self::Binary,
+            _ => Self::Undecided,
+        }
+    }
+}
+
 /// Why the input is not processed any further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stop {
@@ -122,16 +137,10 @@ pub(crate) struct Conn {
 
 impl Conn {
     pub(crate) fn new(stream: Stream, entry: Arc<ConnEntry>, shared: &Shared) -> Self {
-        let protocol = match shared.config.protocol.as_str() {
-            "ascii" => Protocol::Text,
-            "binary" => Protocol::Binary,
-            _ if shared.config.sasl => Protocol::Binary,
-            _ => Protocol::Undecided,
-        };
         Self {
             stream,
             entry,
-            protocol,
+            protocol: Protocol::of(&shared.config),
             is_admitted: shared.users.is_none(),
             input: Vec::new(),
             start: 0,
@@ -170,7 +179,31 @@ impl Conn {
         let verdict = self.run(turn);
         self.charge(turn.numbers);
         self.show_state();
+        if verdict == Verdict::Wait && turn.numbers.gauges.bytes() > turn.buffers_max {
+            return self.shed(turn);
+        }
         verdict
+    }
+
+    /// Over the limit of all connections' buffers: who holds some when that is noticed is told and closed.
+    fn shed(&mut self, turn: &mut Turn<'_>) -> Verdict {
+        let counters = turn.cx.counters;
+        let text = match (self.charged_read, self.charged_write) {
+            (0, 0) => return Verdict::Wait,
+            (read, write) if read >= write => {
+                counters.read_buf_oom.add(1);
+                texts::NO_MEMORY_READING
+            }
+            _ => {
+                counters.response_obj_oom.add(1);
+                texts::NO_MEMORY_WRITING
+            }
+        };
+        if self.out.is_empty() {
+            // Who does not take the line learns it from the closed connection.
+            let _told = self.stream.write(text).is_ok();
+        }
+        Verdict::Close
     }
 
     fn run(&mut self, turn: &mut Turn<'_>) -> Verdict {
@@ -307,6 +340,8 @@ impl Conn {
                     self.finish_block(turn, out_max);
                 }
                 State::Job(job) => {
+                    // A step fills the output up to its bound, so what was sent must not count.
+                    self.out.drain(..std::mem::take(&mut self.sent));
                     let mut out = std::mem::take(&mut self.out);
                     let is_done = job.step(&turn.cx, &mut out, out_max);
                     self.out = out;
@@ -446,9 +481,17 @@ impl Conn {
         value: &[u8],
         out_max: usize,
     ) {
+        if self.is_datagram() && exec::needs_connection(request) {
+            return self.out.extend_from_slice(texts::ERROR);
+        }
         match exec::execute(&turn.cx, request, value, &mut self.out, out_max) {
             After::Continue => {}
             After::Close => self.state = State::Closing,
+            // COMPAT(memcached): a dump needs a connection of its own.
+            After::Start(Job::Dump(_)) if self.is_datagram() => {
+                self.out.clear();
+                self.out.extend_from_slice(texts::ERROR);
+            }
             After::Start(job) => self.state = State::Job(job),
         }
     }
@@ -532,6 +575,39 @@ impl Conn {
     pub(crate) fn discharge(&self, numbers: &WorkerNumbers) {
         numbers.gauges.read_bytes.sub(self.charged_read);
         numbers.gauges.write_bytes.sub(self.charged_write);
+    }
+}
+
+/// Datagrams: requests without a connection.
+impl Conn {
+    fn is_datagram(&self) -> bool {
+        matches!(self.stream, Stream::Datagram)
+    }
+
+    /// Carries out the requests of one datagram: the reply, and whether the datagram was whole. What is not is forgotten, as nothing more of it will come.
+    pub(crate) fn datagram(
+        &mut self,
+        turn: &mut Turn<'_>,
+        payload: &[u8],
+        reply_max: usize,
+    ) -> (Vec<u8>, bool) {
+        self.protocol = Protocol::of(&turn.cx.shared.config);
+        let mut budget = u32::MAX;
+        let (used, stop) = self.process(turn, payload, &mut budget);
+        let is_whole = used == payload.len() || stop != Stop::NeedInput;
+        let is_whole =
+            is_whole && !matches!(self.state, State::Block { .. } | State::Packet { .. });
+        self.state = State::Command;
+        self.scanned = 0;
+        let mut reply = std::mem::take(&mut self.out);
+        if stop == Stop::OutputFull || reply.len() > reply_max {
+            reply.clear();
+            // A packet would need the opaque of its request; its sender's time runs out.
+            if self.protocol == Protocol::Text {
+                reply.extend_from_slice(texts::UDP_REPLY_TOO_LARGE);
+            }
+        }
+        (reply, is_whole)
     }
 }
 
@@ -624,10 +700,7 @@ impl Conn {
         match login::block_bytes(line) {
             login::Line::Close => self.state = State::Closing,
             login::Line::Refused => self.out.extend_from_slice(texts::UNAUTHENTICATED),
-            login::Line::TooLong => {
-                self.out.extend_from_slice(texts::AUTH_TOO_LONG);
-                self.state = State::Closing;
-            }
+            login::Line::TooLong => self.out.extend_from_slice(texts::AUTH_TOO_LONG),
             login::Line::Block(bytes) => {
                 self.state = State::Block {
                     line: line.to_vec(),

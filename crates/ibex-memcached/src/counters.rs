@@ -110,6 +110,14 @@ counters! {
     requests,
     /// Connections closed because of an error.
     conn_errors,
+    /// Connections closed because of what they were sending, with read_buf_mem_limit reached.
+    read_buf_oom,
+    /// Connections closed because of replies not taken, with read_buf_mem_limit reached.
+    response_obj_oom,
+    /// Datagrams that are no requests.
+    datagrams_dropped,
+    /// Datagrams that were answered.
+    datagrams_answered,
 }
 
 /// Gauges of a worker that a reset leaves alone.
@@ -122,6 +130,11 @@ pub(crate) struct Gauges {
 }
 
 impl Gauges {
+    /// Bytes of all buffers.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.read_bytes() + self.write_bytes()
+    }
+
     pub(crate) fn read_bytes(&self) -> u64 {
         self.read_bytes.value()
     }

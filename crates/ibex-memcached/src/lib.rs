@@ -4,6 +4,7 @@
 //!  acceptor thread ──sockets──▶ worker threads (mio, one Poll each; a connection stays with its worker)
 //!                                  │ bytes → conn.rs → proto::request → exec/ → reply bytes
 //!                                  ▼
+//!  udp thread ──datagrams──────────┤
 //!                     store.rs: shards of ibex-cache-core, each behind one short lock
 //!                                  ▲
 //!  upkeep thread ── every second: expiry sweep, memory charged for buffers ┘      kit (tokio): admin HTTP, signals
@@ -32,6 +33,7 @@ mod shared;
 mod stats;
 mod store;
 mod stream;
+mod udp;
 mod upkeep;
 mod worker;
 

@@ -44,7 +44,7 @@ fn commands(totals: &Totals) -> [(&'static str, &'static str, u64); 14] {
 /// Name, help, value.
 type Row = (&'static str, &'static str, u64);
 
-fn counters(shared: &Shared, totals: &Totals, items: &Stats) -> [Row; 13] {
+fn counters(shared: &Shared, totals: &Totals, items: &Stats) -> [Row; 16] {
     [
         (
             "memcached_requests",
@@ -97,6 +97,21 @@ fn counters(shared: &Shared, totals: &Totals, items: &Stats) -> [Row; 13] {
             "memcached_connections_rejected",
             "Connections over the limit.",
             shared.globals.rejected_connections.load(Ordering::Relaxed),
+        ),
+        (
+            "memcached_connections_shed",
+            "Connections closed because all buffers together were over their limit.",
+            totals.read_buf_oom + totals.response_obj_oom,
+        ),
+        (
+            "memcached_datagrams_answered",
+            "Datagrams with a reply.",
+            totals.datagrams_answered,
+        ),
+        (
+            "memcached_datagrams_dropped",
+            "Datagrams that were no whole request.",
+            totals.datagrams_dropped,
         ),
         (
             "memcached_connections_yielded",

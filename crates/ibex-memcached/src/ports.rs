@@ -2,18 +2,25 @@
 
 use ibex_kit::{Failure, Listener};
 use std::fmt::Write as _;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 
-/// Writes `TCP INET: <port>` lines, first to a file with `.lck` behind its name, then renamed.
-pub(crate) fn publish(listeners: &[Listener]) -> Result<(), Failure> {
+/// Writes `TCP INET: <port>` and `UDP INET: <port>` lines, first to a file with `.lck` behind its name, then renamed.
+pub(crate) fn publish(listeners: &[Listener], datagrams: &[UdpSocket]) -> Result<(), Failure> {
     let Some(path) = std::env::var_os("MEMCACHED_PORT_FILENAME").map(PathBuf::from) else {
         return Ok(());
     };
     let mut text = String::new();
-    for addr in listeners.iter().filter_map(Listener::tcp_addr) {
+    let streams = listeners.iter().filter_map(Listener::tcp_addr);
+    let streams = streams.map(|addr| ("TCP", addr));
+    let datagrams = datagrams
+        .iter()
+        .filter_map(|socket| socket.local_addr().ok());
+    let datagrams = datagrams.map(|addr: SocketAddr| ("UDP", addr));
+    for (transport, addr) in streams.chain(datagrams) {
         let family = if addr.is_ipv4() { "INET" } else { "INET6" };
         // Writing to a String cannot fail.
-        writeln!(text, "TCP {family}: {}", addr.port())
+        writeln!(text, "{transport} {family}: {}", addr.port())
             .map_err(|error| Failure::bug(error.to_string()))?;
     }
     let mut lock = path.clone().into_os_string();

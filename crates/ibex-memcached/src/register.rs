@@ -42,6 +42,17 @@ pub(crate) struct ConnEntry {
 }
 
 impl ConnEntry {
+    /// An entry that is in no list, for requests without a connection.
+    pub(crate) fn unlisted() -> Arc<Self> {
+        Arc::new(Self {
+            fd: -1,
+            peer: "udp".to_owned(),
+            listener: "udp".into(),
+            state: AtomicU8::new(0),
+            last_command: AtomicU32::new(0),
+        })
+    }
+
     pub(crate) fn set_state(&self, state: ConnState) {
         self.state.store(state as u8, Ordering::Relaxed);
     }

@@ -5,6 +5,7 @@ use crate::auth::Users;
 use crate::config::Config;
 use crate::shared::Shared;
 use crate::store::{Store, StoreOptions};
+use crate::udp::{self, Udp};
 use crate::worker::Worker;
 use crate::{metrics, ports, upkeep};
 use ibex_cache_core::Bands;
@@ -52,9 +53,11 @@ fn thread(
 /// [`Failure`] if an address cannot be had, a thread cannot be started, or a thread failed.
 pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
     let listeners = kit.listen("memcached", &config.listen)?;
+    let datagrams = kit.listen_udp("memcached_udp", &config.udp)?;
     let addresses = listeners
         .iter()
         .map(|listener| (descriptor(listener), listener.address()))
+        .chain(datagrams.iter().map(udp::shown))
         .collect();
     let users = match config.auth_file.as_str() {
         "" => None,
@@ -80,7 +83,12 @@ pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
         wakers.push(Arc::clone(&handle.waker));
         handles.push(handle);
     }
-    ports::publish(&listeners)?;
+    ports::publish(&listeners, &datagrams)?;
+    if !datagrams.is_empty() {
+        let udp =
+            Udp::new(Arc::clone(&shared), datagrams).map_err(failed("make the udp thread"))?;
+        threads.push(thread("udp", move || udp.run())?);
+    }
     let (acceptor, waker) = Acceptor::new(Arc::clone(&shared), listeners, handles)
         .map_err(failed("make the acceptor"))?;
     threads.push(thread("acceptor", move || acceptor.run())?);

@@ -29,6 +29,8 @@ pub(crate) struct Live {
     pub(crate) crawl_now: AtomicBool,
     /// One dump of all keys at a time.
     pub(crate) dump_busy: Arc<AtomicBool>,
+    /// A sweep that was asked for is not over.
+    pub(crate) crawling: AtomicBool,
 }
 
 /// Numbers of the acceptor and the upkeep.
@@ -38,6 +40,8 @@ pub(crate) struct Globals {
     pub(crate) rejected_connections: AtomicU64,
     pub(crate) listen_disabled: AtomicU64,
     pub(crate) accepting: AtomicBool,
+    /// Time in which no connection was accepted, for lack of places.
+    pub(crate) disabled_us: AtomicU64,
     pub(crate) crawler_starts: AtomicU64,
     pub(crate) hash_power: AtomicU32,
 }
@@ -51,6 +55,8 @@ pub(crate) struct Shared {
     pub(crate) live: Live,
     pub(crate) globals: Globals,
     pub(crate) workers: Vec<Arc<WorkerNumbers>>,
+    /// The numbers of requests in datagrams.
+    pub(crate) datagrams: WorkerNumbers,
     /// Sums at the last `stats reset`.
     base: Mutex<Totals>,
     /// Set once: connections are closed, threads end.
@@ -78,8 +84,9 @@ impl Shared {
             slab_automove: AtomicU32::new(1),
             crawler_sleep: AtomicU32::new(100),
             crawler_tocrawl: AtomicU32::new(0),
-            crawler_enabled: AtomicBool::new(true),
+            crawler_enabled: AtomicBool::new(config.lru_crawler),
             crawl_now: AtomicBool::new(false),
+            crawling: AtomicBool::new(false),
             dump_busy: Arc::default(),
         };
         let workers = (0..config.threads).map(|_| Arc::default()).collect();
@@ -94,6 +101,7 @@ impl Shared {
             live,
             globals,
             workers,
+            datagrams: WorkerNumbers::default(),
             base: Mutex::default(),
             stopping: AtomicBool::new(false),
             kit,
@@ -110,6 +118,7 @@ impl Shared {
         for worker in &self.workers {
             totals.add(&worker.counters);
         }
+        totals.add(&self.datagrams.counters);
         totals
     }
 
@@ -146,7 +155,7 @@ impl Shared {
     pub(crate) fn buffer_bytes(&self) -> u64 {
         self.workers
             .iter()
-            .map(|worker| worker.gauges.read_bytes() + worker.gauges.write_bytes())
+            .map(|worker| worker.gauges.bytes())
             .sum()
     }
 

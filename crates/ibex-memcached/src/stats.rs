@@ -4,6 +4,7 @@
 //! (mostly 0), see docs/memcached/compatibility.md.
 
 use crate::PROTOCOL_VERSION;
+use crate::counters::Totals;
 use crate::exec::Cx;
 use crate::register::PrefixCounts;
 use ibex_cache_core::Band;
@@ -19,6 +20,8 @@ const PAGE_BYTES: u64 = 1 << 20;
 const CLASS_ID_MAX: u64 = 63;
 /// Bytes of one entry of the original's hash table.
 const HASH_ENTRY_BYTES: u64 = 8;
+/// What stands before the address of a datagram socket.
+pub(crate) const UDP_PREFIX: &str = "udp:";
 /// Descriptors that are not clients'.
 const RESERVED_FDS: u32 = 20;
 
@@ -112,27 +115,7 @@ fn general(cx: &Cx<'_>, out: &mut Vec<u8>) {
         globals.rejected_connections.load(Ordering::Relaxed),
     );
     list.add("connection_structures", connections);
-    list.add("response_obj_oom", 0);
-    list.add("response_obj_count", connections);
-    list.add(
-        "response_obj_bytes",
-        shared
-            .workers
-            .iter()
-            .map(|worker| worker.gauges.write_bytes())
-            .sum::<u64>(),
-    );
-    list.add("read_buf_count", shared.workers.len());
-    list.add(
-        "read_buf_bytes",
-        shared
-            .workers
-            .iter()
-            .map(|worker| worker.gauges.read_bytes())
-            .sum::<u64>(),
-    );
-    list.add("read_buf_bytes_free", 0);
-    list.add("read_buf_oom", 0);
+    buffer_numbers(cx, &totals, connections, &mut list);
     list.add("reserved_fds", RESERVED_FDS);
     for (name, value) in [
         ("cmd_get", totals.cmd_get),
@@ -176,7 +159,10 @@ fn general(cx: &Cx<'_>, out: &mut Vec<u8>) {
         "listen_disabled_num",
         globals.listen_disabled.load(Ordering::Relaxed),
     );
-    list.add("time_in_listen_disabled_us", 0);
+    list.add(
+        "time_in_listen_disabled_us",
+        globals.disabled_us.load(Ordering::Relaxed),
+    );
     list.add("threads", shared.config.threads);
     list.add("conn_yields", totals.conn_yields);
     list.add("hash_power_level", hash_power);
@@ -184,6 +170,32 @@ fn general(cx: &Cx<'_>, out: &mut Vec<u8>) {
     list.add("hash_is_expanding", 0);
     store_numbers(cx, &items, &mut list);
     list.end();
+}
+
+/// Buffers of connections.
+fn buffer_numbers(cx: &Cx<'_>, totals: &Totals, connections: u64, list: &mut List<'_>) {
+    let shared = cx.shared;
+    list.add("response_obj_oom", totals.response_obj_oom);
+    list.add("response_obj_count", connections);
+    list.add(
+        "response_obj_bytes",
+        shared
+            .workers
+            .iter()
+            .map(|worker| worker.gauges.write_bytes())
+            .sum::<u64>(),
+    );
+    list.add("read_buf_count", shared.workers.len());
+    list.add(
+        "read_buf_bytes",
+        shared
+            .workers
+            .iter()
+            .map(|worker| worker.gauges.read_bytes())
+            .sum::<u64>(),
+    );
+    list.add("read_buf_bytes_free", 0);
+    list.add("read_buf_oom", totals.read_buf_oom);
 }
 
 /// The second half: the store's numbers.
@@ -201,8 +213,11 @@ fn store_numbers(cx: &Cx<'_>, items: &ibex_cache_core::Stats, list: &mut List<'_
     list.add("slab_reassign_last_busy_status", "none");
     list.add("slab_reassign_running", 0);
     list.add("slabs_moved", 0);
-    if cx.shared.config.lru_crawler {
-        list.add("lru_crawler_running", 0);
+    if cx.shared.live.crawler_enabled.load(Ordering::Relaxed) {
+        list.add(
+            "lru_crawler_running",
+            u8::from(cx.shared.live.crawling.load(Ordering::Acquire)),
+        );
         list.add(
             "lru_crawler_starts",
             cx.shared.globals.crawler_starts.load(Ordering::Relaxed),
@@ -269,14 +284,19 @@ fn yes_no(value: bool) -> &'static str {
 /// The settings the original shows before those of its LRU.
 fn first_settings(cx: &Cx<'_>, list: &mut List<'_>) {
     let (shared, config) = (cx.shared, &cx.shared.config);
-    let port = shared
-        .listeners
-        .iter()
-        .find_map(|(_, address)| address.rsplit_once(':')?.1.parse::<u16>().ok())
-        .unwrap_or(0);
+    let port_of = |address: &str| address.rsplit_once(':')?.1.parse::<u16>().ok();
+    let is_udp = |address: &str| address.starts_with(UDP_PREFIX);
+    let port_where = |wants_udp: bool| {
+        let mut addresses = shared.listeners.iter().map(|(_, address)| address.as_str());
+        addresses
+            .find_map(|address| port_of(address).filter(|_| is_udp(address) == wants_udp))
+            .unwrap_or(0)
+    };
+    let (port, udp_port) = (port_where(false), port_where(true));
     let inter = shared
         .listeners
         .iter()
+        .filter(|(_, address)| !is_udp(address))
         .find_map(|(_, address)| address.rsplit_once(':').map(|(host, _)| host.to_owned()));
     let socket = shared
         .listeners
@@ -288,7 +308,7 @@ fn first_settings(cx: &Cx<'_>, list: &mut List<'_>) {
     list.add("maxbytes", shared.store.limit_bytes());
     list.add("maxconns", shared.kit.common().limits.connections);
     list.add("tcpport", if socket.is_some() { 0 } else { port });
-    list.add("udpport", 0);
+    list.add("udpport", udp_port);
     list.add(
         "inter",
         inter
@@ -304,7 +324,14 @@ fn first_settings(cx: &Cx<'_>, list: &mut List<'_>) {
     list.add("growth_factor", format_args!("{:.2}", config.growth_factor));
     list.add("chunk_size", config.chunk_size);
     list.add("num_threads", config.threads);
-    list.add("num_threads_per_udp", config.threads);
+    list.add(
+        "num_threads_per_udp",
+        if config.udp.is_empty() {
+            config.threads
+        } else {
+            1
+        },
+    );
     list.add("stat_key_prefix", &config.prefix_delimiter);
     list.add("detail_enabled", yes_no(shared.details.is_enabled()));
     list.add("reqs_per_event", config.requests_per_turn);
@@ -358,8 +385,8 @@ fn settings(cx: &Cx<'_>, out: &mut Vec<u8>) {
     list.add("flush_enabled", yes_no(!config.no_flush_all));
     list.add("dump_enabled", yes_no(!config.no_dumping));
     list.add("hash_algorithm", "xxh3");
-    list.add("lru_maintainer_thread", "yes");
-    list.add("lru_segmented", "yes");
+    list.add("lru_maintainer_thread", yes_no(config.lru_maintainer));
+    list.add("lru_segmented", yes_no(config.lru_maintainer));
     list.add("hot_lru_pct", 20);
     list.add("warm_lru_pct", 40);
     list.add("hot_max_factor", "0.20");
@@ -369,7 +396,7 @@ fn settings(cx: &Cx<'_>, out: &mut Vec<u8>) {
     list.add("idle_timeout", config.idle_timeout.std().as_secs());
     list.add("watcher_logbuf_size", 262_144);
     list.add("worker_logbuf_size", 65_536);
-    list.add("read_buf_mem_limit", 0);
+    list.add("read_buf_mem_limit", config.read_buf_mem_limit.bytes());
     list.add("track_sizes", "no");
     list.add("inline_ascii_response", "no");
     list.add("num_napi_ids", "NULL");
@@ -411,11 +438,11 @@ fn items(cx: &Cx<'_>, out: &mut Vec<u8>) {
             add(name, 0);
         }
         add("reclaimed", numbers.reclaimed);
+        for name in ["expired_unfetched", "evicted_unfetched", "evicted_active"] {
+            add(name, 0);
+        }
+        add("crawler_reclaimed", numbers.sweep_reclaimed);
         for name in [
-            "expired_unfetched",
-            "evicted_unfetched",
-            "evicted_active",
-            "crawler_reclaimed",
             "crawler_items_checked",
             "lrutail_reflocked",
             "moves_to_cold",
@@ -435,7 +462,10 @@ fn items(cx: &Cx<'_>, out: &mut Vec<u8>) {
 
 fn slabs(cx: &Cx<'_>, out: &mut Vec<u8>) {
     let bands = &cx.shared.store.bands;
-    let live = live_bands(cx);
+    // A class that was used is shown as the original shows its pages, which stay with it.
+    let used = |(_, band): &(usize, Band)| *band != Band::default();
+    let bands_by_number = cx.shared.store.band_stats().into_iter().enumerate();
+    let live: Vec<(usize, Band)> = bands_by_number.filter(used).collect();
     let mut list = List { out };
     for (band, numbers) in &live {
         let class = band + 1;
@@ -557,7 +587,15 @@ fn conns(cx: &Cx<'_>, out: &mut Vec<u8>) {
     let mut list = List { out };
     for (fd, address) in &cx.shared.listeners {
         list.add(&format!("{fd}:addr"), transport(address));
-        list.add(&format!("{fd}:state"), "conn_listening");
+        let is_udp = address.starts_with(UDP_PREFIX);
+        list.add(
+            &format!("{fd}:state"),
+            if is_udp {
+                "conn_read"
+            } else {
+                "conn_listening"
+            },
+        );
     }
     for entry in cx.shared.register.all() {
         let fd = entry.fd;
@@ -574,7 +612,7 @@ fn conns(cx: &Cx<'_>, out: &mut Vec<u8>) {
 
 /// An address with its transport in front.
 fn transport(address: &str) -> String {
-    if address.starts_with("unix:") {
+    if address.starts_with("unix:") || address.starts_with(UDP_PREFIX) {
         address.to_owned()
     } else {
         format!("tcp:{address}")

@@ -11,6 +11,8 @@ use std::sync::Arc;
 pub(crate) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    /// None: the peer sends datagrams, which are read and written elsewhere.
+    Datagram,
 }
 
 impl Stream {
@@ -18,6 +20,7 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream.read(buf),
             Self::Unix(stream) => stream.read(buf),
+            Self::Datagram => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 
@@ -25,6 +28,7 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream.write(buf),
             Self::Unix(stream) => stream.write(buf),
+            Self::Datagram => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 
@@ -34,6 +38,7 @@ impl Stream {
         match self {
             Self::Tcp(stream) => registry.register(stream, token, both),
             Self::Unix(stream) => registry.register(stream, token, both),
+            Self::Datagram => Ok(()),
         }
     }
 
@@ -42,6 +47,7 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream.as_raw_fd(),
             Self::Unix(stream) => stream.as_raw_fd(),
+            Self::Datagram => -1,
         }
     }
 }

@@ -37,10 +37,14 @@ fn round(shared: &Shared) {
     shared
         .store
         .charge(now, usize::try_from(charged).unwrap_or(usize::MAX));
-    if shared.live.crawl_now.swap(false, Ordering::Relaxed)
-        || shared.live.crawler_enabled.load(Ordering::Relaxed)
-    {
+    let is_asked = shared.live.crawl_now.swap(false, Ordering::AcqRel);
+    if is_asked || shared.live.crawler_enabled.load(Ordering::Relaxed) {
         sweep(shared, now);
+    }
+    if is_asked {
+        // A request that came meanwhile is still to be done.
+        let is_over = !shared.live.crawl_now.load(Ordering::Acquire);
+        shared.live.crawling.store(!is_over, Ordering::Release);
     }
     let items = shared.store.stats().items_max;
     let power = &shared.globals.hash_power;

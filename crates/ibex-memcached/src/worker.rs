@@ -49,6 +49,8 @@ pub(crate) struct Worker {
     queue: VecDeque<usize>,
     scratch: Vec<u8>,
     spares: Vec<Vec<u8>>,
+    /// Bytes of buffers its connections may have together.
+    buffers_max: u64,
     heartbeat: Heartbeat,
     /// The last second in which the once-a-second work was done.
     second: u32,
@@ -64,8 +66,13 @@ impl Worker {
         let (sender, arrivals) = channel();
         let numbers = shared.workers.get(number).cloned().unwrap_or_default();
         let heartbeat = shared.kit.heartbeat(&format!("worker-{number}"));
+        let buffers_max = match shared.config.read_buf_mem_limit.bytes() {
+            0 => u64::MAX,
+            bytes => bytes / u64::from(shared.config.threads),
+        };
         let worker = Self {
             shared,
+            buffers_max,
             numbers,
             poll,
             arrivals,
@@ -177,6 +184,7 @@ impl Worker {
             let mut turn = Turn {
                 cx,
                 numbers: &numbers,
+                buffers_max: self.buffers_max,
                 scratch: &mut self.scratch,
                 spares: &mut self.spares,
             };

@@ -132,7 +132,8 @@ pub(super) fn lru_crawler(cx: &Cx<'_>, words: &[u8], out: &mut Vec<u8>) -> After
         },
         (Some(b"crawl"), Some(ids)) => match classes(ids) {
             Ok(_) => {
-                live.crawl_now.store(true, Ordering::Relaxed);
+                live.crawling.store(true, Ordering::Release);
+                live.crawl_now.store(true, Ordering::Release);
                 texts::OK
             }
             Err(text) => text,
@@ -170,6 +171,7 @@ fn dump(cx: &Cx<'_>, style: DumpStyle, ids: &[u8], out: &mut Vec<u8>) -> After {
     } else {
         match classes(ids) {
             Err(text) => text,
+            Ok(_) if style == DumpStyle::Metadump && !out.is_empty() => texts::METADUMP_PIPELINED,
             Ok(classes) => match Dump::begin(cx, style, classes) {
                 None => texts::CRAWLER_BUSY,
                 Some(dump) => {

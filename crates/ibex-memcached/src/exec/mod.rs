@@ -140,6 +140,18 @@ pub(crate) fn block_bytes(request: &Request<'_>) -> Option<usize> {
     }
 }
 
+/// What is not to be had in a datagram, whose sender can be forged: streams, and stopping the daemon.
+pub(crate) fn needs_connection(request: &Request<'_>) -> bool {
+    matches!(
+        request,
+        Request::Shutdown(_)
+            | Request::Admin {
+                verb: AdminVerb::Watch,
+                ..
+            }
+    )
+}
+
 /// Whether the item is over the size limit, before its data block is read. A value it would have replaced is removed: a stale one must not survive.
 #[expect(
     clippy::wildcard_enum_match_arm,

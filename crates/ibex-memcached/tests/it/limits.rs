@@ -120,6 +120,31 @@ fn unread_replies_are_bounded() {
     daemon.stop().unwrap();
 }
 
+/// Stalled uploads together stay under read_buf_mem_limit: the ones over it are told and closed.
+#[test]
+fn buffers_of_all_connections_are_bounded() {
+    let daemon = start(&["-t", "1", "-o", "read_buf_mem_limit=1"]);
+    let mut stalled: Vec<Client> = Vec::new();
+    let mut asking = Client::new(&daemon);
+    for _ in 0..100 {
+        let mut client = Client::new(&daemon);
+        client.send(format!("set k 0 0 40000\r\n{}", "v".repeat(20_000)).as_bytes());
+        stalled.push(client);
+    }
+    wait::until_true("some are over the limit", || {
+        asking.stat("read_buf_oom") > 30
+    })
+    .unwrap();
+    let buffers = daemon
+        .metric("ibex_memcached_connection_buffer_bytes")
+        .unwrap();
+    assert!(buffers <= 1.2e6, "{buffers}");
+    let closed = stalled.pop().unwrap().rest();
+    assert_eq!(closed, b"SERVER_ERROR out of memory reading request\r\n");
+    assert_eq!(asking.ask("mn\r\n", "MN\r\n"), "MN\r\n");
+    daemon.stop().unwrap();
+}
+
 #[test]
 fn an_idle_connection_is_closed() {
     let daemon = start(&["-o", "idle_timeout=1"]);

@@ -48,6 +48,8 @@ fn a_text_login() {
         long.ask("set x 0 0 16385\r\n", "\r\n"),
         "CLIENT_ERROR auth token too long\r\n"
     );
+    // The connection goes on, as the original's does.
+    assert_eq!(long.ask("set x 0 0 7\r\nfoo bar\r\n", "\r\n"), "STORED\r\n");
     daemon.stop().unwrap();
 }
 

@@ -9,3 +9,4 @@ mod limits;
 mod login;
 mod numbers;
 mod scripts;
+mod udp;

@@ -87,6 +87,81 @@ fn expired_items_go_without_being_asked_for() {
     client.ask("debugtime 60\r\n", "OK\r\n");
     wait::until_true("the sweep has passed", || client.stat("curr_items") == 0).unwrap();
     assert_eq!(client.stat("crawler_reclaimed"), 1000);
+    let items = client.ask("stats items\r\n", "END\r\n");
+    assert_eq!(items, "END\r\n", "classes without items are not shown");
+    daemon.stop().unwrap();
+}
+
+/// Without the crawler expired items stay until they are met or a sweep is asked for.
+#[test]
+fn the_crawler_is_off_when_it_is_told_so() {
+    let daemon = Daemon::builder("ibex-memcached")
+        .arg("--test-hooks")
+        .arg("-o")
+        .arg("no_lru_crawler")
+        .start()
+        .unwrap();
+    let mut client = Client::new(&daemon);
+    assert!(
+        client
+            .ask("stats settings\r\n", "END\r\n")
+            .contains("STAT lru_crawler no\r\n")
+    );
+    for n in 0..10 {
+        client.ask(&format!("set key{n} 0 50 1\r\nx\r\n"), "STORED\r\n");
+    }
+    client.ask("set stays 0 0 1\r\nx\r\ndebugtime 60\r\n", "OK\r\n");
+    assert_eq!(client.stat("curr_items"), 11);
+    assert_eq!(client.ask("lru_crawler enable\r\n", "\r\n"), "OK\r\n");
+    assert_eq!(client.ask("lru_crawler crawl all\r\n", "\r\n"), "OK\r\n");
+    wait::until_true("the sweep is over", || {
+        client.stat("lru_crawler_running") == 0
+    })
+    .unwrap();
+    assert_eq!(client.stat("curr_items"), 1);
+    let items = client.ask("stats items\r\n", "END\r\n");
+    assert!(
+        items.contains("STAT items:1:crawler_reclaimed 10\r\n"),
+        "{items}"
+    );
+    assert_eq!(
+        client.ask("mn\r\nlru_crawler metadump all\r\n", "metadump\r\n"),
+        "MN\r\nERROR cannot pipeline other commands before metadump\r\n"
+    );
+    daemon.stop().unwrap();
+}
+
+/// Whose dump is larger than all buffers and who reads it late gets every line, and others are served meanwhile.
+#[test]
+fn a_dump_read_late_holds_nobody_up() {
+    const ITEMS: usize = 60_000;
+    let daemon = Daemon::builder("ibex-memcached")
+        .arg("-t")
+        .arg("1")
+        .start()
+        .unwrap();
+    let mut client = Client::new(&daemon);
+    let key = "k".repeat(200);
+    for n in 0..ITEMS {
+        client.send(format!("set {key}{n} 0 0 1 noreply\r\nx\r\n").as_bytes());
+    }
+    client.ask("mn\r\n", "MN\r\n");
+    let mut late = Client::new(&daemon);
+    late.send(b"lru_crawler metadump all\r\n");
+    let buffers = || daemon.metric("ibex_memcached_connection_buffer_bytes");
+    wait::until_true("the dump waits for its reader", || {
+        buffers().is_ok_and(|bytes| bytes > 1e6)
+    })
+    .unwrap();
+    assert_eq!(client.ask("mn\r\n", "MN\r\n"), "MN\r\n");
+    assert!(buffers().unwrap() < 4e6);
+    let dump = late.until(b"END\r\n");
+    let lines = dump.split(|byte| *byte == b'\n');
+    assert_eq!(
+        lines.filter(|line| line.starts_with(b"key=k")).count(),
+        ITEMS
+    );
+    assert_eq!(client.ask("mn\r\n", "MN\r\n"), "MN\r\n");
     daemon.stop().unwrap();
 }
 
