@@ -97,12 +97,16 @@ impl App {
     /// # Errors
     /// The global database, or an address that makes no sense.
     pub async fn open(config: Config) -> Result<Self> {
+        if config.uses_state_dir() {
+            ibex_kit::make_state_dir(&config.state_path())
+                .map_err(|failure| Error::Invalid(failure.to_string()))?;
+        }
         let cluster_config = config.cluster_config().map_err(Error::Invalid)?;
         let cluster = Cluster::open(cluster_config, schema::LAYOUT).await?;
         let cache = Cache::connect(&config.cache.servers, &config.cache.namespace)
             .await
             .map_err(|error| Error::Invalid(error.to_string()))?;
-        let files = Files::open(&config.files)?;
+        let files = Files::open(&config.files, config.files_dir())?;
         let jobs = Jobs::connect(&config.gearman).await?;
         let queue = Queue::open(&config, cluster.global()).await?;
         let secret = secret(&config, &cluster).await?;

@@ -15,6 +15,9 @@ ibex_kit::config! {
         live listen: Vec<ListenAddr> = vec![ListenAddr::Tcp { host: Some("127.0.0.1".to_owned()), port: PORT }],
         /// The site as readers see it.
         table site: SiteConfig,
+        /// Directory of databases and files that are not given a place. Default: $STATE_DIRECTORY, else /var/lib/ibex/journal for root, else
+        /// $XDG_STATE_HOME/ibex/journal.
+        restart state_dir: String,
         /// Databases that are not user clusters.
         table db: DbConfig,
         /// User clusters, each with id, a (its database), and optionally b, active, weight, readonly, password_file.
@@ -67,8 +70,8 @@ ibex_kit::config! {
 ibex_kit::config! {
     /// `[db.global]`
     pub struct GlobalDbConfig {
-        /// Its master: sqlite:PATH or mysql://user@host/database.
-        restart master: String = "sqlite:global.db".to_owned(),
+        /// Its master: sqlite:PATH or mysql://user@host/database. Default: global.db in the state directory.
+        restart master: String,
         /// Password of a mysql:// that has none in it.
         restart password: Secret,
     }
@@ -91,8 +94,8 @@ ibex_kit::config! {
         restart trackers: Vec<String>,
         /// MogileFS domain, with the classes userpic and photo.
         restart domain: String = "journal".to_owned(),
-        /// Directory of files without MogileFS.
-        restart dir: String = "files".to_owned(),
+        /// Directory of files without MogileFS. Default: files in the state directory.
+        restart dir: String,
     }
 }
 
@@ -156,7 +159,7 @@ ibex_kit::config! {
 pub struct ClusterEntry {
     /// Its number, 1 and up.
     pub id: u32,
-    /// DSN of side a.
+    /// DSN of side a; empty for clusterID.db in the state directory.
     pub a: String,
     /// DSN of side b; empty for none.
     pub b: String,
@@ -174,7 +177,7 @@ impl Default for ClusterEntry {
     fn default() -> Self {
         Self {
             id: 1,
-            a: "sqlite:cluster1.db".to_owned(),
+            a: String::new(),
             b: String::new(),
             active: "a".to_owned(),
             weight: 100,
@@ -238,9 +241,10 @@ impl Config {
     /// # Errors
     /// A text naming the part that makes no sense or cannot be read.
     pub fn cluster_config(&self) -> Result<ibex_cluster::Config, String> {
-        let mut config = ibex_cluster::Config::new(&self.db.global.master);
+        let master = self.database(&self.db.global.master, "global");
+        let mut config = ibex_cluster::Config::new(&master);
         config.global = GlobalConfig {
-            master: self.db.global.master.clone(),
+            master,
             password: some(self.db.global.password.reveal()),
         };
         config.migrate = self.db.migrate;
@@ -248,7 +252,7 @@ impl Config {
         for entry in &self.cluster {
             config.clusters.push(ibex_cluster::ClusterConfig {
                 id: ClusterId(entry.id),
-                a: entry.a.clone(),
+                a: self.database(&entry.a, &format!("cluster{}", entry.id)),
                 b: some(&entry.b),
                 password: password(&entry.password_file)?,
                 active: match entry.active.as_str() {
@@ -266,6 +270,43 @@ impl Config {
             });
         }
         Ok(config)
+    }
+}
+
+impl Config {
+    /// The DSN as configured, or the SQLite file `name` in the state directory.
+    fn database(&self, dsn: &str, name: &str) -> String {
+        if dsn.is_empty() {
+            let file = self.state_path().join(name).with_extension("db");
+            format!("sqlite:{}", file.display())
+        } else {
+            dsn.to_owned()
+        }
+    }
+
+    /// The state directory.
+    #[must_use]
+    pub fn state_path(&self) -> std::path::PathBuf {
+        ibex_kit::state_path(&crate::ABOUT, &self.state_dir)
+    }
+
+    /// Where files live without MogileFS.
+    #[must_use]
+    pub fn files_dir(&self) -> std::path::PathBuf {
+        if self.files.dir.is_empty() {
+            self.state_path().join("files")
+        } else {
+            self.files.dir.clone().into()
+        }
+    }
+
+    /// Whether something lies in the state directory because it was given no place.
+    #[must_use]
+    pub fn uses_state_dir(&self) -> bool {
+        let files = self.files.trackers.is_empty() && self.files.dir.is_empty();
+        files
+            || self.db.global.master.is_empty()
+            || self.cluster.iter().any(|entry| entry.a.is_empty())
     }
 }
 

@@ -35,9 +35,8 @@ impl Files {
     ///
     /// # Errors
     /// The directory cannot be made.
-    pub fn open(config: &FilesConfig) -> Result<Self> {
+    pub fn open(config: &FilesConfig, dir: PathBuf) -> Result<Self> {
         let place = if config.trackers.is_empty() {
-            let dir = PathBuf::from(&config.dir);
             std::fs::create_dir_all(&dir)
                 .map_err(|error| Error::Files(format!("{}: {error}", dir.display())))?;
             Place::Directory(dir)

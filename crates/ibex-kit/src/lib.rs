@@ -134,6 +134,7 @@ pub use metrics::cap::{LabelCap, OTHER};
 pub use metrics::{DURATION_BUCKETS, Metrics};
 pub use phase::Phase;
 pub use run::{load, main};
+pub use state::{make_state_dir, state_path};
 pub use tasks::BusyGuard;
 pub use worker::{Step, Worker, WorkerHandle, WorkerStatus};
 

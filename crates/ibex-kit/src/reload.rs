@@ -97,7 +97,8 @@ impl Reloader {
         lock(&self.preparers).push(Box::new(preparer));
     }
 
-    /// Whether somebody set the addresses of a listener: `NAME_listen` or `NAME.listen` where there is such a key, else `listen`.
+    /// Whether somebody set the addresses of a listener to others than the defaults: `NAME_listen` or `NAME.listen` where there is such a key, else
+    /// `listen`. A configuration file that spells the defaults out, as the examples do, sets nothing.
     pub(crate) fn sets_listener(&self, name: &str) -> bool {
         let own = [format!("{name}_listen"), format!("{name}.listen")];
         let known = self
@@ -110,10 +111,15 @@ impl Reloader {
     }
 
     fn is_set(&self, key: &str) -> bool {
-        lock(&self.now)
-            .origins
+        let now = lock(&self.now);
+        let default = self
+            .schema
+            .as_ref()
+            .and_then(|schema| leaf(&schema.defaults, key));
+        now.origins
             .get(key)
             .is_some_and(|origin| *origin != Origin::Default)
+            && leaf(&now.tree, key) != default
     }
 
     /// The effective configuration as text.

@@ -25,18 +25,8 @@ impl StateDir {
     /// The configured directory, else the first that fits of `$STATE_DIRECTORY`, `/var/lib/ibex/NAME` (root),
     /// `$XDG_STATE_HOME/ibex/NAME`, `~/.local/state/ibex/NAME`.
     pub(crate) fn new(about: &About, configured: &str) -> Self {
-        let variable = |name: &str| {
-            std::env::var_os(name)
-                .filter(|value| !value.is_empty())
-                .map(PathBuf::from)
-        };
-        let path = if configured.is_empty() {
-            default_dir(about.short, rustix::process::geteuid().is_root(), &variable)
-        } else {
-            PathBuf::from(configured)
-        };
         Self {
-            path,
+            path: state_path(about, configured),
             held: Mutex::new(None),
         }
     }
@@ -107,6 +97,36 @@ fn replace(directory: &Path, path: &Path, text: &str) -> std::io::Result<()> {
     file.sync_all()?;
     std::fs::rename(&temporary, path)?;
     File::open(directory)?.sync_all()
+}
+
+/// Where the state of `about` lies: `configured` (the key `state_dir`), or the default. Nothing is made or locked; for programs of which several
+/// processes share what lies there, and for commands beside a running daemon. A daemon on its own calls [`crate::Kit::state_dir`].
+#[must_use]
+pub fn state_path(about: &About, configured: &str) -> PathBuf {
+    let variable = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    if configured.is_empty() {
+        default_dir(about.short, rustix::process::geteuid().is_root(), &variable)
+    } else {
+        PathBuf::from(configured)
+    }
+}
+
+/// Makes the state directory at `path` (0750) if it is not there.
+///
+/// # Errors
+/// It cannot be made (exit 74).
+pub fn make_state_dir(path: &Path) -> Result<(), Failure> {
+    let made = DirBuilder::new().recursive(true).mode(0o750).create(path);
+    made.map_err(|error| {
+        Failure::io(format!(
+            "state directory {}: {error} (set state_dir)",
+            path.display()
+        ))
+    })
 }
 
 fn default_dir(short: &str, root: bool, variable: &dyn Fn(&str) -> Option<PathBuf>) -> PathBuf {

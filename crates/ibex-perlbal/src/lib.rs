@@ -51,7 +51,7 @@ pub use args::Args;
 pub use config::Config;
 use ibex_kit::page::Section;
 use ibex_kit::{About, Failure, Kit};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::balancer::Balancer;
 
@@ -82,7 +82,7 @@ pub async fn run(cfg: Config, kit: Kit) -> Result<(), Failure> {
             "No services or management port configured.  Nothing to do.  Stopping.",
         ));
     }
-    let pid_file = write_pid_file(&balancer)?;
+    let pid_file = write_pid_file(&balancer);
     watch(&balancer);
     show_pages(&balancer);
     kit.ready().await?;
@@ -103,14 +103,17 @@ fn start_failure(text: &str) -> Failure {
     }
 }
 
-/// COMPAT(perlbal): `SERVER pidfile = PATH` (Perlbal.pm, MANAGE_server).
-fn write_pid_file(balancer: &Balancer) -> Result<Option<String>, Failure> {
-    let Some(path) = balancer.state.load().model.server.get("pidfile").cloned() else {
-        return Ok(None);
-    };
-    std::fs::write(&path, format!("{}\n", std::process::id()))
-        .map_err(|e| Failure::io(format!("pid file {path}: {e}")))?;
-    Ok(Some(path))
+/// COMPAT(perlbal): `SERVER pidfile = PATH` (Perlbal.pm, MANAGE_server). One that cannot be written is logged, and the balancer goes on
+/// (`_write_pidfile`); under a service manager nobody needs it.
+fn write_pid_file(balancer: &Balancer) -> Option<String> {
+    let path = balancer.state.load().model.server.get("pidfile").cloned()?;
+    match std::fs::write(&path, format!("{}\n", std::process::id())) {
+        Ok(()) => Some(path),
+        Err(error) => {
+            warn!(path = %path, %error, "pid file not written");
+            None
+        }
+    }
 }
 
 /// Starts what goes on beside the connections.

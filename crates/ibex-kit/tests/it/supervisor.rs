@@ -123,6 +123,8 @@ fn a_passed_socket_is_used_by_its_name_and_outlives_the_process() {
     for flags in [
         "--admin 127.0.0.1:0",
         "--admin 127.0.0.1:0 --listen fd:echo",
+        // The default, spelt out as the example files do.
+        "--admin 127.0.0.1:0 --listen 127.0.0.1:7007",
     ] {
         let prepared = activated(
             OwnedFd::from(listener.try_clone().unwrap()),
@@ -133,6 +135,9 @@ fn a_passed_socket_is_used_by_its_name_and_outlives_the_process() {
         let daemon = Daemon::run(prepared, tempfile::tempdir().unwrap());
         assert_eq!(daemon.address("echo"), addr.to_string());
         assert_eq!(daemon.echo("x"), "hello\nx\n");
+        assert_eq!(daemon.ask("POST", "/-/reload", "", "").0, 200);
+        assert_eq!(daemon.echo("y"), "hello\ny\n");
+        assert_eq!(daemon.published(), [("echo".to_owned(), addr.to_string())]);
         daemon.stop();
         // The kernel goes on queueing for the next one.
         std::net::TcpStream::connect(addr).unwrap();

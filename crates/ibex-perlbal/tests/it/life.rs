@@ -99,6 +99,31 @@ fn with_file(path: &std::path::Path) -> Daemon {
 }
 
 #[test]
+fn a_pid_file_is_written_and_one_that_cannot_be_is_said() {
+    let backend = Backend::text("here");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("perlbal.conf");
+    let pid_file = directory.path().join("run/perlbal.pid");
+    let commands = proxy_commands(&[backend.addr], "");
+    std::fs::write(
+        &file,
+        format!("SERVER pidfile = {}\n{commands}", pid_file.display()),
+    )
+    .unwrap();
+    let mut daemon = with_file(&file);
+    daemon.announce("pid file not written");
+    assert_eq!(get(daemon.addr("web").unwrap(), "/").text(), "here");
+    daemon.stop().unwrap();
+
+    std::fs::create_dir(directory.path().join("run")).unwrap();
+    let daemon = with_file(&file);
+    let written = std::fs::read_to_string(&pid_file).unwrap();
+    assert_eq!(written, format!("{}\n", daemon.pid().unwrap()));
+    daemon.stop().unwrap();
+    assert!(!pid_file.exists());
+}
+
+#[test]
 fn sighup_reloads_without_dropping_connections() {
     let (old, new) = (Backend::text("old"), Backend::text("new"));
     let directory = tempfile::tempdir().unwrap();
