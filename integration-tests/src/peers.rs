@@ -91,3 +91,25 @@ pub fn python() -> std::path::PathBuf {
         std::path::PathBuf::from("python3")
     }
 }
+
+/// A Python that can import `module`: the system's (Debian's packages), else the one with the clients `.ci/run` installs from the Python package index.
+/// `None` after saying that the test is skipped.
+#[must_use]
+pub fn python_with(module: &str) -> Option<std::path::PathBuf> {
+    let fetched = std::env::var_os("HOME")
+        .map(|home| std::path::PathBuf::from(home).join(".cache/ibex/python-clients/bin/python"));
+    let found = [Some(python()), fetched]
+        .into_iter()
+        .flatten()
+        .find(|python| {
+            Command::new(python)
+                .args(["-c", &format!("import {module}")])
+                .stdin(Stdio::null())
+                .output()
+                .is_ok_and(|output| output.status.success())
+        });
+    if found.is_none() {
+        skip::skip(&format!("no Python here has {module}"));
+    }
+    found
+}

@@ -10,6 +10,8 @@ $binary = ($argv[3] ?? '') === 'binary';
 $m = new Memcached();
 $m->setOption(Memcached::OPT_BINARY_PROTOCOL, $binary);
 $m->setOption(Memcached::OPT_TCP_NODELAY, true);
+$m->setOption(Memcached::OPT_CONNECT_TIMEOUT, 30000);
+$m->setOption(Memcached::OPT_POLL_TIMEOUT, 30000);
 $m->setOption(Memcached::OPT_COMPRESSION, true);
 $m->addServer($argv[1], (int) $argv[2]);
 same($m->flush(), true, 'flush');
