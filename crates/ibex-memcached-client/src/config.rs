@@ -111,7 +111,7 @@ pub enum WhenDead {
 pub struct Config {
     pub(crate) servers: Vec<String>,
     pub(crate) distribution: Distribution,
-    pub(crate) hash: Hash,
+    hash: Option<Hash>,
     pub(crate) connect_timeout: Duration,
     pub(crate) operation_timeout: Duration,
     pub(crate) failures_max: u32,
@@ -127,7 +127,7 @@ impl Config {
         Self {
             servers: servers.into_iter().map(Into::into).collect(),
             distribution: Distribution::default(),
-            hash: Hash::default(),
+            hash: None,
             connect_timeout: CONNECT_TIMEOUT,
             operation_timeout: OPERATION_TIMEOUT,
             failures_max: FAILURES_MAX,
@@ -147,10 +147,18 @@ impl Config {
         }
     }
 
-    /// The hash of keys, where the distribution leaves a choice. Default: one-at-a-time.
+    /// The hash of keys, where the distribution leaves a choice. Default: [`Distribution::default_hash`].
     #[must_use]
     pub fn with_hash(self, hash: Hash) -> Self {
-        Self { hash, ..self }
+        Self {
+            hash: Some(hash),
+            ..self
+        }
+    }
+
+    pub(crate) fn hash(&self) -> Hash {
+        self.hash
+            .unwrap_or_else(|| self.distribution.default_hash())
     }
 
     /// Time to open a connection. Default 250 ms.

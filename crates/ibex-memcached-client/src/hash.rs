@@ -92,16 +92,35 @@ pub(crate) fn md5_point(digest: &[u8; 16], index: usize) -> u32 {
 
 /// Cache::Memcached's hash: 15 bits out of CRC-32 (IEEE).
 pub(crate) fn crc(key: &[u8]) -> u16 {
-    let mut crc = u32::MAX;
-    for byte in key {
-        crc ^= u32::from(*byte);
-        for _ in 0..8 {
-            let mask = (crc & 1).wrapping_neg();
-            crc = (crc >> 1) ^ (0xedb8_8320 & mask);
-        }
-    }
+    let crc = key.iter().fold(u32::MAX, |crc, byte| {
+        let [low, ..] = crc.to_le_bytes();
+        (crc >> 8) ^ CRC_TABLE.get(usize::from(low ^ byte)).unwrap_or(&0)
+    });
     let [high, low, ..] = (!crc).to_be_bytes();
     u16::from_be_bytes([high & 0x7f, low])
+}
+
+/// What one byte does to a CRC-32, for each byte.
+const CRC_TABLE: [u32; 256] = crc_table();
+
+#[expect(
+    clippy::indexing_slicing,
+    reason = "runs while compiling, where a wrong index is an error"
+)]
+const fn crc_table() -> [u32; 256] {
+    let mut table = [0_u32; 256];
+    let (mut index, mut byte) = (0, 0_u32);
+    while index < table.len() {
+        let (mut crc, mut bit) = (byte, 0);
+        while bit < 8 {
+            crc = (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg());
+            bit += 1;
+        }
+        table[index] = crc;
+        index += 1;
+        byte += 1;
+    }
+    table
 }
 
 #[cfg(test)]

@@ -2,37 +2,52 @@
 
 use bytes::Bytes;
 
-/// A key on the wire together with the bytes that choose its server, which are the key itself unless said otherwise.
+/// A key on the wire together with what chooses its server: the key itself, or other bytes, or a number.
 ///
-/// A pair `(hash_key, key)` keeps many keys of one owner on one server: `("42", "user:42:friends")`.
+/// A pair `(hash_key, key)` keeps many keys of one owner on one server: `("42", "user:42:friends")`. [`Key::numbered`] does it the way Cache::Memcached
+/// and LiveJournal do, where the number is not hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key<'k> {
     pub(crate) key: &'k [u8],
-    pub(crate) hash_key: &'k [u8],
+    pub(crate) choice: Choice<'k>,
+}
+
+/// What chooses the server of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Choice<'k> {
+    /// The hash of these bytes.
+    Bytes(&'k [u8]),
+    /// This number in place of a hash.
+    Number(u64),
 }
 
 impl<'k> Key<'k> {
     /// `key`, on the server of `hash_key`.
     pub fn by(hash_key: &'k [u8], key: &'k [u8]) -> Self {
-        Self { key, hash_key }
+        Self {
+            key,
+            choice: Choice::Bytes(hash_key),
+        }
+    }
+
+    /// `key`, on the server of `number`, which stands in place of the hash: Cache::Memcached's pair `[$number, $key]`.
+    pub fn numbered(number: u64, key: &'k [u8]) -> Self {
+        Self {
+            key,
+            choice: Choice::Number(number),
+        }
     }
 }
 
 impl<'k, K: AsRef<[u8]> + ?Sized> From<&'k K> for Key<'k> {
     fn from(key: &'k K) -> Self {
-        Self {
-            key: key.as_ref(),
-            hash_key: key.as_ref(),
-        }
+        Self::by(key.as_ref(), key.as_ref())
     }
 }
 
 impl<'k, H: AsRef<[u8]> + ?Sized, K: AsRef<[u8]> + ?Sized> From<(&'k H, &'k K)> for Key<'k> {
     fn from((hash_key, key): (&'k H, &'k K)) -> Self {
-        Self {
-            key: key.as_ref(),
-            hash_key: hash_key.as_ref(),
-        }
+        Self::by(hash_key.as_ref(), key.as_ref())
     }
 }
 

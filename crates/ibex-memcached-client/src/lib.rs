@@ -43,6 +43,7 @@ pub use selector::{Candidate, Distribution, Selector};
 use bytes::{Bytes, BytesMut};
 use ibex_memcached_proto::encode::{self, Meta};
 use ibex_memcached_proto::reply::{Code, Reply, ReplyFlags};
+use key::Choice;
 use server::{Effect, Flow, Refusal, Server};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
@@ -144,7 +145,7 @@ impl Client {
     pub async fn connect(config: Config) -> Result<Self, Error> {
         let parsed = config.parsed_servers()?;
         let candidates: Vec<_> = parsed.iter().map(config::ServerConfig::candidate).collect();
-        let selector = Selector::new(config.distribution, config.hash, &candidates, |_| true);
+        let selector = Selector::new(config.distribution, config.hash(), &candidates, |_| true);
         let random = RandomState::new();
         let servers = parsed
             .into_iter()
@@ -171,10 +172,15 @@ impl Client {
         }
     }
 
-    fn server_index(&self, hash_key: &[u8]) -> Result<usize, Error> {
+    fn server_index(&self, key: Key<'_>) -> Result<usize, Error> {
         let pool = &self.pool;
         let none = || Error::Config("no servers".to_owned());
-        let first = pool.selector.server(hash_key).ok_or_else(none)?;
+        let number = |selector: &Selector| match key.choice {
+            Choice::Bytes(bytes) => selector.number(bytes),
+            Choice::Number(number) => number,
+        };
+        let chosen = number(&pool.selector);
+        let first = pool.selector.server_of_number(chosen).ok_or_else(none)?;
         let is_alive = |index: usize| {
             pool.servers
                 .get(index)
@@ -184,24 +190,31 @@ impl Client {
             return Ok(first);
         }
         let elsewhere = match pool.config.distribution {
-            Distribution::Perl => pool.selector.perl_server(hash_key, is_alive),
+            Distribution::Perl => {
+                // Bytes that keep an owner's keys together keep them together here too.
+                let again = match key.choice {
+                    Choice::Bytes(bytes) => bytes,
+                    Choice::Number(_) => key.key,
+                };
+                pool.selector.perl_server(chosen, again, is_alive)
+            }
             Distribution::Modula
             | Distribution::Ketama
             | Distribution::KetamaWeighted
             | Distribution::Rendezvous
             | Distribution::Jump => Selector::new(
                 pool.config.distribution,
-                pool.config.hash,
+                pool.config.hash(),
                 &pool.candidates,
                 is_alive,
             )
-            .server(hash_key),
+            .server_of_number(chosen),
         };
         Ok(elsewhere.unwrap_or(first))
     }
 
     pub(crate) fn server_of(&self, key: Key<'_>) -> Result<&Server, Error> {
-        let index = self.server_index(key.hash_key)?;
+        let index = self.server_index(key)?;
         self.pool
             .servers
             .get(index)
@@ -301,7 +314,7 @@ impl Client {
         let mut by_server: BTreeMap<usize, Vec<Key<'k>>> = BTreeMap::new();
         for key in keys {
             by_server
-                .entry(self.server_index(key.hash_key)?)
+                .entry(self.server_index(key)?)
                 .or_default()
                 .push(key);
         }
@@ -726,3 +739,7 @@ impl Client {
         Ok(all)
     }
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;

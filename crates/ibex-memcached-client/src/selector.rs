@@ -19,19 +19,33 @@ const DEFAULT_PORT: u16 = 11211;
 /// How keys are spread over servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Distribution {
-    /// Hash modulo number of servers; libmemcached's and php-memcached's default.
+    /// Hash modulo number of servers; libmemcached's and php-memcached's default. Weights count for nothing.
     Modula,
-    /// Consistent hashing as libmemcached's `KETAMA`.
+    /// Consistent hashing as libmemcached's `KETAMA`, php-memcached's `DISTRIBUTION_CONSISTENT` and pylibmc's `ketama`. Weights count for nothing.
+    /// A libmemcached that was told so before servers with weights were added does as [`Distribution::KetamaWeighted`] with this hash for keys.
     #[default]
     Ketama,
-    /// Consistent hashing with weights as libmemcached's `KETAMA_WEIGHTED` and PHP's `LIBKETAMA_COMPATIBLE`; keys are hashed with MD5.
+    /// Consistent hashing with weights as libmemcached's `KETAMA_WEIGHTED`, PHP's `LIBKETAMA_COMPATIBLE` and pylibmc's `ketama_weighted`: MD5 on the
+    /// ring, and for keys too unless another hash is asked for.
     KetamaWeighted,
-    /// Cache::Memcached: weighted buckets and CRC.
+    /// Cache::Memcached: weighted buckets and CRC, whichever hash is asked for.
     Perl,
-    /// Highest random weight: minimal movement, no ring.
+    /// Highest random weight: minimal movement, no ring. Hashes with MD5.
     Rendezvous,
-    /// Jump consistent hash: for pools that only grow at the end.
+    /// Jump consistent hash: for pools that only grow at the end. Hashes with MD5.
     Jump,
+}
+
+impl Distribution {
+    /// The hash of keys that its original uses unless told otherwise.
+    #[must_use]
+    pub fn default_hash(self) -> Hash {
+        match self {
+            Self::Modula | Self::Ketama => Hash::OneAtATime,
+            Self::KetamaWeighted | Self::Rendezvous | Self::Jump => Hash::Md5,
+            Self::Perl => Hash::Crc,
+        }
+    }
 }
 
 /// Name and weight of a server, as far as the choice needs them.
@@ -105,27 +119,49 @@ impl Selector {
 
     /// The server of `key`; `None` without servers.
     pub fn server(&self, key: &[u8]) -> Option<usize> {
+        self.server_of_number(self.number(key))
+    }
+
+    /// What this distribution makes of a key before it looks for a server.
+    pub fn number(&self, key: &[u8]) -> u64 {
         match self.distribution {
-            Distribution::Modula => self.at(u64::from(self.hash.of(key))),
-            Distribution::Ketama => self.successor(self.hash.of(key)),
-            Distribution::KetamaWeighted => self.successor(Hash::Md5.of(key)),
-            Distribution::Perl => self.at(u64::from(crc(key))),
-            Distribution::Rendezvous => self.highest(first_word(&md5(key))),
-            Distribution::Jump => self.jump(first_word(&md5(key))),
+            Distribution::Modula | Distribution::Ketama | Distribution::KetamaWeighted => {
+                u64::from(self.hash.of(key))
+            }
+            Distribution::Perl => u64::from(crc(key)),
+            Distribution::Rendezvous | Distribution::Jump => first_word(&md5(key)),
         }
     }
 
-    /// The server of `key` that is alive, looking further the way Cache::Memcached does.
-    pub fn perl_server(&self, key: &[u8], alive: impl Fn(usize) -> bool) -> Option<usize> {
-        let mut hash = u64::from(crc(key));
+    /// The server of a number that stands in place of a hash; a ring knows its low 32 bits. `None` without servers.
+    pub fn server_of_number(&self, number: u64) -> Option<usize> {
+        match self.distribution {
+            Distribution::Modula | Distribution::Perl => self.at(number),
+            Distribution::Ketama | Distribution::KetamaWeighted => {
+                let [low, ..] = split(number);
+                self.successor(low)
+            }
+            Distribution::Rendezvous => self.highest(number),
+            Distribution::Jump => self.jump(number),
+        }
+    }
+
+    /// A server that is alive, looking further from `number` the way Cache::Memcached does with `key`.
+    pub fn perl_server(
+        &self,
+        number: u64,
+        key: &[u8],
+        alive: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        let mut number = number;
         for attempt in 1..=PERL_TRIES_MAX {
-            let server = self.at(hash)?;
+            let server = self.at(number)?;
             if alive(server) {
                 return Some(server);
             }
             let mut again = attempt.to_string().into_bytes();
             again.extend_from_slice(key);
-            hash += u64::from(crc(&again));
+            number = number.wrapping_add(u64::from(crc(&again)));
         }
         None
     }
@@ -170,6 +206,15 @@ impl Selector {
     }
 }
 
+/// Low and high half.
+fn split(number: u64) -> [u32; 2] {
+    let [a, b, c, d, e, f, g, h] = number.to_le_bytes();
+    [
+        u32::from_le_bytes([a, b, c, d]),
+        u32::from_le_bytes([e, f, g, h]),
+    ]
+}
+
 fn first_word(digest: &[u8; 16]) -> u64 {
     u64::from(md5_point(digest, 0)) << 32 | u64::from(md5_point(digest, 1))
 }
@@ -195,8 +240,8 @@ fn name(server: &Candidate) -> String {
     }
 }
 
-// COMPAT(libmemcached 1.1.4): the ring's points use the configured hash too, not always the default one.
-// COMPAT(libmemcached 1.1.4): the points use the configured hash too, not always the default one.
+// COMPAT(libmemcached 1.1.4): the points are made with the hash in force when the ring is made. php-memcached and pylibmc set the hash before that, so
+// points and keys are hashed alike, as here. A C program that sets another hash after its servers keeps a ring of default points; no such pool can be shared.
 fn ketama_points(
     index: usize,
     server: &Candidate,
@@ -292,9 +337,15 @@ mod tests {
         let selector = Selector::new(Distribution::Perl, Hash::Crc, &servers(3), |_| true);
         for n in 0..100 {
             let key = format!("k{n}").into_bytes();
-            let chosen = selector.perl_server(&key, |index| index != 1).unwrap();
+            let number = selector.number(&key);
+            let chosen = selector
+                .perl_server(number, &key, |index| index != 1)
+                .unwrap();
             assert_ne!(chosen, 1);
-            assert_eq!(selector.perl_server(&key, |_| true), selector.server(&key));
+            assert_eq!(
+                selector.perl_server(number, &key, |_| true),
+                selector.server(&key)
+            );
         }
     }
 

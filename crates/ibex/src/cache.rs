@@ -19,9 +19,9 @@ pub struct Args {
     /// How keys are spread over several servers.
     #[arg(long, value_enum, default_value_t = Spread::Ketama, global = true)]
     distribution: Spread,
-    /// The hash that the distribution uses.
-    #[arg(long, value_enum, default_value_t = HashName::Default, global = true)]
-    hash: HashName,
+    /// The hash of keys, where the distribution leaves a choice; without it the one its original uses.
+    #[arg(long, value_enum, global = true)]
+    hash: Option<HashName>,
     #[command(subcommand)]
     command: Command,
 }
@@ -213,9 +213,10 @@ async fn connect(args: &Args) -> anyhow::Result<Client> {
     if servers.is_empty() {
         servers.push("127.0.0.1:11211".to_owned());
     }
-    let config = Config::new(servers)
-        .with_distribution(args.distribution.into())
-        .with_hash(args.hash.into());
+    let mut config = Config::new(servers).with_distribution(args.distribution.into());
+    if let Some(hash) = args.hash {
+        config = config.with_hash(hash.into());
+    }
     Client::connect(config)
         .await
         .context("configure cache client")
