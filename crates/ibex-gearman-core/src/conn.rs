@@ -28,6 +28,8 @@ pub(crate) enum Rest {
     Asleep(u64),
     /// It got its NOOP, for this function, and has not grabbed yet.
     Woken(FunctionId),
+    /// It grabbed and no job was there; the end of the batch decides.
+    Grabbing(Grab),
     /// It wants the next job itself (options `wait` and `push`); the number orders sleepers.
     Parked(u64, Grab),
 }

@@ -51,6 +51,8 @@ pub(crate) struct Function {
     pub(crate) sleepers: BTreeSet<(u64, ConnId)>,
     /// NOOPs sent for this function's jobs that no grab has answered yet.
     pub(crate) woken: u32,
+    /// Reasons to look for sleepers to wake since this was last done.
+    pub(crate) wakes_due: u32,
     /// Sleepers the next delayed wake-up takes.
     pub(crate) wake_step: u32,
     pub(crate) limits: QueueLimits,
@@ -72,6 +74,7 @@ impl Function {
             workers: 0,
             sleepers: BTreeSet::new(),
             woken: 0,
+            wakes_due: 0,
             wake_step: 1,
             limits,
             running_max: 0,

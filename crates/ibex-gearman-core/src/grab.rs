@@ -84,7 +84,7 @@ impl JobServer {
                 }
                 self.wake_ready(now, function);
             }
-            Rest::Woken(_) | Rest::Awake => {}
+            Rest::Woken(_) | Rest::Awake | Rest::Grabbing(_) => {}
         }
         for job in held {
             let is_of_function = self
@@ -101,16 +101,30 @@ impl JobServer {
         let credit = self.leave_rest(conn);
         match self.choose(now, conn) {
             Some(index) => self.assign(now, conn, index, form),
-            None if self.conns.get(&conn).is_some_and(|c| c.wants_wait) => {
-                self.park(now, conn, form)
-            }
+            None => self.open_grab(now, conn, form),
+        }
+        if let Some(function) = credit {
+            self.wake_ready(now, function);
+        }
+    }
+
+    /// Answers a grab that was left open.
+    pub(crate) fn decide(&mut self, now: Instant, conn: ConnId) {
+        let Some(c) = self.conns.get_mut(&conn) else {
+            return;
+        };
+        let Rest::Grabbing(form) = c.rest else {
+            return;
+        };
+        c.rest = Rest::Awake;
+        let wants_wait = c.wants_wait;
+        match self.choose(now, conn) {
+            Some(index) => self.assign(now, conn, index, form),
+            None if wants_wait => self.park(now, conn, form),
             None => {
                 self.counters.grabs_empty += 1;
                 self.reply(conn, Reply::NoJob);
             }
-        }
-        if let Some(function) = credit {
-            self.wake_ready(now, function);
         }
     }
 
@@ -171,7 +185,7 @@ impl JobServer {
     pub(crate) fn leave_rest(&mut self, conn: ConnId) -> Option<FunctionId> {
         let c = self.conns.get_mut(&conn)?;
         match std::mem::replace(&mut c.rest, Rest::Awake) {
-            Rest::Awake => None,
+            Rest::Awake | Rest::Grabbing(_) => None,
             Rest::Asleep(number) | Rest::Parked(number, _) => {
                 for ability in &c.abilities {
                     let f = self.functions[ability.function.0 as usize]
@@ -283,6 +297,8 @@ impl JobServer {
         let Some((jobs_max, form)) = self.conns.get(&conn).and_then(|c| c.push) else {
             return;
         };
+        // What it asked for itself counts among what it may hold.
+        self.decide(now, conn);
         let credit = self.leave_rest(conn);
         loop {
             let has_room = self

@@ -24,6 +24,7 @@ impl JobServer {
     /// # Panics
     /// When one does not hold: a bug in this crate.
     pub fn check_invariants(&self, now: Instant) {
+        assert!(self.is_settled(), "checked between two drains");
         self.check_jobs();
         self.check_queues();
         self.schedules.check_invariants();
@@ -174,6 +175,10 @@ impl JobServer {
                     );
                 }
             }
+            assert!(
+                !matches!(c.rest, Rest::Grabbing(_)),
+                "an open grab is decided when the batch is"
+            );
             if let Rest::Woken(function) = c.rest {
                 assert!(c.can_do(function), "a worker is woken for what it can do");
                 workers.entry(function).or_default().2 += 1;

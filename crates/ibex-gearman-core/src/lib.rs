@@ -11,9 +11,8 @@
 //!                                           └───────┘ worker lost, CANT_DO, timeout, nack: an attempt is counted
 //! ```
 //!
-//! The shell feeds events with the time at which they happened and drains [`JobServer::poll_output`] after each. Everything the server will ever say
-//! follows from the
-//! inputs and their times: the simulation in `tests/it/sim.rs` replays a seed to the same trace.
+//! The shell feeds events with the time at which they happened and drains [`JobServer::poll_output`] after each, or after a batch. Everything the
+//! server will ever say follows from the inputs, their times and the drains: the simulation in `tests/it/sim.rs` replays a seed to the same trace.
 //!
 //! Invariants ([`JobServer::check_invariants`], run after every input in debug builds of the tests):
 //! - a job is in exactly one place: committing, one queue of its function, the schedule, or one worker's hands; counters equal a recount;

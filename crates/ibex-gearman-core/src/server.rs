@@ -210,6 +210,11 @@ pub struct JobServer {
     pub(crate) workload_bytes: u64,
     pub(crate) counters: Counters,
     outputs: VecDeque<Output>,
+    /// Grabs that found nothing; answered by [`Self::settle`].
+    open_grabs: VecDeque<ConnId>,
+    /// Functions whose ready jobs are to be held against their sleepers by [`Self::settle`].
+    due_wakes: VecDeque<FunctionId>,
+    settle_at: Instant,
     next_job: u64,
     next_sleep: u64,
     begun: Instant,
@@ -248,6 +253,9 @@ impl JobServer {
             workload_bytes: 0,
             counters: Counters::default(),
             outputs: VecDeque::new(),
+            open_grabs: VecDeque::new(),
+            due_wakes: VecDeque::new(),
+            settle_at: now,
             next_sleep: 0,
             begun: now,
             wall: (now, epoch_ms),
@@ -262,7 +270,10 @@ impl JobServer {
                 assert!(before.is_none(), "connection numbers are used once");
             }
             Input::Packet(conn, request) => {
-                if self.conns.contains_key(&conn) {
+                if let Some(c) = self.conns.get(&conn) {
+                    if let Rest::Grabbing(_) = c.rest {
+                        self.decide(now, conn);
+                    }
                     self.handle_request(now, conn, request);
                 }
             }
@@ -316,9 +327,54 @@ impl JobServer {
         }
     }
 
-    /// The next thing to do outside. Drain until `None` after every `handle*` and every control call.
+    /// The next thing to do outside. Drain until `None` after every `handle*` and every control call, or after a batch of them.
     pub fn poll_output(&mut self) -> Option<Output> {
+        if self.outputs.is_empty() {
+            self.settle();
+        }
         self.outputs.pop_front()
+    }
+
+    /// The next thing to do outside that more input of the same moment cannot make needless. A shell that takes several inputs at once drains this
+    /// between them and [`poll_output`](Self::poll_output) after the last: a worker that asks for a job in the same batch in which one is submitted
+    /// gets it, in whatever order the two came, instead of hearing NO_JOB beside somebody else's NOOP.
+    pub fn poll_output_early(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Answers the grabs that are still open, then wakes sleepers for what is left.
+    fn settle(&mut self) {
+        let now = self.settle_at;
+        while let Some(conn) = self.open_grabs.pop_front() {
+            self.decide(now, conn);
+        }
+        while let Some(function) = self.due_wakes.pop_front() {
+            self.wake_due(now, function);
+        }
+    }
+
+    /// Leaves a grab that found nothing open until the batch is over.
+    pub(crate) fn open_grab(&mut self, now: Instant, conn: ConnId, form: Grab) {
+        if let Some(c) = self.conns.get_mut(&conn) {
+            c.rest = Rest::Grabbing(form);
+            self.open_grabs.push_back(conn);
+            self.settle_at = now;
+        }
+    }
+
+    /// Sees to it that sleepers of the function are woken once the batch is over, if jobs are ready then.
+    pub(crate) fn wake_ready(&mut self, now: Instant, function: FunctionId) {
+        self.settle_at = now;
+        let f = self.function_mut(function);
+        f.wakes_due += 1;
+        if f.wakes_due == 1 {
+            self.due_wakes.push_back(function);
+        }
+    }
+
+    /// Everything is decided: the last drain went through [`poll_output`](Self::poll_output) to its end.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.open_grabs.is_empty() && self.due_wakes.is_empty()
     }
 
     /// Sends `text` to a connection, after the replies it still waits for.

@@ -17,7 +17,16 @@ const WAKE_STEP_MAX: u32 = 1024;
 
 impl JobServer {
     /// Wakes whom the function's ready jobs need.
-    pub(crate) fn wake_ready(&mut self, now: Instant, function: FunctionId) {
+    pub(crate) fn wake_due(&mut self, now: Instant, function: FunctionId) {
+        let Some(f) = self
+            .functions
+            .get_mut(function.0 as usize)
+            .and_then(Option::as_mut)
+        else {
+            // Dropped meanwhile.
+            return;
+        };
+        let reasons = std::mem::take(&mut f.wakes_due);
         let mut woken_now = 0;
         loop {
             let f = self.function(function);
@@ -32,7 +41,7 @@ impl JobServer {
             let wants_more = match self.config.wakeup {
                 Wakeup::Auto => f.woken < ready,
                 Wakeup::All => true,
-                Wakeup::Count(count) => woken_now < count,
+                Wakeup::Count(count) => woken_now < count.saturating_mul(reasons),
             };
             if !wants_more {
                 return;
@@ -56,7 +65,9 @@ impl JobServer {
                 }
                 self.refill(now, conn);
             }
-            Rest::Asleep(_) | Rest::Awake | Rest::Woken(_) => self.wake(now, conn, function),
+            Rest::Asleep(_) | Rest::Awake | Rest::Woken(_) | Rest::Grabbing(_) => {
+                self.wake(now, conn, function);
+            }
         }
     }
 

@@ -73,6 +73,13 @@ impl Mailbox {
     pub(crate) fn take(&self) -> Vec<Mail> {
         std::mem::take(&mut *self.mail.lock().unwrap_or_else(PoisonError::into_inner))
     }
+
+    /// What is for connections, leaving the rest.
+    pub(crate) fn take_packets(&self) -> Vec<Mail> {
+        let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
+        mail.extract_if(.., |mail| matches!(mail, Mail::Send(..) | Mail::Text(..)))
+            .collect()
+    }
 }
 
 /// Numbers the job server does not know.
@@ -161,64 +168,86 @@ impl Hub {
     /// Takes all outputs to where they belong. Marks the reactors that got mail in `woken`; the caller wakes them once the lock is gone.
     pub(crate) fn pump(&mut self, shared: &Shared, local: &mut impl Local, woken: &mut [bool]) {
         while let Some(output) = self.server.poll_output() {
-            let op = match output {
-                Output::Send(conn, reply) => {
-                    let to = reactor_of(conn);
-                    if Some(to) == local.index() {
-                        local.send(conn, &reply);
-                    } else if let Some(mailbox) = shared.mailboxes.get(to) {
-                        mailbox.push(Mail::Send(conn, reply));
-                        mark(woken, to);
-                    }
-                    continue;
+            self.carry_out(output, shared, local, woken);
+        }
+    }
+
+    /// The same amid a turn, whose end then pumps.
+    pub(crate) fn pump_early(
+        &mut self,
+        shared: &Shared,
+        local: &mut impl Local,
+        woken: &mut [bool],
+    ) {
+        while let Some(output) = self.server.poll_output_early() {
+            self.carry_out(output, shared, local, woken);
+        }
+    }
+
+    fn carry_out(
+        &self,
+        output: Output,
+        shared: &Shared,
+        local: &mut impl Local,
+        woken: &mut [bool],
+    ) {
+        let op = match output {
+            Output::Send(conn, reply) => {
+                let to = reactor_of(conn);
+                if Some(to) == local.index() {
+                    local.send(conn, &reply);
+                } else if let Some(mailbox) = shared.mailboxes.get(to) {
+                    mailbox.push(Mail::Send(conn, reply));
+                    mark(woken, to);
                 }
-                Output::Text(conn, text) => {
-                    let to = reactor_of(conn);
-                    if Some(to) == local.index() {
-                        local.text(conn, &text);
-                    } else if let Some(mailbox) = shared.mailboxes.get(to) {
-                        mailbox.push(Mail::Text(conn, text));
-                        mark(woken, to);
-                    }
-                    continue;
-                }
-                Output::Persist(job) => Op::Persist(job),
-                Output::Revive(job) => Op::Revive(job),
-                Output::Attempt {
-                    job,
-                    attempts,
-                    due_ms,
-                } => Op::Attempt {
-                    job,
-                    attempts,
-                    due_ms,
-                },
-                Output::Forget(job) => Op::Forget(job),
-                Output::KeepSchedule(schedule) => Op::KeepSchedule(schedule),
-                Output::RestoreSchedule(schedule) => Op::RestoreSchedule(schedule),
-                Output::MoveSchedule {
-                    function,
-                    unique,
-                    next_ms,
-                } => Op::MoveSchedule {
-                    function,
-                    unique,
-                    next_ms,
-                },
-                Output::DropSchedule { function, unique } => Op::DropSchedule { function, unique },
-                Output::Bury {
-                    job,
-                    attempts,
-                    reason,
-                } => Op::Bury {
-                    job,
-                    attempts,
-                    reason,
-                },
-            };
-            if let Some(store) = &self.store {
-                store.push(op);
+                return;
             }
+            Output::Text(conn, text) => {
+                let to = reactor_of(conn);
+                if Some(to) == local.index() {
+                    local.text(conn, &text);
+                } else if let Some(mailbox) = shared.mailboxes.get(to) {
+                    mailbox.push(Mail::Text(conn, text));
+                    mark(woken, to);
+                }
+                return;
+            }
+            Output::Persist(job) => Op::Persist(job),
+            Output::Revive(job) => Op::Revive(job),
+            Output::Attempt {
+                job,
+                attempts,
+                due_ms,
+            } => Op::Attempt {
+                job,
+                attempts,
+                due_ms,
+            },
+            Output::Forget(job) => Op::Forget(job),
+            Output::KeepSchedule(schedule) => Op::KeepSchedule(schedule),
+            Output::RestoreSchedule(schedule) => Op::RestoreSchedule(schedule),
+            Output::MoveSchedule {
+                function,
+                unique,
+                next_ms,
+            } => Op::MoveSchedule {
+                function,
+                unique,
+                next_ms,
+            },
+            Output::DropSchedule { function, unique } => Op::DropSchedule { function, unique },
+            Output::Bury {
+                job,
+                attempts,
+                reason,
+            } => Op::Bury {
+                job,
+                attempts,
+                reason,
+            },
+        };
+        if let Some(store) = &self.store {
+            store.push(op);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One event loop: its connections, their reads and writes, its mailbox, and the job server's timers.
 //!
-//! A turn: wait, take mail, accept, read what is readable and run it through the job server, do what is due, write what grew. Reads use one buffer
+//! A turn: wait, take mail, accept, read what is readable and run it through the job server, do what is due, write what grew. Grabs that find nothing
+//! and wake-ups are decided once per turn, when everything that came has been read: a job often finds a worker that asks in the same turn. Reads use one buffer
 //! for all connections and are parsed
 //! in it; only what is incomplete is copied aside. Fairness: a connection that has more than [`TURN_BYTES_MAX`] waits for the next turn.
 
@@ -24,8 +25,10 @@ use crate::peers::Peer;
 
 /// Bytes read from one connection in one turn: enough for thousands of packets, little enough that others do not wait a millisecond.
 const TURN_BYTES_MAX: usize = 256 << 10;
-/// The read buffer.
-const READ_BYTES: usize = 64 << 10;
+/// The read buffer: a packet of this size is often read in one piece, and then parsed without a copy.
+const READ_BYTES: usize = 256 << 10;
+/// An incomplete packet gets room for as much again as has arrived of it, and at least this much: memory follows arrived bytes, not announced ones.
+const ROOM_BYTES_MIN: usize = 64 << 10;
 /// Events taken from the kernel at once.
 const EVENTS_MAX: usize = 1024;
 /// The loop turns at least this often, so that the watchdog sees it.
@@ -285,9 +288,29 @@ impl Reactor {
         let now = Instant::now();
         let shared = Arc::clone(&self.shared);
         let mut hub = shared.hub();
+        self.catch_up();
         let result = work(&mut hub, now);
         hub.pump(&shared, &mut self.conns, &mut self.woken);
         result
+    }
+
+    /// Puts what other reactors have left for connections of this one before what follows. They leave it under the job server's lock, and under that
+    /// lock this is called: so packets reach a connection in the order in which the job server made them.
+    fn catch_up(&mut self) {
+        let mailboxes = &self.shared.mailboxes;
+        if mailboxes.len() < 2 {
+            return;
+        }
+        let Some(mailbox) = mailboxes.get(self.conns.index) else {
+            return;
+        };
+        for mail in mailbox.take_packets() {
+            match mail {
+                Mail::Send(conn, reply) => self.conns.send(conn, &reply),
+                Mail::Text(conn, text) => self.conns.text(conn, &text),
+                Mail::Accepted { .. } | Mail::Stored(_) | Mail::StoreFailed(_) => {}
+            }
+        }
     }
 
     fn accept_all(&mut self) {
@@ -468,7 +491,7 @@ impl Reactor {
             self.run_bytes(slot, bytes);
             return;
         }
-        conn.unread.extend_from_slice(bytes);
+        keep(&mut conn.unread, bytes, conn.need);
         if conn.unread.len() >= conn.need {
             let bytes = conn.unread.split().freeze();
             self.run_bytes(slot, &bytes);
@@ -483,6 +506,7 @@ impl Reactor {
         let (id, is_local, is_admin) = (conn.id, conn.is_local || conn.is_admin, conn.is_admin);
         let shared = Arc::clone(&self.shared);
         let mut hub = shared.hub();
+        self.catch_up();
         let now = Instant::now();
         let mut rest = bytes;
         let (need, error) = loop {
@@ -501,11 +525,17 @@ impl Reactor {
                         }
                     }
                     rest.advance(consumed);
+                    // The end of the turn decides what other connections may still change.
+                    hub.pump_early(&shared, &mut self.conns, &mut self.woken);
+                    let waiting = self.conns.slots.get(slot).map_or(0, |conn| conn.out.len());
+                    if waiting > shared.bounds.output_max {
+                        // Seven bytes of `status` may be answered by a megabyte: the rest waits until the peer has read.
+                        break (1, None);
+                    }
                 }
                 Err(error) => break (usize::MAX, Some(error)),
             }
         };
-        hub.pump(&shared, &mut self.conns, &mut self.woken);
         drop(hub);
         if let Some(error) = error {
             shared.traffic.malformed.fetch_add(1, Ordering::Relaxed);
@@ -523,7 +553,7 @@ impl Reactor {
             if rest.is_empty() {
                 conn.unread = bytes::BytesMut::new();
             } else {
-                conn.unread.extend_from_slice(rest);
+                keep(&mut conn.unread, rest, need);
             }
         }
     }
@@ -654,6 +684,16 @@ impl Reactor {
             }
         }
     }
+}
+
+/// Adds to what of a packet of `need` bytes has arrived.
+fn keep(unread: &mut bytes::BytesMut, bytes: &[u8], need: usize) {
+    let arrived = unread.len() + bytes.len();
+    let room = need
+        .saturating_sub(arrived)
+        .min(arrived.max(ROOM_BYTES_MIN));
+    unread.reserve(bytes.len() + room);
+    unread.extend_from_slice(bytes);
 }
 
 fn run_admin(

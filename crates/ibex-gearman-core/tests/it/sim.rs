@@ -194,7 +194,11 @@ impl Sim {
                 }
             }
         }
-        self.settle();
+        if self.rng.chance(1, 4) {
+            self.settle_early();
+        } else {
+            self.settle();
+        }
     }
 
     fn note(&mut self, line: std::fmt::Arguments<'_>) {
@@ -601,35 +605,23 @@ impl Sim {
         }
     }
 
+    /// What may leave amid a batch goes through the model; nothing is decided yet, so invariants wait.
+    fn settle_early(&mut self) {
+        while let Some(output) = self.server.poll_output_early() {
+            self.take_output(output);
+        }
+        // What may answer a report has answered.
+        for (conn, peer) in &mut self.peers {
+            if self.server.held_replies(*conn) == 0 {
+                peer.expected.retain(|due| *due != Due::MaybeError);
+            }
+        }
+    }
+
     /// Drains the outputs through the model, then checks the invariants.
     fn settle(&mut self) {
         while let Some(output) = self.server.poll_output() {
-            self.note(format_args!("  {output:?}"));
-            match output {
-                Output::Send(conn, reply) => self.hear(conn, &reply),
-                Output::Text(..) => unreachable!("nobody asked for text"),
-                store @ (Output::Persist(_)
-                | Output::Revive(_)
-                | Output::Attempt { .. }
-                | Output::Forget(_)
-                | Output::Bury { .. }
-                | Output::KeepSchedule(_)
-                | Output::RestoreSchedule(_)
-                | Output::MoveSchedule { .. }
-                | Output::DropSchedule { .. }) => {
-                    if let Output::KeepSchedule(schedule) = &store {
-                        self.schedule_ids.insert(schedule.id);
-                    }
-                    if let Output::Bury { job, .. } = &store {
-                        self.buried.insert(*job);
-                        self.acknowledged.remove(job);
-                    }
-                    if let Output::Revive(job) = &store {
-                        self.buried.remove(&job.id);
-                    }
-                    self.store_queue.push_back(store);
-                }
-            }
+            self.take_output(output);
         }
         for dead in self.server.dead() {
             self.acknowledged.remove(&number_of(dead.handle.as_ref()));
@@ -644,6 +636,35 @@ impl Sim {
                     conn.0,
                     peer.expected
                 );
+            }
+        }
+    }
+
+    fn take_output(&mut self, output: Output) {
+        self.note(format_args!("  {output:?}"));
+        match output {
+            Output::Send(conn, reply) => self.hear(conn, &reply),
+            Output::Text(..) => unreachable!("nobody asked for text"),
+            store @ (Output::Persist(_)
+            | Output::Revive(_)
+            | Output::Attempt { .. }
+            | Output::Forget(_)
+            | Output::Bury { .. }
+            | Output::KeepSchedule(_)
+            | Output::RestoreSchedule(_)
+            | Output::MoveSchedule { .. }
+            | Output::DropSchedule { .. }) => {
+                if let Output::KeepSchedule(schedule) = &store {
+                    self.schedule_ids.insert(schedule.id);
+                }
+                if let Output::Bury { job, .. } = &store {
+                    self.buried.insert(*job);
+                    self.acknowledged.remove(job);
+                }
+                if let Output::Revive(job) = &store {
+                    self.buried.remove(&job.id);
+                }
+                self.store_queue.push_back(store);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! `cargo bench -p ibex-gearmand --bench gearman [-- words] [--seconds N] [--rounds N]`: ours and Debian's gearmand, the same generator, in
+//! `cargo bench -p ibex-gearmand --bench gearman [-- words] [--seconds N] [--rounds N] [--bars]`: ours and Debian's gearmand, the same generator, in
 //! interleaved rounds, medians.
 //!
 //! One thread plays all clients and workers over non-blocking sockets, so on a small machine the generator costs both servers the same. A
@@ -12,168 +12,20 @@
     reason = "a program for people who measure; it stops at the first surprise"
 )]
 
+mod cases;
+mod servers;
+
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ibex_gearman_proto::{Grab, Request, Response, Step, Submit, decode_response};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
-/// What is measured.
-#[derive(Debug, Clone, Copy)]
-enum Load {
-    /// ECHO_REQ and back.
-    Echo,
-    /// Submission to result.
-    Foreground,
-    /// Submission to JOB_CREATED, nobody works.
-    Background,
-    /// Workers only, over what was submitted before.
-    Drain(usize),
-    /// Jobs that wait: memory.
-    Backlog(usize),
-    /// Workers that sleep: memory.
-    Idle(usize),
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Case {
-    name: &'static str,
-    load: Load,
-    clients: usize,
-    in_flight: usize,
-    workers: usize,
-    payload: usize,
-    servers: &'static [Kind],
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
-    Ours,
-    OursSqlite,
-    Theirs1,
-    Theirs4,
-    TheirsSqlite,
-    Floor,
-}
-
-const MEMORY: &[Kind] = &[Kind::Ours, Kind::Theirs1, Kind::Theirs4];
-const DURABLE: &[Kind] = &[Kind::OursSqlite, Kind::TheirsSqlite];
-
-const CASES: &[Case] = &[
-    Case {
-        name: "echo 1 connection",
-        load: Load::Echo,
-        clients: 1,
-        in_flight: 1,
-        workers: 0,
-        payload: 16,
-        servers: &[Kind::Floor, Kind::Ours, Kind::Theirs1, Kind::Theirs4],
-    },
-    Case {
-        name: "echo 32x16",
-        load: Load::Echo,
-        clients: 32,
-        in_flight: 16,
-        workers: 0,
-        payload: 16,
-        servers: &[Kind::Floor, Kind::Ours, Kind::Theirs1, Kind::Theirs4],
-    },
-    Case {
-        name: "foreground 1x1, 1 worker",
-        load: Load::Foreground,
-        clients: 1,
-        in_flight: 1,
-        workers: 1,
-        payload: 16,
-        servers: MEMORY,
-    },
-    Case {
-        name: "foreground 32x16, 8 workers",
-        load: Load::Foreground,
-        clients: 32,
-        in_flight: 16,
-        workers: 8,
-        payload: 16,
-        servers: MEMORY,
-    },
-    Case {
-        name: "foreground 64x1, 256 workers",
-        load: Load::Foreground,
-        clients: 64,
-        in_flight: 1,
-        workers: 256,
-        payload: 16,
-        servers: MEMORY,
-    },
-    Case {
-        name: "foreground 1x1, 100 kB",
-        load: Load::Foreground,
-        clients: 1,
-        in_flight: 1,
-        workers: 1,
-        payload: 100_000,
-        servers: MEMORY,
-    },
-    Case {
-        name: "background 4x64, memory",
-        load: Load::Background,
-        clients: 4,
-        in_flight: 64,
-        workers: 0,
-        payload: 16,
-        servers: MEMORY,
-    },
-    Case {
-        name: "background 1x1, durable",
-        load: Load::Background,
-        clients: 1,
-        in_flight: 1,
-        workers: 0,
-        payload: 16,
-        servers: DURABLE,
-    },
-    Case {
-        name: "background 32x4, durable",
-        load: Load::Background,
-        clients: 32,
-        in_flight: 4,
-        workers: 0,
-        payload: 16,
-        servers: DURABLE,
-    },
-    Case {
-        name: "drain 200 k",
-        load: Load::Drain(200_000),
-        clients: 4,
-        in_flight: 64,
-        workers: 8,
-        payload: 16,
-        servers: MEMORY,
-    },
-    Case {
-        name: "backlog 500 k",
-        load: Load::Backlog(500_000),
-        clients: 4,
-        in_flight: 64,
-        workers: 0,
-        payload: 16,
-        servers: MEMORY,
-    },
-    Case {
-        name: "idle workers 4000",
-        load: Load::Idle(4000),
-        clients: 0,
-        in_flight: 0,
-        workers: 4000,
-        payload: 0,
-        servers: MEMORY,
-    },
-];
+use cases::{CASES, Case, Kind, Load};
+use servers::{mariadb, start};
 
 /// One measurement.
 #[derive(Debug, Clone, Copy, Default)]
@@ -187,12 +39,13 @@ struct Figures {
 
 fn main() {
     let mut words = Vec::new();
-    let (mut seconds, mut rounds) = (2.0, 3);
+    let (mut seconds, mut rounds, mut wants_bars) = (2.0, 3, false);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--seconds" => seconds = args.next().unwrap().parse().unwrap(),
             "--rounds" => rounds = args.next().unwrap().parse().unwrap(),
+            "--bars" => wants_bars = true,
             "--bench" => {}
             word => words.push(word.to_owned()),
         }
@@ -201,14 +54,20 @@ fn main() {
         "{:<30} {:<22} {:>10} {:>8} {:>8} {:>9} {:>9} {:>7}",
         "case", "server", "per s", "p50 µs", "p99 µs", "CPU µs", "bytes", "ratio"
     );
+    let time = Duration::from_secs_f64(seconds);
+    let mut bars = String::new();
+    let mut maria = None;
     for case in CASES
         .iter()
         .filter(|c| words.is_empty() || words.iter().any(|w| c.name.contains(w.as_str())))
     {
+        if case.servers.contains(&Kind::OursMariadb) && maria.is_none() {
+            maria = mariadb::Server::start().unwrap();
+        }
         let mut samples: BTreeMap<Kind, Vec<Figures>> = BTreeMap::new();
         for _ in 0..rounds {
             for kind in case.servers {
-                if let Some(figures) = measure(*case, *kind, Duration::from_secs_f64(seconds)) {
+                if let Some(figures) = measure(*case, *kind, time, maria.as_ref()) {
                     samples.entry(*kind).or_default().push(figures);
                 }
             }
@@ -222,6 +81,7 @@ fn main() {
             .iter()
             .find(|(k, _)| matches!(k, Kind::Theirs1 | Kind::TheirsSqlite))
             .map(|(_, f)| *f);
+        bars += &draw(case.name, &medians);
         for (kind, f) in medians {
             let ratio = base.map_or(String::new(), |base| {
                 let ratio = if f.bytes > 0.0 {
@@ -238,6 +98,30 @@ fn main() {
             );
         }
     }
+    if wants_bars {
+        println!("\n{bars}");
+    }
+}
+
+/// One bar per server, the longest as long as the line allows; only rates.
+fn draw(case: &str, medians: &[(Kind, Figures)]) -> String {
+    const COLUMNS: f64 = 60.0;
+    let longest = medians
+        .iter()
+        .map(|(_, f)| f.per_second)
+        .fold(0.0, f64::max);
+    if longest <= 0.0 {
+        return String::new();
+    }
+    let mut text = format!("{case}, per second\n");
+    for (kind, f) in medians {
+        let bar: String = (0..60)
+            .take_while(|column| f64::from(*column) < f.per_second / longest * COLUMNS)
+            .map(|_| '█')
+            .collect();
+        text += &format!("  {:<22} {bar} {:.0}\n", kind.name(), f.per_second);
+    }
+    text
 }
 
 fn median(samples: &[Figures]) -> Figures {
@@ -252,172 +136,6 @@ fn median(samples: &[Figures]) -> Figures {
         p99_us: of(|f| f.p99_us),
         cpu_us: of(|f| f.cpu_us),
         bytes: of(|f| f.bytes),
-    }
-}
-
-impl Kind {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Ours => "ibex-gearmand",
-            Self::OursSqlite => "ibex-gearmand sqlite",
-            Self::Theirs1 => "gearmand -t1",
-            Self::Theirs4 => "gearmand -t4",
-            Self::TheirsSqlite => "gearmand libsqlite3",
-            Self::Floor => "echo floor",
-        }
-    }
-}
-
-/// A server as a child process, in a folder of its own.
-struct Server {
-    child: Option<Child>,
-    addr: SocketAddr,
-    _dir: tempfile::TempDir,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
-    }
-}
-
-fn start(kind: Kind) -> Option<Server> {
-    let dir = tempfile::tempdir().unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    let addr = SocketAddr::from(([127, 0, 0, 1], port));
-    let mut command = match kind {
-        Kind::Floor => {
-            std::thread::spawn(move || floor(addr));
-            wait_for(addr);
-            return Some(Server {
-                child: None,
-                addr,
-                _dir: dir,
-            });
-        }
-        Kind::Ours | Kind::OursSqlite => {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_ibex-gearmand"));
-            command.args([
-                "--listen",
-                &addr.to_string(),
-                "--admin",
-                "none",
-                "--log-level",
-                "error",
-            ]);
-            command.args([
-                "--set",
-                &format!("state_dir={}", dir.path().display()),
-                "--set",
-                "limits.connections=20000",
-            ]);
-            command.args([
-                "--set",
-                if kind == Kind::Ours {
-                    "queue=memory"
-                } else {
-                    "queue=sqlite"
-                },
-            ]);
-            command
-        }
-        Kind::Theirs1 | Kind::Theirs4 | Kind::TheirsSqlite => {
-            let program = ["/usr/sbin/gearmand", "/usr/local/sbin/gearmand"]
-                .into_iter()
-                .map(PathBuf::from)
-                .find(|p| p.exists())?;
-            let mut command = Command::new(program);
-            command.args([
-                "-L",
-                "127.0.0.1",
-                "-p",
-                &port.to_string(),
-                "-l",
-                "none",
-                "-f",
-                "20000",
-            ]);
-            // It unlinks its pid file when it starts and ends: never a path that anybody else needs.
-            command.arg("-P").arg(dir.path().join("pid"));
-            command.args(["-t", if kind == Kind::Theirs4 { "4" } else { "1" }]);
-            if kind == Kind::TheirsSqlite {
-                command.args([
-                    "-q",
-                    "libsqlite3",
-                    &format!("--libsqlite3-db={}", dir.path().join("q.db").display()),
-                ]);
-            }
-            command
-        }
-    };
-    let child = command
-        .current_dir(dir.path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let server = Server {
-        child: Some(child),
-        addr,
-        _dir: dir,
-    };
-    wait_for(addr);
-    Some(server)
-}
-
-fn wait_for(addr: SocketAddr) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while std::net::TcpStream::connect(addr).is_err() {
-        assert!(Instant::now() < deadline, "no server at {addr}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// Sends back what it hears, with the magic of answers; one thread, mio.
-fn floor(addr: SocketAddr) {
-    let mut poll = Poll::new().unwrap();
-    let mut events = Events::with_capacity(256);
-    let mut listener = mio::net::TcpListener::bind(addr).unwrap();
-    poll.registry()
-        .register(&mut listener, Token(usize::MAX), Interest::READABLE)
-        .unwrap();
-    let mut peers: Vec<TcpStream> = Vec::new();
-    let mut buffer = vec![0; 65536];
-    loop {
-        poll.poll(&mut events, None).unwrap();
-        for event in &events {
-            if event.token() == Token(usize::MAX) {
-                while let Ok((mut stream, _)) = listener.accept() {
-                    stream.set_nodelay(true).unwrap();
-                    poll.registry()
-                        .register(&mut stream, Token(peers.len()), Interest::READABLE)
-                        .unwrap();
-                    peers.push(stream);
-                }
-                continue;
-            }
-            let peer = &mut peers[event.token().0];
-            while let Ok(count @ 1..) = peer.read(&mut buffer) {
-                let mut at = 0;
-                while at + 12 <= count {
-                    buffer[at..at + 8].copy_from_slice(b"\0RES\0\0\0\x11");
-                    at += 12
-                        + u32::from_be_bytes(buffer[at + 8..at + 12].try_into().unwrap()) as usize;
-                }
-                peer.write_all(&buffer[..count]).unwrap();
-                if count < buffer.len() {
-                    break;
-                }
-            }
-        }
     }
 }
 
@@ -617,8 +335,16 @@ impl Generator {
     }
 }
 
-fn measure(case: Case, kind: Kind, time: Duration) -> Option<Figures> {
-    let server = start(kind)?;
+fn measure(
+    case: Case,
+    kind: Kind,
+    time: Duration,
+    maria: Option<&mariadb::Server>,
+) -> Option<Figures> {
+    let database = (kind == Kind::OursMariadb)
+        .then(|| maria.map(|server| server.database().unwrap()))
+        .flatten();
+    let server = start(kind, database.as_ref())?;
     let mut generator = Generator::new(case);
     let resident_before = server.resident();
     match case.load {
@@ -682,38 +408,4 @@ fn measure(case: Case, kind: Kind, time: Duration) -> Option<Figures> {
         cpu_us,
         bytes: 0.0,
     })
-}
-
-impl Server {
-    /// CPU time of all threads.
-    fn cpu(&self) -> Duration {
-        let Some(child) = &self.child else {
-            return Duration::ZERO;
-        };
-        let mut total = 0;
-        for task in std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap() {
-            let path = task.unwrap().path().join("schedstat");
-            // A thread may end between the listing and the look.
-            let text = std::fs::read_to_string(path).unwrap_or_default();
-            total += text
-                .split(' ')
-                .next()
-                .and_then(|ns| ns.parse::<u64>().ok())
-                .unwrap_or(0);
-        }
-        Duration::from_nanos(total)
-    }
-
-    /// Resident bytes.
-    fn resident(&self) -> f64 {
-        let Some(child) = &self.child else { return 0.0 };
-        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
-        let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
-        line.split_whitespace()
-            .nth(1)
-            .unwrap()
-            .parse::<f64>()
-            .unwrap()
-            * 1024.0
-    }
 }
