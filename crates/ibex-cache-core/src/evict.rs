@@ -7,7 +7,7 @@
 use crate::index::Position;
 use crate::item::{Bits, Raw};
 use crate::memory::{CELLS, Cell, Use};
-use crate::shard::{Aged, Full, Met, Shard};
+use crate::shard::{Aged, EVICTED_MAX, Evicted, Full, Met, Shard};
 
 /// Free segments kept back so that evacuation always has somewhere to move items to.
 const RESERVE: usize = 1;
@@ -26,7 +26,7 @@ enum Keep {
 impl Shard {
     /// A segment to write to.
     pub(crate) fn take_segment(&mut self, now: u32) -> Result<u32, Full> {
-        // Each pass frees at least a quarter of a segment or ages a big value; more passes than this mean that nothing can be freed.
+        // Each pass frees at least a quarter of a segment, moves stubs behind the big values or ages one; more passes than this mean that nothing can be freed.
         let mut passes_left = 4 * (self.memory.segments.len() + self.by_age.len()) + 16;
         loop {
             if self.memory.free.len() > RESERVE
@@ -228,6 +228,21 @@ impl Shard {
             view.has(Bits::FETCHED),
             self.config.bands.of(view.classic_size()),
         );
+        let evicted = self
+            .evicted
+            .as_ref()
+            .filter(|list| list.len() < EVICTED_MAX);
+        let evicted = evicted.map(|_| Evicted {
+            key: view.key().to_vec(),
+            expiry: view.expiry(),
+            last_access: view.last_access(),
+            is_fetched,
+            classic_bytes: view.classic_size(),
+            value_bytes: view.value_len(),
+        });
+        if let (Some(list), Some(evicted)) = (&mut self.evicted, evicted) {
+            list.push(evicted);
+        }
         self.stats.evictions += 1;
         self.stats.evicted_unfetched += u64::from(!is_fetched);
         self.stats.evicted_active += u64::from(frequency > 0);
@@ -261,10 +276,11 @@ impl Shard {
                 continue;
             };
             let frequency = self.index.frequency(position);
-            let is_kept = !is_expired
-                && (keep == Keep::All || (frequency > 0 && kept + footprint <= kept_max));
-            if is_kept {
-                kept += footprint;
+            // A big value has its own place in the order of eviction: its stub stays until then, or thousands of large values would go with one segment.
+            let is_stub = raw.big().is_some();
+            let is_spared = frequency > 0 && kept + footprint <= kept_max;
+            if !is_expired && (keep == Keep::All || is_stub || is_spared) {
+                kept += if is_stub { 0 } else { footprint };
                 self.relocate(location, footprint, position, keep, order);
                 continue;
             }
@@ -312,6 +328,7 @@ impl Shard {
         }
         match keep {
             Keep::All => self.stats.moved_compacted += 1,
+            Keep::Read if big.is_some() => self.stats.moved_survivors += 1,
             Keep::Read => {
                 self.stats.moved_survivors += 1;
                 let frequency = self.index.frequency(position);

@@ -32,5 +32,5 @@ mod stats;
 
 pub use bands::{BAND_COUNT_MAX, Band, Bands};
 pub use item::{Bits, ItemView, ValueParts, classic_size};
-pub use shard::{Absent, Found, Full, NewItem, Shard, ShardConfig};
+pub use shard::{Absent, Evicted, Found, Full, NewItem, Shard, ShardConfig};
 pub use stats::Stats;

@@ -94,6 +94,26 @@ pub struct NewItem<'a> {
     pub bits: Bits,
 }
 
+/// A live item that was dropped for room, as it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Evicted {
+    /// Its key.
+    pub key: Vec<u8>,
+    /// Second at which it would have ended, 0 for never.
+    pub expiry: u32,
+    /// Second of the last access.
+    pub last_access: u32,
+    /// Read since it was stored.
+    pub is_fetched: bool,
+    /// Its size in the original's reckoning.
+    pub classic_bytes: usize,
+    /// Length of its value.
+    pub value_bytes: usize,
+}
+
+/// Evicted items a shard remembers until they are taken; later ones are not remembered.
+pub(crate) const EVICTED_MAX: usize = 1024;
+
 /// One part of the store.
 #[derive(Debug)]
 pub struct Shard {
@@ -114,6 +134,8 @@ pub struct Shard {
     pub(crate) sweep_at: usize,
     pub(crate) scan_at: usize,
     flush_at: Option<u32>,
+    /// Evicted items, while somebody wants to know them.
+    pub(crate) evicted: Option<Vec<Evicted>>,
 }
 
 /// What may be evicted.
@@ -143,6 +165,7 @@ impl Shard {
             sweep_at: 0,
             scan_at: 0,
             flush_at: None,
+            evicted: None,
             config,
         }
     }
@@ -197,6 +220,19 @@ impl Shard {
                 ..Band::default()
             };
         }
+    }
+
+    /// Whether evicted items are remembered for [`Shard::take_evicted`].
+    pub fn remember_evicted(&mut self, wanted: bool) {
+        self.evicted = wanted.then(Vec::new);
+    }
+
+    /// Items evicted since the last call, if they are remembered: the first thousand.
+    pub fn take_evicted(&mut self) -> Vec<Evicted> {
+        self.evicted
+            .as_mut()
+            .map(std::mem::take)
+            .unwrap_or_default()
     }
 
     /// The size bands' numbers, by band.

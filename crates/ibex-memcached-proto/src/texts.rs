@@ -136,6 +136,8 @@ texts! {
     METADUMP_PIPELINED = "ERROR cannot pipeline other commands before metadump";
     /// `watch` with -W.
     WATCH_DISABLED = "CLIENT_ERROR watch commands not allowed";
+    /// `watch` behind unsent replies.
+    WATCH_PIPELINED = "ERROR cannot pipeline other commands before watch";
     /// `watch` while twenty others watch.
     WATCH_TOO_MANY = "WATCHER_TOO_MANY log watcher limit reached";
     /// `refresh_certs` without TLS.

@@ -127,8 +127,6 @@ const IGNORED_WORDS: &[&str] = &[
     "hot_max_factor",
     "warm_max_factor",
     "temporary_ttl",
-    "watcher_logbuf_size",
-    "worker_logbuf_size",
     "slab_sizes",
     "slab_chunk_max",
     "no_inline_ascii_resp",
@@ -174,6 +172,9 @@ impl Args {
                     for key in ["maxconns_fast", "lru_crawler", "lru_maintainer"] {
                         set(key, Some(false.into()));
                     }
+                }
+                "watcher_logbuf_size" | "worker_logbuf_size" => {
+                    set(word, value.map(|kilobytes| format!("{kilobytes}K").into()))
                 }
                 "read_buf_mem_limit" => set(
                     "read_buf_mem_limit",

@@ -63,6 +63,10 @@ ibex_kit::config! {
         restart no_dumping: bool = false,
         /// Refuse watch. The original's -W.
         restart no_watch: bool = false,
+        /// Lines a watcher has not taken yet, in bytes, 1K to 64M; further ones are dropped and counted. The original's -o watcher_logbuf_size.
+        restart watcher_logbuf_size: ByteSize = ByteSize::from_bytes(256 << 10),
+        /// Lines of a worker on their way to watchers, in bytes, 1K to 64M. The original's -o worker_logbuf_size.
+        restart worker_logbuf_size: ByteSize = ByteSize::from_bytes(64 << 10),
         /// Accept the shutdown command. The original's -A.
         restart shutdown_command: bool = false,
         /// Verbosity as `stats settings` shows it, 0 to 2. The original's -v.
@@ -141,6 +145,13 @@ impl Validate for Config {
             "output_max",
             "must be at least 4K",
         );
+        for (key, size) in [
+            ("watcher_logbuf_size", self.watcher_logbuf_size),
+            ("worker_logbuf_size", self.worker_logbuf_size),
+        ] {
+            let is_sane = (1 << 10..=64 << 20).contains(&size.bytes());
+            require(is_sane, key, "must be from 1K to 64M");
+        }
         require(
             self.growth_factor > 1.0,
             "growth_factor",

@@ -5,6 +5,7 @@
 //! Command ──┤ line with block ──▶ Block ─▶ execute ─▶ out ─▶ Command
 //!           │ binary header ─────▶ Packet ─▶ execute ─▶ out ─▶ Command
 //!            └ too large, refused ▶ Swallow ─▶ out ─▶ Command
+//!              watch ─────────────▶ Watch (lines out, until the peer goes)
 //!              many keys, dump ───▶ Job (steps while the output is taken) ─▶ Command
 //! ```
 //! Limits: output beyond `output_max` stops the reading of requests until it is taken; at most `requests_per_turn` requests before other connections have
@@ -16,12 +17,15 @@ use crate::login;
 use crate::register::{ConnEntry, ConnState};
 use crate::shared::{Shared, WorkerNumbers};
 use crate::stream::Stream;
+use crate::watch::lines::Reason;
+use crate::watch::{Kinds, Seat};
 use ibex_memcached_proto::binary::{
     Body, HEADER_BYTES, Header, Opcode, REQUEST_MAGIC, Status, WrongMagic,
 };
 use ibex_memcached_proto::line::{self, Step};
 use ibex_memcached_proto::request::{self, Answer, Refusal, Request, StoreLine, block_ends_well};
 use ibex_memcached_proto::texts;
+use mio::Waker;
 use std::io;
 use std::sync::Arc;
 
@@ -38,6 +42,8 @@ const CRLF_BYTES: usize = 2;
 pub(crate) struct Turn<'w> {
     pub(crate) cx: Cx<'w>,
     pub(crate) numbers: &'w WorkerNumbers,
+    /// Wakes the worker; none where connections cannot be log streams.
+    pub(crate) waker: Option<&'w Arc<Waker>>,
     /// Bytes of buffers all connections of the worker may have.
     pub(crate) buffers_max: u64,
     /// Where sockets are read into.
@@ -77,6 +83,8 @@ enum State {
         then: Vec<u8>,
     },
     Job(Job),
+    /// A log stream; what the peer sends is thrown away.
+    Watch(Seat),
     Closing,
 }
 
@@ -133,6 +141,8 @@ pub(crate) struct Conn {
     pub(crate) is_queued: bool,
     charged_read: u64,
     charged_write: u64,
+    /// Why it is closed.
+    pub(crate) reason: Reason,
 }
 
 impl Conn {
@@ -154,6 +164,7 @@ impl Conn {
             is_queued: false,
             charged_read: 0,
             charged_write: 0,
+            reason: Reason::Normal,
         }
     }
 
@@ -165,6 +176,7 @@ impl Conn {
     fn show_state(&self) {
         self.entry.set_state(match self.state {
             State::Job(_) => ConnState::Writing,
+            State::Watch(_) => ConnState::Watching,
             State::Command if self.sent < self.out.len() => ConnState::Writing,
             State::Command => ConnState::Reading,
             State::Block { .. } | State::Packet { .. } => ConnState::Receiving,
@@ -203,6 +215,7 @@ impl Conn {
             // Who does not take the line learns it from the closed connection.
             let _told = self.stream.write(text).is_ok();
         }
+        self.reason = Reason::Error;
         Verdict::Close
     }
 
@@ -263,6 +276,7 @@ impl Conn {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(Stop::NeedInput),
             Err(error) => {
                 turn.cx.counters.conn_errors.add(1);
+                self.reason = Reason::Error;
                 return Err(error);
             }
         };
@@ -310,6 +324,7 @@ impl Conn {
             let rest = input.get(at..).unwrap_or_default();
             match &mut self.state {
                 State::Closing => return (at, Stop::Closing),
+                State::Watch(seat) => return (input.len(), take_lines(seat, &mut self.out)),
                 State::Swallow { left, then } => {
                     let now = rest.len().min(*left);
                     at += now;
@@ -359,7 +374,7 @@ impl Conn {
                     };
                 }
                 State::Command if self.protocol == Protocol::Binary => match Header::parse(rest) {
-                    Err(WrongMagic) => self.state = State::Closing,
+                    Err(WrongMagic) => self.fail(),
                     Ok(None) => return (at, Stop::NeedInput),
                     Ok(Some(_)) if *budget == 0 => return (at, Stop::TurnOver),
                     Ok(Some(header)) => {
@@ -375,7 +390,7 @@ impl Conn {
                         self.scanned = rest.len();
                         return (at, Stop::NeedInput);
                     }
-                    Step::TooLong => self.state = State::Closing,
+                    Step::TooLong => self.fail(),
                     Step::Line { .. } if *budget == 0 => return (at, Stop::TurnOver),
                     Step::Line { line, consumed } => {
                         *budget -= 1;
@@ -493,13 +508,34 @@ impl Conn {
                 self.out.extend_from_slice(texts::ERROR);
             }
             After::Start(job) => self.state = State::Job(job),
+            After::Watch(events) => self.watch(turn, events),
         }
+    }
+
+    fn watch(&mut self, turn: &mut Turn<'_>, events: Kinds) {
+        let hub = &turn.cx.shared.watch;
+        match turn.waker.and_then(|waker| hub.join(events, waker)) {
+            Some(seat) => {
+                self.out.extend_from_slice(texts::OK);
+                self.state = State::Watch(seat);
+            }
+            None => self.out.extend_from_slice(texts::WATCH_TOO_MANY),
+        }
+    }
+
+    /// Whether it is a log stream.
+    pub(crate) fn is_watching(&self) -> bool {
+        matches!(self.state, State::Watch(_))
+    }
+
+    fn fail(&mut self) {
+        self.reason = Reason::Error;
+        self.state = State::Closing;
     }
 
     fn refuse(&mut self, refusal: &Refusal) {
         if refusal.close {
-            self.state = State::Closing;
-            return;
+            return self.fail();
         }
         if refusal.answer == Answer::Wanted {
             self.out.extend_from_slice(refusal.text);
@@ -525,6 +561,7 @@ impl Conn {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => {
                     turn.cx.counters.conn_errors.add(1);
+                    self.reason = Reason::Error;
                     return false;
                 }
             }
@@ -553,7 +590,11 @@ impl Conn {
             State::Block { line, value, .. } => line.capacity() + value.capacity(),
             State::Packet { body, .. } => body.capacity(),
             State::Job(Job::Read { keys, .. }) => keys.capacity(),
-            State::Command | State::Swallow { .. } | State::Job(Job::Dump(_)) | State::Closing => 0,
+            State::Command
+            | State::Swallow { .. }
+            | State::Job(Job::Dump(_))
+            | State::Watch(_)
+            | State::Closing => 0,
         };
         let (read, write) = (
             (self.input.capacity() + value) as u64,
@@ -575,6 +616,18 @@ impl Conn {
     pub(crate) fn discharge(&self, numbers: &WorkerNumbers) {
         numbers.gauges.read_bytes.sub(self.charged_read);
         numbers.gauges.write_bytes.sub(self.charged_write);
+    }
+}
+
+/// Moves a log stream's lines to its output. While lines wait there further ones wait in the seat, which is bounded.
+fn take_lines(seat: &Seat, out: &mut Vec<u8>) -> Stop {
+    if out.is_empty() {
+        seat.take(out);
+    }
+    if out.is_empty() {
+        Stop::NeedInput
+    } else {
+        Stop::OutputFull
     }
 }
 
@@ -621,20 +674,20 @@ impl Conn {
             Ok(opcode) => opcode,
             Err(wrong) => {
                 exec::binary::status(&header, wrong.status, &mut self.out);
-                self.state = if wrong.closes {
-                    State::Closing
+                if wrong.closes {
+                    self.fail();
                 } else {
-                    State::Swallow {
+                    self.state = State::Swallow {
                         left: wanted,
                         then: Vec::new(),
-                    }
-                };
+                    };
+                }
                 return 0;
             }
         };
         if !self.is_admitted && !login::is_allowed(opcode.verb) {
             exec::binary::status(&header, Status::AuthFailure, &mut self.out);
-            self.state = State::Closing;
+            self.fail();
             return 0;
         }
         if let Some(body) = behind.get(..wanted) {
@@ -690,6 +743,8 @@ impl Conn {
             After::Continue => {}
             After::Close => self.state = State::Closing,
             After::Start(job) => self.state = State::Job(job),
+            // Packets have no watch.
+            After::Watch(_) => self.fail(),
         }
     }
 }
@@ -698,7 +753,7 @@ impl Conn {
 impl Conn {
     fn login_line(&mut self, line: &[u8]) -> usize {
         match login::block_bytes(line) {
-            login::Line::Close => self.state = State::Closing,
+            login::Line::Close => self.fail(),
             login::Line::Refused => self.out.extend_from_slice(texts::UNAUTHENTICATED),
             login::Line::TooLong => self.out.extend_from_slice(texts::AUTH_TOO_LONG),
             login::Line::Block(bytes) => {

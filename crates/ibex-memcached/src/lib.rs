@@ -13,6 +13,8 @@
 //! and hands each request to `exec/`, which locks the key's shard, does the work and appends the reply to the connection's output; when the input is
 //! used up the output is written with one system call. A connection whose output is not taken is not read from.
 //!
+//! Lines for `watch` go through rings to a thread of their own, see `watch/`.
+//!
 //! Locks: a shard's lock is a leaf; nothing else is locked or waited for while it is held.
 #![forbid(unsafe_code)]
 
@@ -35,6 +37,7 @@ mod store;
 mod stream;
 mod udp;
 mod upkeep;
+mod watch;
 mod worker;
 
 pub use args::Args;

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 const PREFIXES_MAX: usize = 65_536;
 
 /// What a connection is doing, in the original's words.
-const STATES: [&str; 7] = [
+const STATES: [&str; 8] = [
     "conn_new_cmd",
     "conn_parse_cmd",
     "conn_read",
@@ -18,6 +18,7 @@ const STATES: [&str; 7] = [
     "conn_swallow",
     "conn_mwrite",
     "conn_closing",
+    "conn_watch",
 ];
 
 /// Index into the names of states.
@@ -29,6 +30,7 @@ pub(crate) enum ConnState {
     Swallowing = 4,
     Writing = 5,
     Closing = 6,
+    Watching = 7,
 }
 
 /// One connection's entry.

@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::shared::Shared;
 use crate::store::{Store, StoreOptions};
 use crate::udp::{self, Udp};
+use crate::watch::{EvictionsWatched, Kinds, Ring, lines};
 use crate::worker::Worker;
 use crate::{metrics, ports, upkeep};
 use ibex_cache_core::Bands;
@@ -99,6 +100,8 @@ pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
         Ok(())
     })?;
 
+    threads.push(watch_thread(&kit, &shared)?);
+
     kit.ready().await?;
     kit.draining().cancelled().await;
     tracing::info!(connections = shared.connections(), "closing connections");
@@ -107,6 +110,47 @@ pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
     upkeep.thread().unpark();
     threads.push(upkeep);
     join(threads).await
+}
+
+/// The hub of `watch`. Evictions happen under a shard's lock, so they are collected here rather than shown by the worker they happen to.
+fn watch_thread(kit: &Kit, shared: &Arc<Shared>) -> Result<JoinHandle<io::Result<()>>, Failure> {
+    let (shared, heartbeat) = (Arc::clone(shared), kit.heartbeat("watch"));
+    thread("watch", move || {
+        let (evicted_ring, remembers) = (Ring::default(), EvictionsWatched::default());
+        let rings = || {
+            let workers = shared.workers.iter().map(|worker| &worker.ring);
+            workers
+                .chain([&shared.datagrams.ring, &evicted_ring])
+                .collect()
+        };
+        let poll = || show_evictions(&shared, &evicted_ring, &remembers);
+        let is_stopping = || shared.is_stopping();
+        shared.watch.run(rings, poll, is_stopping, &heartbeat);
+        Ok(())
+    })
+}
+
+fn show_evictions(shared: &Shared, ring: &Ring, remembers: &EvictionsWatched) {
+    let wanted = shared.watch.wants(Kinds::EVICTIONS);
+    if remembers.changes_to(wanted) {
+        shared.store.each(|shard| shard.remember_evicted(wanted));
+    }
+    if !wanted {
+        return;
+    }
+    let now = shared.clock.now();
+    for number in 0..shared.store.count() {
+        let evicted = shared
+            .store
+            .by_number(number)
+            .map(|mut shard| shard.take_evicted());
+        for item in evicted.unwrap_or_default() {
+            let class = shared.store.bands.of(item.classic_bytes) + 1;
+            shared.watch.emit(ring, Kinds::EVICTIONS, |out| {
+                lines::eviction(out, &item, class, now);
+            });
+        }
+    }
 }
 
 async fn join(threads: Vec<JoinHandle<io::Result<()>>>) -> Result<(), Failure> {

@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::counters::{Counters, Gauges, Totals};
 use crate::register::{Details, Register};
 use crate::store::Store;
+use crate::watch::{Hub, Ring};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,6 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(crate) struct WorkerNumbers {
     pub(crate) counters: Counters,
     pub(crate) gauges: Gauges,
+    /// Lines for those who watch.
+    pub(crate) ring: Ring,
     /// Connections given to the worker and not yet closed. Written by the acceptor and the worker.
     pub(crate) open: AtomicU64,
 }
@@ -65,6 +68,7 @@ pub(crate) struct Shared {
     pub(crate) kit: ibex_kit::Kit,
     pub(crate) register: Register,
     pub(crate) details: Details,
+    pub(crate) watch: Arc<Hub>,
     /// Who may log in; `None` lets everybody in.
     pub(crate) users: Option<Users>,
     /// Listening sockets as the statistics show them: descriptor and address.
@@ -107,6 +111,10 @@ impl Shared {
             kit,
             register: Register::default(),
             details: Details::default(),
+            watch: Hub::new(
+                config.worker_logbuf_size.as_usize(),
+                config.watcher_logbuf_size.as_usize(),
+            ),
             users,
             listeners,
             config,

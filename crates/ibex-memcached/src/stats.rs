@@ -12,7 +12,7 @@ use ibex_memcached_proto::line::Words;
 use ibex_memcached_proto::texts;
 use std::fmt::Display;
 use std::io::Write as _;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The original's page, in which `total_pages` is counted.
 const PAGE_BYTES: u64 = 1 << 20;
@@ -230,17 +230,19 @@ fn store_numbers(cx: &Cx<'_>, items: &ibex_cache_core::Stats, list: &mut List<'_
             items.moved_survivors + items.moved_compacted,
         );
     }
-    for name in [
-        "malloc_fails",
-        "log_worker_dropped",
-        "log_worker_written",
-        "log_watcher_skipped",
-        "log_watcher_sent",
-        "log_watchers",
-        "unexpected_napi_ids",
-        "round_robin_fallback",
+    let watch = &cx.shared.watch;
+    let counted = |number: &AtomicU64| number.load(Ordering::Relaxed);
+    for (name, value) in [
+        ("malloc_fails", 0),
+        ("log_worker_dropped", counted(&watch.numbers.dropped)),
+        ("log_worker_written", counted(&watch.numbers.written)),
+        ("log_watcher_skipped", counted(&watch.numbers.skipped)),
+        ("log_watcher_sent", counted(&watch.numbers.sent)),
+        ("log_watchers", watch.count() as u64),
+        ("unexpected_napi_ids", 0),
+        ("round_robin_fallback", 0),
     ] {
-        list.add(name, 0);
+        list.add(name, value);
     }
     for (name, value) in [
         ("bytes", items.bytes),
@@ -394,8 +396,8 @@ fn settings(cx: &Cx<'_>, out: &mut Vec<u8>) {
     list.add("temp_lru", "no");
     list.add("temporary_ttl", 61);
     list.add("idle_timeout", config.idle_timeout.std().as_secs());
-    list.add("watcher_logbuf_size", 262_144);
-    list.add("worker_logbuf_size", 65_536);
+    list.add("watcher_logbuf_size", cx.shared.watch.buffer_max());
+    list.add("worker_logbuf_size", cx.shared.watch.ring_max());
     list.add("read_buf_mem_limit", config.read_buf_mem_limit.bytes());
     list.add("track_sizes", "no");
     list.add("inline_ascii_response", "no");

@@ -122,9 +122,12 @@ impl Udp {
             cx: Cx {
                 shared: &shared,
                 counters,
+                ring: &numbers.ring,
+                fd: 0,
                 now,
             },
             numbers,
+            waker: None,
             buffers_max: u64::MAX,
             scratch: &mut [],
             spares: &mut self.spares,

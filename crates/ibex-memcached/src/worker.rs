@@ -6,6 +6,8 @@ use crate::conn::{Conn, Turn, Verdict};
 use crate::exec::Cx;
 use crate::shared::{Shared, WorkerNumbers};
 use crate::stream::Stream;
+use crate::watch::Kinds;
+use crate::watch::lines::{self, Reason};
 use ibex_kit::Heartbeat;
 use mio::{Events, Poll, Token, Waker};
 use std::collections::VecDeque;
@@ -47,6 +49,8 @@ pub(crate) struct Worker {
     arrivals: Receiver<Arrival>,
     conns: slab::Slab<Conn>,
     queue: VecDeque<usize>,
+    /// Connections that are log streams.
+    watching: Vec<usize>,
     scratch: Vec<u8>,
     spares: Vec<Vec<u8>>,
     /// Bytes of buffers its connections may have together.
@@ -55,7 +59,7 @@ pub(crate) struct Worker {
     /// The last second in which the once-a-second work was done.
     second: u32,
     /// Kept open here too: a wake-up is lost when the last owner closes it.
-    _waker: Arc<Waker>,
+    waker: Arc<Waker>,
 }
 
 impl Worker {
@@ -78,11 +82,12 @@ impl Worker {
             arrivals,
             conns: slab::Slab::new(),
             queue: VecDeque::new(),
+            watching: Vec::new(),
             scratch: vec![0; SCRATCH_BYTES],
             spares: Vec::new(),
             heartbeat,
             second: 0,
-            _waker: Arc::clone(&waker),
+            waker: Arc::clone(&waker),
         };
         Ok((
             worker,
@@ -110,6 +115,7 @@ impl Worker {
             for event in &events {
                 if event.token() == WAKER {
                     self.welcome();
+                    self.queue_watching();
                 } else {
                     self.note(event);
                 }
@@ -159,7 +165,28 @@ impl Worker {
                 .register(self.poll.registry(), Token(id))
                 .is_err()
             {
-                self.close(id);
+                self.close(id, Reason::Error);
+                continue;
+            }
+            let watch = &self.shared.watch;
+            if let Some(conn) = self
+                .conns
+                .get(id)
+                .filter(|_| watch.wants(Kinds::CONNEVENTS))
+            {
+                watch.emit(&self.numbers.ring, Kinds::CONNEVENTS, |out| {
+                    lines::conn_new(out, &conn.entry.peer, conn.entry.fd);
+                });
+            }
+        }
+    }
+
+    /// Gives a turn to the connections that may have new lines.
+    fn queue_watching(&mut self) {
+        for id in &self.watching {
+            if let Some(conn) = self.conns.get_mut(*id).filter(|conn| !conn.is_queued) {
+                conn.is_queued = true;
+                self.queue.push_back(*id);
             }
         }
     }
@@ -179,31 +206,48 @@ impl Worker {
             let cx = Cx {
                 shared: &shared,
                 counters: &numbers.counters,
+                ring: &numbers.ring,
+                fd: conn.entry.fd,
                 now,
             };
             let mut turn = Turn {
                 cx,
                 numbers: &numbers,
+                waker: Some(&self.waker),
                 buffers_max: self.buffers_max,
                 scratch: &mut self.scratch,
                 spares: &mut self.spares,
             };
-            match conn.turn(&mut turn) {
+            let verdict = conn.turn(&mut turn);
+            if conn.is_watching() && !self.watching.contains(&id) {
+                self.watching.push(id);
+            }
+            match verdict {
                 Verdict::Wait => {}
                 Verdict::Again => {
                     conn.is_queued = true;
                     self.queue.push_back(id);
                 }
-                Verdict::Close => self.close(id),
+                Verdict::Close => {
+                    let reason = conn.reason;
+                    self.close(id, reason);
+                }
             }
         }
     }
 
-    fn close(&mut self, id: usize) {
+    fn close(&mut self, id: usize, reason: Reason) {
         let Some(conn) = self.conns.try_remove(id) else {
             return;
         };
         tracing::debug!(peer = %conn.entry.peer, fd = conn.entry.fd, state = conn.entry.state_name(), "connection closed");
+        self.watching.retain(|watching| *watching != id);
+        let watch = &self.shared.watch;
+        if watch.wants(Kinds::CONNEVENTS) {
+            watch.emit(&self.numbers.ring, Kinds::CONNEVENTS, |out| {
+                lines::conn_close(out, &conn.entry.peer, reason, conn.entry.fd);
+            });
+        }
         self.shared.register.leave(&conn.entry);
         conn.discharge(&self.numbers);
         self.numbers.open.fetch_sub(1, Ordering::Relaxed);
@@ -219,12 +263,13 @@ impl Worker {
         let idle: Vec<usize> = self
             .conns
             .iter()
+            .filter(|(_, conn)| !conn.is_watching())
             .filter(|(_, conn)| now.saturating_sub(conn.entry.last_command()) > limit)
             .map(|(id, _)| id)
             .collect();
         for id in idle {
             self.numbers.counters.idle_kicks.add(1);
-            self.close(id);
+            self.close(id, Reason::IdleTimeout);
         }
     }
 
@@ -235,7 +280,7 @@ impl Worker {
         self.turns(now);
         let ids: Vec<usize> = self.conns.iter().map(|(id, _)| id).collect();
         for id in ids {
-            self.close(id);
+            self.close(id, Reason::Shutdown);
         }
     }
 }

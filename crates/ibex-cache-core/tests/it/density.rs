@@ -116,3 +116,19 @@ fn a_full_store_without_eviction_refuses_and_keeps_what_it_has() {
         );
     }
 }
+
+/// Large values go one by one, not all whose stubs share a segment.
+#[test]
+fn large_values_are_evicted_one_by_one() {
+    let mut shard = shard(16 * MIB);
+    let value = vec![b'x'; 11_000];
+    let mut most = 0;
+    for n in 0..20_000 {
+        store(&mut shard, &format!("k{n}"), &value);
+        let items = shard.stats().curr_items;
+        most = most.max(items);
+        assert!(items * 10 >= most * 9, "{items} of {most} after {n}");
+    }
+    shard.check_invariants();
+    assert!(most * 11_000 > 14 * MIB as u64, "{most}");
+}

@@ -4,6 +4,7 @@
 //! everything else.
 
 use super::classic::{count_arithmetic, moved, numeric};
+use super::watched::Asked;
 use super::{After, Cx, write};
 use crate::PROTOCOL_VERSION;
 use crate::stats;
@@ -147,7 +148,7 @@ fn read(cx: &Cx<'_>, header: &Header, opcode: Opcode, body: &Body<'_>, out: &mut
     let store = &cx.shared.store;
     let hash = store.hash(body.key);
     let mut shard = store.shard(hash);
-    let found = shard.find(cx.now, hash, body.key);
+    let found = cx.find(&mut shard, hash, body.key);
     count_read(cx, touches, found);
     let mut response = Response {
         opcode: header.opcode,
@@ -230,7 +231,7 @@ fn store(cx: &Cx<'_>, header: &Header, opcode: Opcode, body: &Body<'_>, out: &mu
     let store = &cx.shared.store;
     let hash = store.hash(body.key);
     let mut shard = store.shard(hash);
-    let found = shard.find(cx.now, hash, body.key).ok();
+    let found = cx.find(&mut shard, hash, body.key).ok();
     let new = NewItem {
         key: body.key,
         value: &[body.value],
@@ -247,7 +248,9 @@ fn store(cx: &Cx<'_>, header: &Header, opcode: Opcode, body: &Body<'_>, out: &mu
         (Verb::Replace, None) => Err(Status::NotFound),
         _ => compare(cx, &shard, found, header.cas),
     };
-    match allowed.and_then(|()| insert(cx, &mut shard, hash, &new)) {
+    let outcome = allowed.and_then(|()| insert(cx, &mut shard, hash, &new));
+    show_store(cx, opcode, header, &new, outcome.as_ref().err().copied());
+    match outcome {
         Ok(cas) => done(header, opcode, cas, out),
         Err(failure) => {
             if let (Verb::Set, Status::OutOfMemory, Ok(found)) =
@@ -265,7 +268,7 @@ fn join(cx: &Cx<'_>, header: &Header, opcode: Opcode, body: &Body<'_>, out: &mut
     let store = &cx.shared.store;
     let hash = store.hash(body.key);
     let mut shard = store.shard(hash);
-    let Ok(found) = shard.find(cx.now, hash, body.key) else {
+    let Ok(found) = cx.find(&mut shard, hash, body.key) else {
         return status(header, Status::NotStored, out);
     };
     if let Err(failure) = compare(cx, &shard, Some(found), header.cas) {
@@ -291,17 +294,56 @@ fn join(cx: &Cx<'_>, header: &Header, opcode: Opcode, body: &Body<'_>, out: &mut
         cas: 0,
         bits,
     };
-    match insert(cx, &mut shard, hash, &new) {
+    let outcome = insert(cx, &mut shard, hash, &new);
+    show_store(cx, opcode, header, &new, outcome.as_ref().err().copied());
+    match outcome {
         Ok(cas) => done(header, opcode, cas, out),
         Err(failure) => status(header, failure, out),
     }
+}
+
+/// Shows a store to those who watch.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "only storage opcodes come here"
+)]
+fn show_store(
+    cx: &Cx<'_>,
+    opcode: Opcode,
+    header: &Header,
+    new: &NewItem<'_>,
+    failure: Option<Status>,
+) {
+    let command: &[u8] = match opcode.verb {
+        Verb::Add => b"add",
+        Verb::Replace => b"replace",
+        Verb::Append => b"append",
+        Verb::Prepend => b"prepend",
+        _ if header.cas != 0 => b"cas",
+        _ => b"set",
+    };
+    let reply = match failure {
+        None => texts::STORED,
+        Some(Status::Exists) => texts::EXISTS,
+        Some(Status::NotFound) => texts::NOT_FOUND,
+        Some(Status::OutOfMemory) => texts::NO_MEMORY,
+        Some(_) => texts::NOT_STORED,
+    };
+    let asked = || Asked {
+        key: new.key,
+        command,
+        flags: new.flags,
+        expiry: new.expiry,
+        value_bytes: new.value.iter().map(|part| part.len()).sum(),
+    };
+    cx.show_store(asked, reply);
 }
 
 fn delete(cx: &Cx<'_>, header: &Header, opcode: Opcode, key: &[u8], out: &mut Vec<u8>) {
     let store = &cx.shared.store;
     let hash = store.hash(key);
     let mut shard = store.shard(hash);
-    match shard.find(cx.now, hash, key) {
+    match cx.find(&mut shard, hash, key) {
         Err(_) => {
             cx.counters.delete_misses.add(1);
             status(header, Status::NotFound, out);
@@ -311,6 +353,7 @@ fn delete(cx: &Cx<'_>, header: &Header, opcode: Opcode, key: &[u8], out: &mut Ve
         }
         Ok(found) => {
             cx.counters.delete_hits.add(1);
+            cx.show_delete(&shard, key, found, b"delete");
             shard.remove(found);
             done(header, opcode, 0, out);
         }
@@ -326,7 +369,7 @@ fn arithmetic(cx: &Cx<'_>, header: &Header, opcode: Opcode, body: &Body<'_>, out
     let store = &cx.shared.store;
     let hash = store.hash(body.key);
     let mut shard = store.shard(hash);
-    let found = shard.find(cx.now, hash, body.key).ok();
+    let found = cx.find(&mut shard, hash, body.key).ok();
     count_arithmetic(cx, direction, found.is_some());
     let (number, flags, expiry, bits) = match found {
         None if body.number(16) == DO_NOT_CREATE => return status(header, Status::NotFound, out),

@@ -1,5 +1,6 @@
 //! The classic text commands.
 
+use super::watched::Asked;
 use super::{Cx, ReadMode, write};
 use ibex_cache_core::{Absent, Bits, Found, NewItem, Shard};
 use ibex_memcached_proto::line::Words;
@@ -43,7 +44,7 @@ fn read_one(cx: &Cx<'_>, mode: ReadMode, key: &[u8], out: &mut Vec<u8>) {
     let store = &cx.shared.store;
     let hash = store.hash(key);
     let mut shard = store.shard(hash);
-    let found = shard.find(cx.now, hash, key);
+    let found = cx.find(&mut shard, hash, key);
     count_read(cx, mode, found);
     cx.detail(key, |counts| {
         counts.gets += 1;
@@ -96,6 +97,31 @@ fn count_read(cx: &Cx<'_>, mode: ReadMode, found: Result<Found, Absent>) {
 
 /// A storage command; its reply.
 pub(super) fn store(cx: &Cx<'_>, line: &StoreLine<'_>, value: &[u8]) -> &'static [u8] {
+    let reply = store_unseen(cx, line, value);
+    cx.show_store(|| asked(cx, line), reply);
+    reply
+}
+
+/// A storage command as `watch` shows it.
+pub(super) fn asked<'a>(cx: &Cx<'_>, line: &StoreLine<'a>) -> Asked<'a> {
+    let command: &[u8] = match line.verb {
+        StoreVerb::Set => b"set",
+        StoreVerb::Add => b"add",
+        StoreVerb::Replace => b"replace",
+        StoreVerb::Append => b"append",
+        StoreVerb::Prepend => b"prepend",
+        StoreVerb::Cas(_) => b"cas",
+    };
+    Asked {
+        key: line.key,
+        command,
+        flags: line.flags,
+        expiry: cx.expiry(line.exptime),
+        value_bytes: line.value_bytes,
+    }
+}
+
+fn store_unseen(cx: &Cx<'_>, line: &StoreLine<'_>, value: &[u8]) -> &'static [u8] {
     cx.counters.cmd_set.add(1);
     cx.detail(line.key, |counts| counts.sets += 1);
     let store = &cx.shared.store;
@@ -110,23 +136,26 @@ pub(super) fn store(cx: &Cx<'_>, line: &StoreLine<'_>, value: &[u8]) -> &'static
         bits: Bits::default(),
     };
     match line.verb {
-        StoreVerb::Set => put(cx, &mut shard, hash, &new),
-        StoreVerb::Add => match shard.find(cx.now, hash, line.key) {
+        StoreVerb::Set => {
+            cx.look(&mut shard, hash, line.key);
+            put(cx, &mut shard, hash, &new)
+        }
+        StoreVerb::Add => match cx.find(&mut shard, hash, line.key) {
             Ok(found) => {
                 shard.bumped(found);
                 texts::NOT_STORED
             }
             Err(_) => put(cx, &mut shard, hash, &new),
         },
-        StoreVerb::Replace => match shard.find(cx.now, hash, line.key) {
+        StoreVerb::Replace => match cx.find(&mut shard, hash, line.key) {
             Ok(_) => put(cx, &mut shard, hash, &new),
             Err(_) => texts::NOT_STORED,
         },
-        StoreVerb::Append | StoreVerb::Prepend => match shard.find(cx.now, hash, line.key) {
+        StoreVerb::Append | StoreVerb::Prepend => match cx.find(&mut shard, hash, line.key) {
             Ok(found) => join(cx, &mut shard, found, &new, line.verb == StoreVerb::Append),
             Err(_) => texts::NOT_STORED,
         },
-        StoreVerb::Cas(cas) => match shard.find(cx.now, hash, line.key) {
+        StoreVerb::Cas(cas) => match cx.find(&mut shard, hash, line.key) {
             Err(_) => {
                 cx.counters.cas_misses.add(1);
                 texts::NOT_FOUND
@@ -212,8 +241,9 @@ pub(super) fn delete(cx: &Cx<'_>, key: &[u8]) -> &'static [u8] {
     let store = &cx.shared.store;
     let hash = store.hash(key);
     let mut shard = store.shard(hash);
-    match shard.find(cx.now, hash, key) {
+    match cx.find(&mut shard, hash, key) {
         Ok(found) => {
+            cx.show_delete(&shard, key, found, b"delete");
             shard.remove(found);
             cx.counters.delete_hits.add(1);
             texts::DELETED
@@ -230,7 +260,7 @@ pub(super) fn touch(cx: &Cx<'_>, key: &[u8], exptime: i64) -> &'static [u8] {
     let store = &cx.shared.store;
     let hash = store.hash(key);
     let mut shard = store.shard(hash);
-    match shard.find(cx.now, hash, key) {
+    match cx.find(&mut shard, hash, key) {
         Ok(found) => {
             shard.accessed(cx.now, found);
             shard.set_expiry(found, cx.expiry(exptime));
@@ -284,7 +314,7 @@ pub(super) fn arithmetic(
     let store = &cx.shared.store;
     let hash = store.hash(key);
     let mut shard = store.shard(hash);
-    let Ok(found) = shard.find(cx.now, hash, key) else {
+    let Ok(found) = cx.find(&mut shard, hash, key) else {
         count_arithmetic(cx, direction, false);
         return super::answer(answer, out, texts::NOT_FOUND);
     };

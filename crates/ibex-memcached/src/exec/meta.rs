@@ -1,6 +1,7 @@
 //! The meta commands. Flags act and are answered in the order they were written; see `doc/protocol.txt` of the original.
 
 use super::classic::{count_arithmetic, moved, numeric};
+use super::watched::Asked;
 use super::{Cx, write};
 use ibex_base::ascii::{U64_DIGITS_MAX, format_u64};
 use ibex_cache_core::{Absent, Bits, Found, NewItem, Shard};
@@ -117,7 +118,7 @@ pub(super) fn get(cx: &Cx<'_>, request: &MetaGet<'_>, out: &mut Vec<u8>) {
     let store = &cx.shared.store;
     let hash = store.hash(key);
     let mut shard = store.shard(hash);
-    let looked_up = shard.find(cx.now, hash, key);
+    let looked_up = cx.find(&mut shard, hash, key);
     count_get(cx, flags, looked_up);
     cx.detail(key, |counts| {
         counts.gets += 1;
@@ -245,8 +246,13 @@ pub(super) fn store(cx: &Cx<'_>, request: &MetaStore<'_>, value: &[u8], out: &mu
     let store = &cx.shared.store;
     let hash = store.hash(key);
     let mut shard = store.shard(hash);
-    let found = shard.find(cx.now, hash, key).ok();
-    let stored = match store_in(cx, &mut shard, hash, key, found, request, value) {
+    let found = cx.find(&mut shard, hash, key).ok();
+    let outcome = store_in(cx, &mut shard, hash, key, found, request, value);
+    let reply = outcome
+        .as_ref()
+        .map_or_else(|text| *text, |stored| stored.code);
+    cx.show_store(|| asked(cx, key, request), reply);
+    let stored = match outcome {
         Ok(stored) => stored,
         Err(text) => return out.extend_from_slice(text),
     };
@@ -268,6 +274,25 @@ pub(super) fn store(cx: &Cx<'_>, request: &MetaStore<'_>, value: &[u8], out: &mu
         }
     }
     out.extend_from_slice(b"\r\n");
+}
+
+/// An `ms` as `watch` shows it.
+pub(super) fn asked<'a>(cx: &Cx<'_>, key: &'a [u8], request: &MetaStore<'_>) -> Asked<'a> {
+    let command: &[u8] = match request.mode {
+        StoreMode::Set if request.flags.compare.is_some() => b"cas",
+        StoreMode::Set => b"set",
+        StoreMode::Add => b"add",
+        StoreMode::Replace => b"replace",
+        StoreMode::Append => b"append",
+        StoreMode::Prepend => b"prepend",
+    };
+    Asked {
+        key,
+        command,
+        flags: request.flags.client_flags,
+        expiry: cx.expiry(request.flags.ttl.unwrap_or(0)),
+        value_bytes: request.value_bytes,
+    }
 }
 
 /// What becomes of the comparison `C` of an `ms`.
@@ -428,7 +453,7 @@ pub(super) fn delete(cx: &Cx<'_>, request: &MetaDelete<'_>, out: &mut Vec<u8>) {
     let store = &cx.shared.store;
     let hash = store.hash(key);
     let mut shard = store.shard(hash);
-    let code = match shard.find(cx.now, hash, key) {
+    let code = match cx.find(&mut shard, hash, key) {
         Err(_) => {
             cx.counters.delete_misses.add(1);
             texts::META_NF
@@ -460,6 +485,7 @@ fn delete_hit(
 ) {
     let (invalidates, empties) = (flags.has(b'I'), flags.has(b'x'));
     if !invalidates && !empties {
+        cx.show_delete(shard, key, found, b"md");
         shard.remove(found);
         cx.counters.delete_hits.add(1);
         return;
@@ -509,7 +535,7 @@ pub(super) fn arithmetic(cx: &Cx<'_>, request: &MetaArithmetic<'_>, out: &mut Ve
     let hash = store.hash(key);
     let mut shard = store.shard(hash);
     let mut digits = [0; U64_DIGITS_MAX];
-    let (text, new) = match (shard.find(cx.now, hash, key), flags.vivify) {
+    let (text, new) = match (cx.find(&mut shard, hash, key), flags.vivify) {
         (Err(_), None) => {
             count_arithmetic(cx, request.direction, false);
             return short(out, texts::META_NF, key, &request.key, flags);
@@ -613,7 +639,7 @@ pub(super) fn debug(cx: &Cx<'_>, request: &MetaDebug<'_>, out: &mut Vec<u8>) {
     let store = &cx.shared.store;
     let hash = store.hash(key);
     let mut shard = store.shard(hash);
-    let Ok(found) = shard.find(cx.now, hash, key) else {
+    let Ok(found) = cx.find(&mut shard, hash, key) else {
         return out.extend_from_slice(texts::META_EN);
     };
     let item = shard.view(found);

@@ -8,13 +8,16 @@ pub(crate) mod binary;
 mod classic;
 mod dump;
 mod meta;
-mod write;
+mod watched;
+pub(crate) mod write;
 
 use crate::PROTOCOL_VERSION;
 use crate::counters::Counters;
 use crate::register::PrefixCounts;
 use crate::shared::Shared;
 use crate::stats;
+use crate::watch::{Kinds, Ring};
+use ibex_memcached_proto::line::Words;
 use ibex_memcached_proto::meta::StoreMode;
 use ibex_memcached_proto::request::{AdminVerb, Answer, Request, ShutdownMode, StoreVerb};
 use ibex_memcached_proto::texts;
@@ -32,6 +35,10 @@ const VERBOSITY_MAX: u64 = 2;
 pub(crate) struct Cx<'w> {
     pub(crate) shared: &'w Shared,
     pub(crate) counters: &'w Counters,
+    /// Where lines for those who watch go.
+    pub(crate) ring: &'w Ring,
+    /// Descriptor of the client, for those lines.
+    pub(crate) fd: i32,
     pub(crate) now: u32,
 }
 
@@ -98,6 +105,8 @@ pub(crate) enum After {
     Continue,
     Close,
     Start(Job),
+    /// The connection becomes a log stream.
+    Watch(Kinds),
 }
 
 impl Job {
@@ -159,32 +168,26 @@ pub(crate) fn needs_connection(request: &Request<'_>) -> bool {
 )]
 pub(crate) fn refuse_too_large(cx: &Cx<'_>, request: &Request<'_>) -> Option<Answer> {
     let mut scratch = [0; ibex_memcached_proto::meta::DECODED_KEY_BYTES_MAX];
-    let (key, bytes, flags, replaces, answer) = match request {
+    let (asked, replaces, answer) = match request {
         Request::Store(line) => (
-            line.key,
-            line.value_bytes,
-            line.flags,
+            classic::asked(cx, line),
             line.verb == StoreVerb::Set,
             line.answer,
         ),
         Request::MetaStore(store) => {
             let key = store.key.bytes(&mut scratch)?;
-            (
-                key,
-                store.value_bytes,
-                store.flags.client_flags,
-                store.mode == StoreMode::Set,
-                Answer::Wanted,
-            )
+            let asked = meta::asked(cx, key, store);
+            (asked, store.mode == StoreMode::Set, Answer::Wanted)
         }
         _ => return None,
     };
-    if !cx.is_too_large(key.len(), bytes, flags) {
+    if !cx.is_too_large(asked.key.len(), asked.value_bytes, asked.flags) {
         return None;
     }
     cx.counters.store_too_large.add(1);
+    cx.show_store(|| asked, texts::TOO_LARGE);
     if replaces {
-        classic::remove(cx, key);
+        classic::remove(cx, asked.key);
     }
     Some(answer)
 }
@@ -336,17 +339,29 @@ fn cache_memlimit(cx: &Cx<'_>, megabytes: u64) -> &'static [u8] {
     }
 }
 
+/// `watch …`
+fn watch(cx: &Cx<'_>, words: &[u8], out: &mut Vec<u8>) -> After {
+    let refusal = if cx.shared.config.no_watch {
+        texts::WATCH_DISABLED
+    } else if !out.is_empty() {
+        texts::WATCH_PIPELINED
+    } else {
+        match Kinds::parse(Words::new(words)) {
+            Some(events) => return After::Watch(events),
+            None => texts::ERROR,
+        }
+    };
+    out.extend_from_slice(refusal);
+    After::Continue
+}
+
 fn admin(cx: &Cx<'_>, verb: AdminVerb, words: &[u8], out: &mut Vec<u8>) -> After {
     match verb {
         AdminVerb::Stats => stats::answer(cx, words, out),
         AdminVerb::Slabs => out.extend_from_slice(admin_text::slabs(cx, words)),
         AdminVerb::Lru => out.extend_from_slice(admin_text::lru(words)),
         AdminVerb::LruCrawler => return admin_text::lru_crawler(cx, words, out),
-        AdminVerb::Watch => out.extend_from_slice(if cx.shared.config.no_watch {
-            texts::WATCH_DISABLED
-        } else {
-            texts::ERROR
-        }),
+        AdminVerb::Watch => return watch(cx, words, out),
         AdminVerb::RefreshCerts => out.extend_from_slice(texts::TLS_DISABLED),
         AdminVerb::DebugTime if cx.shared.config.test_hooks => {
             out.extend_from_slice(admin_text::debugtime(cx, words))

@@ -10,3 +10,4 @@ mod login;
 mod numbers;
 mod scripts;
 mod udp;
+mod watch;
