@@ -15,13 +15,15 @@ use ibex_memcached_proto::reply::{Code, Reply};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::{MutexGuard, watch};
+use tokio::time::Instant;
 
-/// How long a winner has before the lease is given to somebody else.
-const LEASE: Duration = Duration::from_secs(30);
+/// How long a winner has before the lease is given to somebody else. A program that dies while it computes costs the readers of its key this much.
+const LEASE: Duration = Duration::from_secs(10);
 /// First pause of a caller who waits for the winner; it grows by half each time.
 const WAIT: Duration = Duration::from_millis(20);
-/// Pauses before a waiting caller computes for itself: 20, 30, 45, 67, 101 ms, a quarter of a second in all.
-const WAITS_MAX: u32 = 5;
+/// The longest pause: what a caller loses at most after the value is there.
+const PAUSE_MAX: Duration = Duration::from_millis(250);
 
 /// Whether an outdated value may be used while somebody else computes the new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -44,14 +46,14 @@ pub struct LeaseOptions {
     pub refresh_before: Option<Duration>,
     /// Use of outdated values.
     pub stale: Stale,
-    /// First pause while somebody else computes.
+    /// First pause while somebody else computes; later ones are longer, up to 250 ms.
     pub wait: Duration,
-    /// Pauses before computing without storing.
-    pub waits_max: u32,
+    /// How long to wait for somebody else's value before computing without storing. With less than `lease` a slow origin is asked by more than one.
+    pub wait_max: Duration,
 }
 
 impl LeaseOptions {
-    /// Values that live for `expiry`; lease 30 s, stale values served, up to 5 pauses from 20 ms.
+    /// Values that live for `expiry`; lease 10 s, which is also the longest wait; stale values served.
     pub fn new(expiry: impl Into<Expiry>) -> Self {
         Self {
             expiry: expiry.into(),
@@ -59,7 +61,7 @@ impl LeaseOptions {
             refresh_before: None,
             stale: Stale::default(),
             wait: WAIT,
-            waits_max: WAITS_MAX,
+            wait_max: LEASE,
         }
     }
 
@@ -77,6 +79,18 @@ impl LeaseOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ticket {
     cas: u64,
+    lease: On,
+}
+
+/// What a lease was taken on, which says how it is given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum On {
+    /// A placeholder made for it.
+    Nothing,
+    /// An outdated value.
+    Outdated,
+    /// A value that is still good and only to be refreshed.
+    Current,
 }
 
 /// What a read with a lease found.
@@ -115,10 +129,34 @@ pub(crate) struct Flights {
     flights: Mutex<HashMap<Vec<u8>, Arc<Flight>>>,
 }
 
-/// The first caller holds `result` while it computes; those behind find what it left.
+/// The first caller holds `result` while it computes; those behind it find what it left, or take `old` at once when they may.
 #[derive(Debug, Default)]
 struct Flight {
     result: tokio::sync::Mutex<Option<Bytes>>,
+    /// The outdated value that the server gave to the one who computes.
+    old: watch::Sender<Option<Bytes>>,
+}
+
+impl Flight {
+    /// The part of the first caller, or a value that saves it.
+    async fn board(&self, stale: Stale) -> Result<MutexGuard<'_, Option<Bytes>>, Bytes> {
+        match stale {
+            Stale::Refused => Ok(self.result.lock().await),
+            Stale::Served => {
+                let mut watched = self.old.subscribe();
+                let old = async {
+                    let old = watched.wait_for(Option::is_some).await;
+                    old.ok().and_then(|old| old.clone())
+                };
+                let result = tokio::select! {
+                    biased;
+                    result = self.result.lock() => result,
+                    Some(old) = old => return Err(old),
+                };
+                result.clone().map_or(Ok(result), Err)
+            }
+        }
+    }
 }
 
 impl Flights {
@@ -127,12 +165,23 @@ impl Flights {
         Arc::clone(flights.entry(wire.to_vec()).or_default())
     }
 
-    /// Later callers start anew: what is being computed began before now.
+    /// Later callers start anew: what is under way began before now.
     pub(crate) fn forget(&self, wire: &[u8]) {
         self.flights
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(wire);
+    }
+
+    /// Closes `flight` to later callers: its result is from before they came.
+    fn close(&self, wire: &[u8], flight: &Arc<Flight>) {
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        if flights
+            .get(wire)
+            .is_some_and(|known| Arc::ptr_eq(known, flight))
+        {
+            flights.remove(wire);
+        }
     }
 
     /// Removes `flight` when nobody else is on it.
@@ -197,6 +246,11 @@ impl Client {
                 let item = item(&flags, data);
                 let ticket = Ticket {
                     cas: item.cas.unwrap_or(0),
+                    lease: match (flags.has(b'X'), data.is_empty()) {
+                        (true, _) => On::Outdated,
+                        (false, true) => On::Nothing,
+                        (false, false) => On::Current,
+                    },
                 };
                 let (won, busy, stale) = (flags.has(b'W'), flags.has(b'Z'), flags.has(b'X'));
                 // A placeholder is empty; so may be a value, but then neither W, Z nor X stands beside it, or it is as good as none.
@@ -254,6 +308,40 @@ impl Client {
         Ok(stored.unwrap_or(false))
     }
 
+    /// Gives the lease back when there will be no value: the next reader is told to compute at once, not when the lease is over.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn give_back<'k>(
+        &self,
+        key: impl Into<Key<'k>>,
+        ticket: Ticket,
+    ) -> Result<(), Error> {
+        let key = key.into();
+        let flags = match ticket.lease {
+            On::Nothing => b"".as_slice(),
+            On::Outdated => b"I",
+            // The value is good until it expires; asking for another refresh of it would need a new expiry.
+            On::Current => return Ok(()),
+        };
+        let wire = self.wire_key(key)?;
+        let mut request = BytesMut::new();
+        Meta::new(&mut request, b"md", &wire)
+            .flags(flags)
+            .number(b'C', ticket.cas)
+            .end();
+        let read = |reply: Reply<'_>| match reply {
+            Reply::Meta {
+                code: Code::Hd | Code::Nf | Code::Ex,
+                ..
+            } => Ok(Flow::Done),
+            other => refused(&other),
+        };
+        self.server_of(key)?
+            .exchange("give lease back", Effect::Writes, &request, read)
+            .await
+    }
+
     /// Makes the value outdated: readers that may use it still do, for at most `stale_for`; one reader is told to compute it anew; computations begun
     /// before this call cannot be stored. A dead server is an error under every policy.
     ///
@@ -266,7 +354,6 @@ impl Client {
     ) -> Result<(), Error> {
         let key = key.into();
         let wire = self.wire_key(key)?;
-        self.pool.flights.forget(&wire);
         let mut request = BytesMut::new();
         Meta::new(&mut request, b"md", &wire)
             .flags(b"I")
@@ -283,7 +370,7 @@ impl Client {
             .server_of(key)?
             .exchange("invalidate", Effect::Writes, &request, read)
             .await;
-        // Again, for a flight that began between the first call and the server's answer.
+        // Later callers must not be given what a caller before this one is still waiting for.
         self.pool.flights.forget(&wire);
         result
     }
@@ -303,10 +390,11 @@ impl Client {
     }
 
     /// The cached value, or the one `compute` makes, which is then stored. Of all callers everywhere one computes; the others take the outdated value if
-    /// they may, or wait a little and then compute for themselves without storing. A cache that is away never fails the call.
+    /// they may, or wait for at most [`LeaseOptions::wait_max`] and then compute for themselves without storing. A cache that is away never fails the call.
+    /// Callers of one process who ask at the same time ask the server once.
     ///
     /// # Errors
-    /// [`ComputeError::Compute`] if the computation failed, [`ComputeError::Key`] for an invalid key.
+    /// [`ComputeError::Compute`] if the computation failed; the next caller is then told to compute. [`ComputeError::Key`] for an invalid key.
     pub async fn get_or_compute<'k, E, F>(
         &self,
         key: impl Into<Key<'k>>,
@@ -323,11 +411,12 @@ impl Client {
             wire: &wire,
             flight: self.pool.flights.join(&wire),
         };
-        let mut result = passenger.flight.result.lock().await;
-        if let (Some(value), Stale::Served) = (result.as_ref(), options.stale) {
-            return Ok(value.clone());
-        }
-        let value = self.lead(key, options, compute).await?;
+        let mut result = match passenger.flight.board(options.stale).await {
+            Ok(result) => result,
+            Err(value) => return Ok(value),
+        };
+        let value = self.lead(key, options, &passenger.flight, compute).await?;
+        self.pool.flights.close(&wire, &passenger.flight);
         *result = Some(value.clone());
         Ok(value)
     }
@@ -355,17 +444,21 @@ impl Client {
         &self,
         key: Key<'_>,
         options: LeaseOptions,
+        flight: &Flight,
         compute: impl FnOnce() -> F,
     ) -> Result<Bytes, ComputeError<E>>
     where
         F: Future<Output = Result<Bytes, E>>,
     {
+        let deadline = Instant::now() + options.wait_max;
         let mut pause = options.wait;
-        let mut waits = 0;
         let ticket = loop {
             let old = match self.lease(key, options.lease, options.refresh_before).await {
                 Ok(Leased::Hit(item)) => return Ok(item.value),
-                Ok(Leased::Fill { ticket, .. }) => break Some(ticket),
+                Ok(Leased::Fill { ticket, old }) => {
+                    flight.old.send_replace(old.map(|old| old.value));
+                    break Some(ticket);
+                }
                 Ok(Leased::Busy { old }) => old,
                 Err(error) => {
                     tracing::debug!(%error, "cache is away, computing");
@@ -375,19 +468,26 @@ impl Client {
             if let (Some(old), Stale::Served) = (old, options.stale) {
                 return Ok(old.value);
             }
-            if waits == options.waits_max {
+            let now = Instant::now();
+            if now >= deadline {
                 break None;
             }
-            waits += 1;
-            tokio::time::sleep(pause).await;
-            pause = pause * 3 / 2;
+            tokio::time::sleep(pause.min(deadline - now)).await;
+            pause = (pause * 3 / 2).min(PAUSE_MAX);
         };
-        let value = compute().await.map_err(ComputeError::Compute)?;
-        if let Some(ticket) = ticket
-            && let Err(error) = self.fill(key, ticket, &value, 0, options.expiry).await
-        {
-            tracing::debug!(%error, "computed value was not cached");
+        let computed = compute().await.map_err(ComputeError::Compute);
+        if let Some(ticket) = ticket {
+            let told = match &computed {
+                Ok(value) => self
+                    .fill(key, ticket, value, 0, options.expiry)
+                    .await
+                    .map(drop),
+                Err(_) => self.give_back(key, ticket).await,
+            };
+            if let Err(error) = told {
+                tracing::debug!(%error, "the cache was not told of the computation's end");
+            }
         }
-        Ok(value)
+        computed
     }
 }

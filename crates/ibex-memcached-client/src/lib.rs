@@ -133,6 +133,12 @@ pub(crate) fn item(flags: &ReplyFlags<'_>, data: &[u8]) -> Item {
     }
 }
 
+/// [`item`], unless it is what leases leave behind: an outdated value, or the empty placeholder of one that is being computed.
+fn current(flags: &ReplyFlags<'_>, data: &[u8]) -> Option<Item> {
+    let is_placeholder = data.is_empty() && flags.has(b'Z');
+    (!flags.has(b'X') && !is_placeholder).then(|| item(flags, data))
+}
+
 impl Client {
     /// Makes a pool. Connections are opened when they are needed, so servers that are away now do no harm.
     ///
@@ -242,7 +248,8 @@ impl Client {
         }
     }
 
-    /// The item under `key`.
+    /// The item under `key`. A value that was invalidated, or is being computed under a lease, is a miss here, and the caller is taken for the one who
+    /// computes: where leases are used, read with [`Client::get_or_compute`].
     ///
     /// # Errors
     /// See [`Error`]; a miss is none.
@@ -257,7 +264,10 @@ impl Client {
                 code: Code::Va,
                 flags,
                 data,
-            } => done(&mut found, item(&flags, data)),
+            } => {
+                found = current(&flags, data);
+                Ok(Flow::Done)
+            }
             Reply::Meta { code: Code::En, .. } => Ok(Flow::Done),
             other => refused(&other),
         };
@@ -357,7 +367,10 @@ impl Client {
                 let key = flags
                     .number(b'O')
                     .and_then(|opaque| keys.get(usize::try_from(opaque).ok()?));
-                found.extend(key.map(|key| (Bytes::copy_from_slice(key.key), item(&flags, data))));
+                found.extend(
+                    key.zip(current(&flags, data))
+                        .map(|(key, item)| (Bytes::copy_from_slice(key.key), item)),
+                );
                 Ok(Flow::More)
             }
             Reply::Meta { code: Code::Mn, .. } => Ok(Flow::Done),
@@ -420,9 +433,13 @@ impl Client {
             Reply::Exists => done(&mut outcome, Swap::Exists),
             other => refused(&other),
         };
-        self.server_of(key)?
+        let talked = self
+            .server_of(key)?
             .exchange(verb, Effect::Writes, &request, read)
-            .await?;
+            .await;
+        // Whoever asks from now on must not be given what a caller before this write is still waiting for.
+        self.pool.flights.forget(&wire);
+        talked?;
         Ok(outcome.unwrap_or(Swap::NotFound))
     }
 
@@ -519,7 +536,6 @@ impl Client {
     pub async fn delete<'k>(&self, key: impl Into<Key<'k>>) -> Result<bool, Error> {
         let key = key.into();
         let wire = self.wire_key(key)?;
-        self.pool.flights.forget(&wire);
         let mut request = BytesMut::new();
         encode::words(&mut request, b"delete", [wire.as_slice()]);
         let mut deleted = None;
@@ -528,9 +544,12 @@ impl Client {
             Reply::NotFound => done(&mut deleted, false),
             other => refused(&other),
         };
-        self.server_of(key)?
+        let talked = self
+            .server_of(key)?
             .exchange("delete", Effect::Writes, &request, read)
-            .await?;
+            .await;
+        self.pool.flights.forget(&wire);
+        talked?;
         Ok(deleted.unwrap_or(false))
     }
 
@@ -561,9 +580,12 @@ impl Client {
             Reply::NotFound => Ok(Flow::Done),
             other => refused(&other),
         };
-        self.server_of(key)?
+        let talked = self
+            .server_of(key)?
             .exchange(verb, Effect::Writes, &request, read)
-            .await?;
+            .await;
+        self.pool.flights.forget(&wire);
+        talked?;
         Ok(number)
     }
 
@@ -649,7 +671,10 @@ impl Client {
                 code: Code::Va,
                 flags,
                 data,
-            } => done(&mut found, item(&flags, data)),
+            } => {
+                found = current(&flags, data);
+                Ok(Flow::Done)
+            }
             Reply::Meta { code: Code::En, .. } => Ok(Flow::Done),
             other => refused(&other),
         };

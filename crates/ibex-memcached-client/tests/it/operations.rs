@@ -1,7 +1,7 @@
 //! Every operation once, and many keys over many servers.
 
-use crate::server::Memcached;
-use ibex_memcached_client::{Client, Config, Error, Expiry, Swap, Verb};
+use crate::server::{Memcached, patient};
+use ibex_memcached_client::{Client, Error, Expiry, Swap, Verb};
 use std::time::Duration;
 
 #[tokio::test]
@@ -9,9 +9,7 @@ async fn every_operation() {
     let Some(server) = Memcached::start() else {
         return;
     };
-    let cache = Client::connect(Config::new([server.address()]))
-        .await
-        .unwrap();
+    let cache = Client::connect(patient([server.address()])).await.unwrap();
     assert_eq!(cache.get("k").await.unwrap(), None);
     assert!(!cache.replace("k", "x", Expiry::Never).await.unwrap());
     cache.set("k", "one", Expiry::Never).await.unwrap();
@@ -89,7 +87,7 @@ async fn multi_get_gathers_from_every_server() {
     if servers.is_empty() {
         return;
     }
-    let cache = Client::connect(Config::new(servers.iter().map(Memcached::address)))
+    let cache = Client::connect(patient(servers.iter().map(Memcached::address)))
         .await
         .unwrap();
     let keys: Vec<String> = (0..1000).map(|n| format!("key:{n}")).collect();
@@ -110,7 +108,7 @@ async fn values_of_one_owner_stay_on_one_server() {
     if servers.is_empty() {
         return;
     }
-    let cache = Client::connect(Config::new(servers.iter().map(Memcached::address)))
+    let cache = Client::connect(patient(servers.iter().map(Memcached::address)))
         .await
         .unwrap();
     for n in 0..100 {
@@ -135,7 +133,7 @@ async fn large_pipelines_do_not_deadlock() {
     let Some(server) = Memcached::start() else {
         return;
     };
-    let config = Config::new([server.address()]).with_operation_timeout(Duration::from_secs(20));
+    let config = patient([server.address()]);
     let cache = Client::connect(config).await.unwrap();
     let value = vec![b'x'; 500_000];
     let keys: Vec<String> = (0..40).map(|n| format!("big{n}")).collect();

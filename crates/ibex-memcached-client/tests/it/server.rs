@@ -4,6 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use ibex_memcached_client::Config;
+use ibex_testkit::skip;
+
+const OURS: &str = "ibex-memcached";
+/// For everything that takes no time unless the machine is busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// A running server; killed when dropped.
 #[derive(Debug)]
 pub(crate) struct Memcached {
@@ -12,32 +19,52 @@ pub(crate) struct Memcached {
     _dir: tempfile::TempDir,
 }
 
-fn program() -> Option<PathBuf> {
+/// The original from the system, or the program named by `IBEX_TEST_MEMCACHED`.
+fn original() -> Option<PathBuf> {
     match std::env::var_os("IBEX_TEST_MEMCACHED") {
         Some(named) => Some(named.into()),
-        None => Path::new("/usr/bin/memcached")
-            .exists()
-            .then(|| "/usr/bin/memcached".into()),
+        None => skip::program("memcached"),
     }
 }
 
+/// A pool whose calls never run out of time on a busy machine.
+pub(crate) fn patient<S: Into<String>>(servers: impl IntoIterator<Item = S>) -> Config {
+    Config::new(servers)
+        .with_connect_timeout(PATIENCE)
+        .with_operation_timeout(PATIENCE)
+}
+
 impl Memcached {
-    /// Starts one, or says why not.
+    /// Starts the original, or says why not.
     pub(crate) fn start() -> Option<Self> {
         Self::start_on(-1)
     }
 
-    pub(crate) fn start_on(port: i32) -> Option<Self> {
-        let Some(program) = program() else {
-            eprintln!("skipped: no memcached on this machine");
-            return None;
+    /// Starts the original and ours, as far as they are here.
+    pub(crate) fn each() -> Vec<Self> {
+        let ours = match ibex_testkit::daemon::binary(OURS) {
+            Ok(program) => Some(program),
+            Err(error) => {
+                skip::skip(&format!("{error:#}"));
+                None
+            }
         };
+        [original(), ours]
+            .into_iter()
+            .flatten()
+            .map(|program| Self::launch(&program, -1))
+            .collect()
+    }
+
+    pub(crate) fn start_on(port: i32) -> Option<Self> {
+        original().map(|program| Self::launch(&program, port))
+    }
+
+    fn launch(program: &Path, port: i32) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let port_file = dir.path().join("ports");
         // Many at a time must not share ours' admin port; the original has none.
-        let is_ours = program
-            .file_name()
-            .is_some_and(|name| name == "ibex-memcached");
+        let is_ours = program.file_name().is_some_and(|name| name == OURS);
         let admin: &[&str] = if is_ours { &["--admin", "none"] } else { &[] };
         let child = Command::new(program)
             .args(admin)
@@ -56,7 +83,7 @@ impl Memcached {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + PATIENCE;
         let port = loop {
             let text = std::fs::read_to_string(&port_file).unwrap_or_default();
             if let Some(port) = text
@@ -71,11 +98,11 @@ impl Memcached {
             );
             std::thread::sleep(Duration::from_millis(5));
         };
-        Some(Self {
+        Self {
             child,
             port,
             _dir: dir,
-        })
+        }
     }
 
     pub(crate) fn address(&self) -> String {
