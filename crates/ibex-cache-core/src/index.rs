@@ -76,6 +76,22 @@ impl Index {
         }
     }
 
+    /// Gives an empty table the size it has with `count` items, so that it does not grow on the way there.
+    pub(crate) fn reserve(&mut self, count: usize) {
+        let buckets = count.div_ceil(FILL).clamp(BLOCK, 1 << 30);
+        if self.count > 0 || buckets <= self.bucket_count() as usize {
+            return;
+        }
+        self.level = buckets.ilog2();
+        self.split = u32::try_from(buckets - (1 << self.level)).expect("at most 2^30");
+        self.blocks.resize_with(buckets.div_ceil(BLOCK), block);
+    }
+
+    /// Reads the first bucket of a hash, for nothing but to have it in the cache.
+    pub(crate) fn touch(&self, hash: u64) -> u16 {
+        self.bucket(self.home(hash)).tags[0]
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.count
     }
@@ -170,10 +186,17 @@ impl Index {
         self.bucket_mut(at.bucket).locations[usize::from(at.slot)] = location;
     }
 
-    /// Adds a location; `hash_of` tells the hash of those that move because the table grows.
-    pub(crate) fn insert(&mut self, hash: u64, location: u32, hash_of: impl Fn(u32) -> u64) {
+    /// Adds a location, used `frequency` times lately; `hash_of` tells the hash of those that move because the table grows.
+    pub(crate) fn insert(
+        &mut self,
+        hash: u64,
+        location: u32,
+        frequency: u8,
+        hash_of: impl Fn(u32) -> u64,
+    ) {
         let home = self.home(hash);
-        self.push(home, tag_of(hash), location);
+        let tag = tag_of(hash) | u16::from(frequency.min(FREQUENCY_MAX));
+        self.push(home, tag, location);
         self.count += 1;
         if self.count > FILL * self.bucket_count() as usize {
             self.grow(hash_of);

@@ -23,6 +23,7 @@
 
 mod bands;
 mod big;
+mod carry;
 mod evict;
 mod index;
 mod item;
@@ -31,6 +32,7 @@ mod shard;
 mod stats;
 
 pub use bands::{BAND_COUNT_MAX, Band, Bands};
+pub use carry::Carried;
 pub use item::{Bits, ItemView, ValueParts, classic_size};
 pub use shard::{Absent, Evicted, Found, Full, NewItem, Shard, ShardConfig};
 pub use stats::Stats;

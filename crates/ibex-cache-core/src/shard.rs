@@ -339,7 +339,7 @@ impl Shard {
     pub fn insert(&mut self, now: u32, hash: u64, new: &NewItem<'_>) -> Result<(), Full> {
         self.flush_if_due(now);
         let value_len: usize = new.value.iter().map(|part| part.len()).sum();
-        let mut parts = Parts {
+        let parts = Parts {
             key: new.key,
             value_len: u32::try_from(value_len).map_err(|_| Full)?,
             flags: new.flags,
@@ -349,19 +349,34 @@ impl Shard {
             bits: new.bits.given(),
             big: None,
         };
-        if parts.footprint() > self.memory.segment_bytes / INLINE_SHARE {
-            parts.big = Some(self.store_big(now, value_len, new.value)?);
-        } else if self.overwrite(hash, &parts, new.value).is_some() {
+        if parts.footprint() <= self.memory.segment_bytes / INLINE_SHARE
+            && self.overwrite(hash, &parts, new.value).is_some()
+        {
             return Ok(());
         }
-        let location = match self.write(now, &parts, new.value) {
+        self.place(now, hash, parts, new.value, 0)
+    }
+
+    /// Writes an item to where new ones go and points the index at it.
+    pub(crate) fn place(
+        &mut self,
+        now: u32,
+        hash: u64,
+        mut parts: Parts<'_>,
+        value: &[&[u8]],
+        frequency: u8,
+    ) -> Result<(), Full> {
+        if parts.footprint() > self.memory.segment_bytes / INLINE_SHARE {
+            parts.big = Some(self.store_big(now, parts.value_len as usize, value)?);
+        }
+        let location = match self.write(now, &parts, value) {
             Ok(location) => location,
             Err(full) => {
                 self.drop_big(parts.big);
                 return Err(full);
             }
         };
-        self.link(hash, new.key, location);
+        self.link(hash, parts.key, location, frequency);
         if let Some(id) = parts.big {
             let order = self.next_order();
             self.by_age.insert(order, Aged::Big(id));
@@ -435,7 +450,7 @@ impl Shard {
     }
 
     /// Points the index at a new item and buries the old one.
-    fn link(&mut self, hash: u64, key: &[u8], location: u32) {
+    fn link(&mut self, hash: u64, key: &[u8], location: u32, frequency: u8) {
         let memory = &self.memory;
         let old = self
             .index
@@ -452,7 +467,7 @@ impl Shard {
             return;
         }
         let (memory, seed) = (&self.memory, self.config.seed);
-        self.index.insert(hash, location, |location| {
+        self.index.insert(hash, location, frequency, |location| {
             Self::hash(seed, Raw(memory.tail(location)).key())
         });
         self.stats.items_max = self.stats.items_max.max(self.stats.curr_items);
@@ -690,6 +705,12 @@ impl Shard {
     /// Flushes when second `at` comes; a later call replaces the appointment.
     pub fn flush_later(&mut self, at: Option<u32>) {
         self.flush_at = at;
+    }
+
+    /// The second of a flush that is still to come.
+    #[must_use]
+    pub fn flush_at(&self) -> Option<u32> {
+        self.flush_at
     }
 
     /// Carries out a flush that is due.

@@ -104,6 +104,9 @@ pub struct Args {
     /// Extended options, comma list.
     #[arg(short = 'o', long = "extended", value_name = "LIST")]
     extended: Vec<String>,
+    /// File that keeps the items over a graceful stop (SIGUSR1).
+    #[arg(short = 'e', long, value_name = "FILE")]
+    memory_file: Option<String>,
     /// Commands that only tests need.
     #[arg(long, hide = true)]
     test_hooks: bool,
@@ -321,6 +324,7 @@ impl DaemonArgs for Args {
             self.memory_limit
                 .map(|megabytes| format!("{megabytes}M").into()),
         );
+        set("memory_file", self.memory_file.clone().map(Into::into));
         set("no_evictions", on(self.disable_evictions));
         set("limits.connections", number(self.conn_limit));
         set(

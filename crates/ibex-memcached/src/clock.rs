@@ -14,6 +14,8 @@ const RELATIVE_SECONDS_MAX: i64 = 60 * 60 * 24 * 30;
 #[derive(Debug)]
 pub(crate) struct Clock {
     start: Instant,
+    /// The second at the start.
+    first: u32,
     /// Date of second 0.
     zero_unix: i64,
     /// Seconds added by `debugtime`.
@@ -28,8 +30,21 @@ impl Clock {
         let zero_unix = i64::try_from(unix).unwrap_or(i64::MAX) - i64::from(FIRST_SECOND);
         Self {
             start: Instant::now(),
+            first: FIRST_SECOND,
             zero_unix,
             ahead: AtomicU32::new(0),
+        }
+    }
+
+    /// A clock that goes on counting from another's second 0. It is never behind `last`, the other's last second, whatever the wall clock says.
+    pub(crate) fn resumed(zero_unix: i64, last: u32) -> Self {
+        let fresh = Self::new();
+        let by_date = fresh.unix(FIRST_SECOND).saturating_sub(zero_unix);
+        let by_date = u32::try_from(by_date.max(0)).unwrap_or(u32::MAX);
+        Self {
+            first: by_date.max(last).max(FIRST_SECOND),
+            zero_unix,
+            ..fresh
         }
     }
 
@@ -37,12 +52,12 @@ impl Clock {
     pub(crate) fn now(&self) -> u32 {
         let elapsed = u32::try_from(self.start.elapsed().as_secs()).unwrap_or(u32::MAX);
         elapsed
-            .saturating_add(FIRST_SECOND)
+            .saturating_add(self.first)
             .saturating_add(self.ahead.load(Ordering::Relaxed))
     }
 
     pub(crate) fn uptime(&self) -> u32 {
-        self.now() - FIRST_SECOND
+        self.now() - self.first
     }
 
     /// Moves the clock forward, for tests.
@@ -72,6 +87,19 @@ impl Clock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_resumed_clock_counts_the_time_in_between() {
+        let clock = Clock::new();
+        let today = clock.unix(FIRST_SECOND);
+        let resumed = Clock::resumed(today - 1000, 900);
+        assert!((1000..1010).contains(&resumed.now()));
+        assert!(resumed.uptime() < 10);
+        assert_eq!(resumed.unix(1000), today);
+        // The wall clock was set back meanwhile: no second is counted twice.
+        assert!((5000..5010).contains(&Clock::resumed(today - 1000, 5000).now()));
+        assert!((7..17).contains(&Clock::resumed(today + 1000, 7).now()));
+    }
 
     #[test]
     fn expiries() {

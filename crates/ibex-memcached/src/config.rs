@@ -32,6 +32,9 @@ ibex_kit::config! {
         restart udp_reply_max: ByteSize = UDP_REPLY_MAX,
         /// Memory for items, index and connection buffers (at least 1M). The original's -m.
         live memory: ByteSize = MEMORY,
+        /// File in which a graceful stop (SIGUSR1, `shutdown graceful`) leaves the items for the next start; empty = they are lost. Best on a file system in
+        /// memory. The original's -e.
+        restart memory_file: String,
         /// Answer "out of memory" rather than evict. The original's -M.
         restart no_evictions: bool = false,
         /// Largest item, 1K to 1G and at most half of the memory. The original's -I.

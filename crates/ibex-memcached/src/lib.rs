@@ -30,6 +30,7 @@ mod login;
 mod metrics;
 mod ports;
 mod register;
+mod restart;
 mod server;
 mod shared;
 mod stats;

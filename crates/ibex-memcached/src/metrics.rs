@@ -121,7 +121,7 @@ fn counters(shared: &Shared, totals: &Totals, items: &Stats) -> [Row; 16] {
     ]
 }
 
-fn gauges(shared: &Shared, items: &Stats) -> [Row; 7] {
+fn gauges(shared: &Shared, items: &Stats) -> [Row; 8] {
     [
         ("memcached_items", "Live items.", items.curr_items),
         ("memcached_items_bytes", "Bytes of live items.", items.bytes),
@@ -144,6 +144,11 @@ fn gauges(shared: &Shared, items: &Stats) -> [Row; 7] {
             "memcached_connection_buffer_bytes",
             "Bytes of connection buffers.",
             shared.buffer_bytes(),
+        ),
+        (
+            "memcached_restored_items",
+            "Items taken up from an earlier process at the start.",
+            shared.restored_items.load(Ordering::Relaxed),
         ),
         (
             "memcached_connections",

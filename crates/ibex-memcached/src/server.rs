@@ -2,7 +2,9 @@
 
 use crate::acceptor::Acceptor;
 use crate::auth::Users;
+use crate::clock::Clock;
 use crate::config::Config;
+use crate::restart::{self, Left};
 use crate::shared::Shared;
 use crate::store::{Store, StoreOptions};
 use crate::udp::{self, Udp};
@@ -64,13 +66,21 @@ pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
         "" => None,
         path => Some(Users::open(path)?),
     };
+    let left = Left::find(&config)?;
+    let clock = left.as_ref().map_or_else(Clock::new, Left::clock);
     let shared = Arc::new(Shared::new(
         config.clone(),
         make_store(&config),
         kit.clone(),
         addresses,
         users,
+        clock,
     ));
+    if let Some(left) = left {
+        restore(&shared, left).await?;
+    }
+    let for_usr1 = Arc::clone(&shared);
+    kit.on_usr1(move || for_usr1.stop_gracefully("SIGUSR1"));
     metrics::register(&kit, &shared);
     status_page(&kit, &shared);
     on_reload(&kit, &shared);
@@ -109,7 +119,44 @@ pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
     waker.wake().map_err(failed("wake the acceptor"))?;
     upkeep.thread().unpark();
     threads.push(upkeep);
-    join(threads).await
+    join(threads).await?;
+    if shared.keeps_items.load(Ordering::Acquire) && !shared.config.memory_file.is_empty() {
+        blocking(move || restart::save(&shared)).await?;
+    }
+    Ok(())
+}
+
+/// Takes up what an earlier process left, before anybody is served.
+async fn restore(shared: &Arc<Shared>, left: Left) -> Result<(), Failure> {
+    let power = left.hash_power();
+    shared
+        .globals
+        .hash_power
+        .fetch_max(power, Ordering::Relaxed);
+    let for_work = Arc::clone(shared);
+    blocking(move || {
+        let Shared {
+            config,
+            kit,
+            store,
+            clock,
+            restored_items,
+            ..
+        } = &*for_work;
+        let restored = left.take_up(config, kit, store, clock.now())?;
+        restored_items.store(restored.items, Ordering::Relaxed);
+        Ok(())
+    })
+    .await
+}
+
+/// Work that holds its thread.
+async fn blocking(
+    work: impl FnOnce() -> Result<(), Failure> + Send + 'static,
+) -> Result<(), Failure> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Failure::bug(error.to_string()))?
 }
 
 /// The hub of `watch`. Evictions happen under a shard's lock, so they are collected here rather than shown by the worker they happen to.
@@ -154,7 +201,7 @@ fn show_evictions(shared: &Shared, ring: &Ring, remembers: &EvictionsWatched) {
 }
 
 async fn join(threads: Vec<JoinHandle<io::Result<()>>>) -> Result<(), Failure> {
-    let joined = tokio::task::spawn_blocking(move || {
+    blocking(move || {
         for thread in threads {
             match thread.join() {
                 Ok(result) => result.map_err(failed("poll"))?,
@@ -162,10 +209,8 @@ async fn join(threads: Vec<JoinHandle<io::Result<()>>>) -> Result<(), Failure> {
             }
         }
         Ok(())
-    });
-    joined
-        .await
-        .map_err(|error| Failure::bug(error.to_string()))?
+    })
+    .await
 }
 
 fn on_reload(kit: &Kit, shared: &Arc<Shared>) {
@@ -194,6 +239,7 @@ fn status_page(kit: &Kit, shared: &Arc<Shared>) {
             "hits": totals.get_hits,
             "misses": totals.get_misses,
             "connections": for_json.connections(),
+            "restored_items": for_json.restored_items.load(Ordering::Relaxed),
         })
     });
     let for_line = Arc::clone(shared);

@@ -64,6 +64,10 @@ pub(crate) struct Shared {
     base: Mutex<Totals>,
     /// Set once: connections are closed, threads end.
     pub(crate) stopping: AtomicBool,
+    /// Set before a graceful stop: items are to be kept for the next process.
+    pub(crate) keeps_items: AtomicBool,
+    /// Items taken up from an earlier process.
+    pub(crate) restored_items: AtomicU64,
     /// Asks the daemon to stop.
     pub(crate) kit: ibex_kit::Kit,
     pub(crate) register: Register,
@@ -82,6 +86,7 @@ impl Shared {
         kit: ibex_kit::Kit,
         listeners: Vec<(i32, String)>,
         users: Option<Users>,
+        clock: Clock,
     ) -> Self {
         let live = Live {
             verbosity: AtomicU32::new(config.verbosity),
@@ -101,13 +106,15 @@ impl Shared {
         };
         Self {
             store,
-            clock: Clock::new(),
+            clock,
             live,
             globals,
             workers,
             datagrams: WorkerNumbers::default(),
             base: Mutex::default(),
             stopping: AtomicBool::new(false),
+            keeps_items: AtomicBool::new(false),
+            restored_items: AtomicU64::new(0),
             kit,
             register: Register::default(),
             details: Details::default(),
@@ -165,6 +172,12 @@ impl Shared {
             .iter()
             .map(|worker| worker.gauges.bytes())
             .sum()
+    }
+
+    /// Ends the daemon as SIGUSR1 does: the items are kept, if there is a file for them.
+    pub(crate) fn stop_gracefully(&self, reason: &str) {
+        self.keeps_items.store(true, Ordering::Release);
+        self.kit.stop(reason);
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

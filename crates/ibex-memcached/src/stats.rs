@@ -402,7 +402,8 @@ fn settings(cx: &Cx<'_>, out: &mut Vec<u8>) {
     list.add("track_sizes", "no");
     list.add("inline_ascii_response", "no");
     list.add("num_napi_ids", "NULL");
-    list.add("memory_file", "NULL");
+    let file = config.memory_file.as_str();
+    list.add("memory_file", if file.is_empty() { "NULL" } else { file });
     list.add("client_flags_size", 4);
     list.end();
 }

@@ -2,7 +2,8 @@
 //!
 //! Decides how many shards there are and how memory is divided; what an item is and who goes is the core's business.
 
-use ibex_cache_core::{BAND_COUNT_MAX, Band, Bands, Shard, ShardConfig, Stats};
+use crate::restart::Restored;
+use ibex_cache_core::{BAND_COUNT_MAX, Band, Bands, Carried, Shard, ShardConfig, Stats};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,6 +14,12 @@ const SHARD_BYTES_MIN: usize = 16 << 20;
 const SHARD_BYTES_MAX: usize = 12 << 30;
 /// A shard must hold at least this many items of the largest size.
 const LARGEST_ITEMS_PER_SHARD: usize = 4;
+
+/// Segments of a shard that is not used any more.
+const SEGMENT_BYTES_LEAST: usize = 4096;
+
+/// Carried items and their hashes.
+type Hashed<'a> = Vec<(u64, Carried<'a, &'a [u8]>)>;
 
 /// A shard on cache lines of its own.
 #[derive(Debug)]
@@ -90,11 +97,15 @@ impl Store {
     /// The shard of a hash. It is chosen by bits the shard's own index does not use.
     #[inline]
     pub(crate) fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
-        let number = (hash >> 32) as usize & (self.shards.len() - 1);
-        self.shards[number]
+        self.shards[self.number(hash)]
             .0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[inline]
+    fn number(&self, hash: u64) -> usize {
+        (hash >> 32) as usize & (self.shards.len() - 1)
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -117,6 +128,57 @@ impl Store {
     #[inline]
     pub(crate) fn next_cas(&self) -> u64 {
         self.cas.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The last cas number given.
+    pub(crate) fn cas(&self) -> u64 {
+        self.cas.load(Ordering::Relaxed)
+    }
+
+    /// Goes on behind another process's cas numbers.
+    pub(crate) fn resume_cas(&self, last: u64) {
+        self.cas.fetch_max(last, Ordering::Relaxed);
+    }
+
+    /// Takes a shard out, leaving an empty one.
+    pub(crate) fn take(&self, number: usize) -> Option<Shard> {
+        let config = ShardConfig {
+            limit_bytes: 0,
+            segment_bytes: SEGMENT_BYTES_LEAST,
+            evicts: true,
+            seed: self.seed,
+            bands: self.bands.clone(),
+        };
+        let mut shard = self.by_number(number)?;
+        Some(std::mem::replace(&mut shard, Shard::new(config)))
+    }
+
+    /// Prepares for a file of carried items; in a smaller memory not all of them will stay.
+    pub(crate) fn expect(&self, items: u64, bytes: u64) {
+        let limit = self.limit_bytes() as u64;
+        let fitting = u128::from(items) * u128::from(limit) / u128::from(bytes.max(limit));
+        let share = usize::try_from(fitting).unwrap_or(usize::MAX) / self.shards.len();
+        self.each(|shard| shard.expect_items(share));
+    }
+
+    /// Takes up a block of carried items, each lock once. `None` if the block does not consist of whole items.
+    pub(crate) fn take_up(&self, now: u32, block: &[u8]) -> Option<Restored> {
+        let mut by_shard: Vec<Hashed<'_>> = vec![Vec::new(); self.shards.len()];
+        let mut rest = block;
+        while !rest.is_empty() {
+            let (item, behind) = Carried::read(rest)?;
+            rest = behind;
+            let hash = self.hash(item.key);
+            by_shard[self.number(hash)].push((hash, item));
+        }
+        let mut restored = Restored::default();
+        for (number, items) in by_shard.into_iter().enumerate() {
+            let mut shard = self.by_number(number)?;
+            let lost = shard.take_up_all(now, &items) as u64;
+            restored.items += items.len() as u64 - lost;
+            restored.lost += lost;
+        }
+        Some(restored)
     }
 
     pub(crate) fn limit_bytes(&self) -> usize {

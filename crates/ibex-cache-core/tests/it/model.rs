@@ -227,3 +227,69 @@ mod properties {
         }
     }
 }
+
+/// A shard's items carried to one of another size.
+mod carried {
+    use super::Pair;
+    use ibex_base::rng::Rng;
+    use ibex_cache_core::{Carried, Shard};
+
+    impl Pair {
+        /// Carries everything to a new shard, through bytes.
+        pub(crate) fn carry(&mut self, limit_bytes: usize, segment_bytes: usize) {
+            let fresh = Self::new(limit_bytes, segment_bytes, true, self.seed + 1);
+            let old = std::mem::replace(&mut self.shard, fresh.shard);
+            self.seed += 1;
+            let mut bytes = Vec::new();
+            let outcome: Result<(), std::convert::Infallible> = old.give_all(self.now, |write| {
+                write(&mut bytes);
+                Ok(())
+            });
+            assert!(outcome.is_ok());
+            let mut rest = bytes.as_slice();
+            while !rest.is_empty() {
+                let (item, behind) = Carried::read(rest).unwrap();
+                rest = behind;
+                let hash = Shard::hash(self.seed, item.key);
+                assert!(self.shard.take_up(self.now, hash, &item).is_ok());
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_lost_and_nothing_comes_back() {
+        for seed in 0..32 {
+            let mut rng = Rng::new(seed);
+            let mut pair = Pair::new(8 << 20, 4096, true, seed);
+            for round in 0..4 {
+                for _ in 0..400 {
+                    let key = format!("k{}", rng.below(300)).into_bytes();
+                    match rng.below(8) {
+                        0 => pair.delete(&key),
+                        1 => pair.touch(&key, [0, 5, 50][rng.index(3)]),
+                        2 => pair.read(&key),
+                        _ => {
+                            let size = [0, 30, 500, 3000, 30_000][rng.index(5)];
+                            let value = vec![rng.below(256) as u8; size];
+                            pair.write(
+                                &key,
+                                value,
+                                rng.below(2) as u32,
+                                [0, 9, 90][rng.index(3)],
+                                round % 2 == 0,
+                            )
+                            .unwrap();
+                        }
+                    }
+                }
+                pair.now += rng.below(10) as u32;
+                let segment_bytes = [4096, 16 << 10, 64 << 10][rng.index(3)];
+                pair.carry(16 << 20, segment_bytes);
+                pair.check_whole();
+                for n in 0..300 {
+                    pair.read(format!("k{n}").as_bytes());
+                }
+            }
+        }
+    }
+}

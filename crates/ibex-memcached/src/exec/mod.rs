@@ -312,7 +312,11 @@ fn shutdown(cx: &Cx<'_>, mode: ShutdownMode, out: &mut Vec<u8>) -> After {
         return After::Continue;
     }
     match mode {
-        ShutdownMode::Now | ShutdownMode::Graceful => {
+        ShutdownMode::Graceful => {
+            cx.shared.stop_gracefully("shutdown graceful command");
+            After::Close
+        }
+        ShutdownMode::Now => {
             cx.shared.kit.stop("shutdown command");
             After::Close
         }

@@ -8,6 +8,7 @@ mod life;
 mod limits;
 mod login;
 mod numbers;
+mod restart;
 mod scripts;
 mod udp;
 mod watch;
