@@ -1,11 +1,13 @@
-//! The job server as its widespread clients see it: the `gearman` and `gearadmin` tools, Perl's Gearman::Client and ::Worker, php-gearman.
+//! The job server as its widespread clients see it: the `gearman` and `gearadmin` tools, Perl's Gearman::Client and ::Worker,
+//! php-gearman, libgearman's C client and worker, Python's `gear` and `python3-gearman`, `node-gearman`. What a walk expects of ours it expects of the
+//! original too, which is walked next.
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use ibex_testkit::{Daemon, skip, wait};
+use ibex_testkit::{Daemon, ports, skip, wait};
 use integration_tests::peers;
 
 fn start() -> (Daemon, SocketAddr) {
@@ -14,8 +16,62 @@ fn start() -> (Daemon, SocketAddr) {
     (daemon, addr)
 }
 
+/// Lets a client walk its surface: against ours, then against Debian's server, so that what the walk expects is what the original does.
+fn against_both(walk: impl Fn(SocketAddr, Whose)) {
+    let (daemon, addr) = start();
+    walk(addr, Whose::Ours);
+    daemon.stop().unwrap();
+    let Some(program) = skip::program("gearmand") else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let addr = ports::free();
+    let mut command = Command::new(program);
+    // It unlinks its pid file: never a path that anybody else needs.
+    command
+        .args(["-L", "127.0.0.1", "-p", &addr.port().to_string(), "-P"])
+        .arg(dir.path().join("pid"))
+        .arg("-l")
+        .arg(dir.path().join("log"));
+    let server = Guard(
+        command
+            .current_dir(dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
+    wait::until_true("the original to listen", || {
+        std::net::TcpStream::connect(addr).is_ok()
+    })
+    .unwrap();
+    walk(addr, Whose::Theirs);
+    drop(server);
+}
+
+/// Whose server a client talks to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    Ours,
+    Theirs,
+}
+
+/// `program script host port`, which ends with the line `ok`.
+fn tour(mut command: Command, name: &str, addr: SocketAddr) {
+    command
+        .arg(script(name))
+        .arg(addr.ip().to_string())
+        .arg(addr.port().to_string());
+    let out = peers::ok(&mut command, b"").unwrap();
+    assert_eq!(out.lines().last(), Some("ok"), "{name}");
+}
+
 fn script(name: &str) -> String {
-    format!("{}/tests/it/scripts/{name}", env!("CARGO_MANIFEST_DIR"))
+    format!(
+        "{}/tests/it/scripts/gear/{name}",
+        env!("CARGO_MANIFEST_DIR")
+    )
 }
 
 /// A child that is killed when the test ends.
@@ -127,16 +183,16 @@ fn perl_clients_and_workers_walk_their_whole_surface() {
     ) {
         return;
     }
-    let (daemon, addr) = start();
-    let out = peers::ok(
-        Command::new(perl)
-            .arg(script("gearman_tour.pl"))
-            .arg(addr.to_string()),
-        b"",
-    )
-    .unwrap();
-    assert_eq!(out.lines().last(), Some("ok"));
-    daemon.stop().unwrap();
+    against_both(|addr, _| {
+        let out = peers::ok(
+            Command::new(&perl)
+                .arg(script("tour.pl"))
+                .arg(addr.to_string()),
+            b"",
+        )
+        .unwrap();
+        assert_eq!(out.lines().last(), Some("ok"));
+    });
 }
 
 #[test]
@@ -151,21 +207,98 @@ fn php_clients_and_workers_walk_their_whole_surface() {
     ) {
         return;
     }
-    let (daemon, addr) = start();
-    let command = |name: &str| {
-        let mut command = Command::new(&php);
-        command
-            .arg(script(name))
+    against_both(|addr, _| {
+        let mut worker = Command::new(&php);
+        worker
+            .arg(script("worker.php"))
             .arg(addr.ip().to_string())
-            .arg(addr.port().to_string());
-        command
+            .arg(addr.port().to_string())
+            .arg("9");
+        let worker = Guard(worker.stdin(Stdio::null()).spawn().unwrap());
+        tour(Command::new(&php), "tour.php", addr);
+        drop(worker);
+    });
+}
+
+#[test]
+fn c_clients_and_workers_walk_their_whole_surface() {
+    let Some(cc) = skip::program("cc") else {
+        return;
     };
-    let mut worker = command("gearman_worker.php");
-    let worker = Guard(worker.arg("9").stdin(Stdio::null()).spawn().unwrap());
-    let out = peers::ok(&mut command("gearman_tour.php"), b"").unwrap();
-    assert_eq!(out.lines().last(), Some("ok"));
-    drop(worker);
-    daemon.stop().unwrap();
+    if !Path::new("/usr/include/libgearman/gearman.h").exists() {
+        skip::skip("libgearman-dev is not installed");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let built = |name: &str| {
+        let program = dir.path().join(name);
+        let mut command = Command::new(&cc);
+        command.arg("-o").arg(&program);
+        command.arg(script(&format!("{name}.c"))).arg("-lgearman");
+        peers::ok(&mut command, b"").unwrap();
+        program
+    };
+    let (worker, client) = (built("worker"), built("client"));
+    against_both(|addr, whose| {
+        let at = |program: &Path| {
+            let mut command = Command::new(program);
+            command
+                .arg(addr.ip().to_string())
+                .arg(addr.port().to_string());
+            command
+        };
+        let mut working = Guard(at(&worker).stdin(Stdio::null()).spawn().unwrap());
+        let mut command = at(&client);
+        if whose == Whose::Ours {
+            command.arg("later");
+        }
+        let out = peers::ok(&mut command, b"").unwrap();
+        assert_eq!(out.lines().last(), Some("ok"));
+        wait::until_true("the worker to end by itself", || {
+            working
+                .0
+                .try_wait()
+                .unwrap()
+                .is_some_and(|status| status.success())
+        })
+        .unwrap();
+    });
+}
+
+#[test]
+fn python_gear_walks_its_whole_surface() {
+    let Some(python) = peers::python_with("gear") else {
+        return;
+    };
+    against_both(|addr, _| tour(Command::new(&python), "tour_gear.py", addr));
+}
+
+#[test]
+fn python3_gearman_walks_its_whole_surface() {
+    let Some(python) = peers::python_with("python3_gearman") else {
+        return;
+    };
+    against_both(|addr, _| tour(Command::new(&python), "tour_python3_gearman.py", addr));
+}
+
+#[test]
+fn node_gearman_walks_its_whole_surface() {
+    let Some(node) = skip::program("node") else {
+        return;
+    };
+    let Some(home) = std::env::var_os("HOME") else {
+        return;
+    };
+    let modules = Path::new(&home).join(".cache/ibex/node-clients/node_modules");
+    if !modules.join("node-gearman").exists() {
+        skip::skip("no Node here has node-gearman");
+        return;
+    }
+    against_both(|addr, _| {
+        let mut command = Command::new(&node);
+        command.env("NODE_PATH", &modules);
+        tour(command, "tour_node.js", addr);
+    });
 }
 
 #[test]
