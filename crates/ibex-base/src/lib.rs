@@ -7,9 +7,11 @@
 //! - [`deadline`]: "which key is due next?" for cores that keep many timers.
 //! - [`escape`]: bytes from strangers, made safe for a log line.
 //! - [`rng`]: small, seeded random numbers for choices and simulations (never for secrets).
+//! - [`zipf`]: ranks by popularity, for load generators and simulated caches.
 #![forbid(unsafe_code)]
 
 pub mod ascii;
 pub mod deadline;
 pub mod escape;
 pub mod rng;
+pub mod zipf;

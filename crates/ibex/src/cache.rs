@@ -1,5 +1,7 @@
 //! `ibex cache`: read, write and look into cache servers, and tell which server a key lives on.
 
+mod bench;
+
 use std::io::{BufRead as _, Read as _};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -82,6 +84,8 @@ enum Command {
         #[arg(long)]
         yes: bool,
     },
+    /// Load one server and say how long its answers take.
+    Bench(Box<bench::Args>),
     /// Keys on standard input, `key<TAB>server` on standard output: where a client with this configuration looks.
     Map,
 }
@@ -164,7 +168,8 @@ fn answer(is_so: bool) -> ExitCode {
 /// # Errors
 /// When a server cannot be reached or refuses, or standard input or output fails.
 pub async fn run(args: Args, format: Format) -> anyhow::Result<ExitCode> {
-    let client = connect(&args).await?;
+    let servers = servers(&args);
+    let client = connect(&args, servers.clone()).await?;
     match args.command {
         Command::Get { key } => match client.get(&key).await? {
             Some(item) => {
@@ -197,10 +202,13 @@ pub async fn run(args: Args, format: Format) -> anyhow::Result<ExitCode> {
         }
         Command::Flush { yes } => flush(&client, yes).await,
         Command::Map => map(&client),
+        Command::Bench(bench) => {
+            tokio::task::spawn_blocking(move || bench::run(&bench, &servers, format)).await?
+        }
     }
 }
 
-async fn connect(args: &Args) -> anyhow::Result<Client> {
+fn servers(args: &Args) -> Vec<String> {
     let mut servers = args.servers.clone();
     if servers.is_empty() {
         let list = std::env::var("MEMCACHED_SERVERS").unwrap_or_default();
@@ -213,6 +221,10 @@ async fn connect(args: &Args) -> anyhow::Result<Client> {
     if servers.is_empty() {
         servers.push("127.0.0.1:11211".to_owned());
     }
+    servers
+}
+
+async fn connect(args: &Args, servers: Vec<String>) -> anyhow::Result<Client> {
     let mut config = Config::new(servers).with_distribution(args.distribution.into());
     if let Some(hash) = args.hash {
         config = config.with_hash(hash.into());

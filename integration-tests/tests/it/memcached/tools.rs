@@ -1,4 +1,4 @@
-//! Operators' and libmemcached's tools: copying, showing, checking the protocol, loading, the original's `memcached-tool`.
+//! Operators' and libmemcached's tools: copying, showing, checking the protocol, loading, the original's `memcached-tool`, our own load.
 
 use std::process::Command;
 
@@ -125,5 +125,81 @@ fn memcached_tool_shows_the_server() {
     assert!(tool("sizes").contains("sizes_status"));
     assert!(tool("dump").contains("add tooled 7 0 5\r\nhello"));
     assert!(tool("keys").contains("key=tooled "));
+    cache.stop().unwrap();
+}
+
+/// One row of `ibex cache bench` as it prints JSON.
+fn bench(server: &str, more: &[&str]) -> Vec<serde_json::Value> {
+    let mut command = Command::new(ibex_testkit::daemon::binary("ibex").unwrap());
+    command
+        .args(["--output", "json", "cache", "--server", server, "bench"])
+        .args(["--keys", "1000", "--warmup", "0"])
+        .args(more);
+    let rows: Vec<serde_json::Value> =
+        serde_json::from_str(&peers::ok(&mut command, b"").unwrap()).unwrap();
+    rows
+}
+
+fn number(row: &serde_json::Value, name: &str) -> f64 {
+    row[name].as_str().unwrap().parse().unwrap()
+}
+
+#[test]
+fn our_load_asks_as_often_as_it_is_told() {
+    let cache = start();
+    let server = cache.addr("memcached").unwrap().to_string();
+    let open = ["--rate", "2000", "--arrivals", "constant", "--duration"];
+    for more in [
+        &[][..],
+        &["--protocol", "meta", "--connections", "7"],
+        &["--multiget", "10", "--threads", "2"],
+        &["--multiget", "10", "--protocol", "meta"],
+    ] {
+        let rows = bench(&server, &[&open[..], &["0.5"], more].concat());
+        // Two thousand a second for half a second, all of keys that were stored before.
+        assert_eq!(number(&rows[0], "requests"), 1000.0, "{rows:?}");
+        let keys = if more.contains(&"--multiget") {
+            10.0
+        } else {
+            1.0
+        };
+        assert_eq!(number(&rows[0], "hits"), keys * 1000.0, "{rows:?}");
+        assert_eq!(number(&rows[0], "misses"), 0.0, "{rows:?}");
+        assert!(number(&rows[0], "p50_us") <= number(&rows[0], "max_us"));
+    }
+    let mixed = ["--sets", "0.5", "--pipeline", "8", "--duration", "0.3"];
+    let rows = bench(&server, &mixed);
+    assert_eq!(
+        (&rows[0]["what"], &rows[1]["what"]),
+        (&"read".into(), &"store".into())
+    );
+    cache.stop().unwrap();
+}
+
+#[test]
+fn our_load_stores_what_it_misses() {
+    let cache = start();
+    let server = cache.addr("memcached").unwrap().to_string();
+    let scan = [
+        "--no-fill",
+        "--fill-misses",
+        "--key-spread",
+        "scan",
+        "--connections",
+        "1",
+    ];
+    let spans = [
+        "--rate",
+        "4000",
+        "--arrivals",
+        "constant",
+        "--duration",
+        "0.5",
+    ];
+    let rows = bench(&server, &[&scan[..], &spans].concat());
+    // 2000 requests over 1000 keys: each is missed once, unless its second reading overtakes the store.
+    assert!(number(&rows[0], "misses") >= 1000.0, "{rows:?}");
+    let items = cache.metric("ibex_memcached_items_stored_total");
+    assert!(items.unwrap() >= 1000.0);
     cache.stop().unwrap();
 }
