@@ -5,6 +5,7 @@
 
 use crate::shared::Shared;
 use crate::stream::{Door, Stream};
+use crate::tls::Mode;
 use crate::worker::{Arrival, Handle};
 use ibex_kit::{Heartbeat, Listener};
 use ibex_memcached_proto::texts;
@@ -38,12 +39,15 @@ pub(crate) struct Acceptor {
 impl Acceptor {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        listeners: Vec<Listener>,
+        listeners: Vec<(Listener, Mode)>,
         workers: Vec<Handle>,
     ) -> io::Result<(Self, Arc<Waker>)> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
-        let mut doors: Vec<Door> = listeners.into_iter().map(Door::new).collect();
+        let mut doors: Vec<Door> = listeners
+            .into_iter()
+            .map(|(listener, mode)| Door::new(listener, mode))
+            .collect();
         for (number, door) in doors.iter_mut().enumerate() {
             door.register(poll.registry(), Token(number))?;
         }
@@ -94,7 +98,7 @@ impl Acceptor {
                     self.note_disabled(turn < BATCH);
                     break;
                 }
-                match door.accept() {
+                match door.accept(self.shared.tls.as_ref()) {
                     Ok((stream, peer, listener)) => self.take(stream, peer, listener),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error)
@@ -142,6 +146,10 @@ impl Acceptor {
                 .globals
                 .rejected_connections
                 .fetch_add(1, Ordering::Relaxed);
+            if matches!(stream, Stream::Tls(_)) {
+                // There is no session yet in which to tell.
+                return;
+            }
             // The line fits the socket's empty buffer; a peer that is gone already misses nothing.
             let _told = stream.write(texts::TOO_MANY_CONNECTIONS).is_ok();
             return;

@@ -26,6 +26,26 @@ ibex_kit::config! {
     pub struct Config {
         /// Data addresses, TCP and unix sockets.
         restart listen: Vec<ListenAddr> = vec![ListenAddr::Tcp { host: None, port: 11211 }],
+        /// TLS on all TCP addresses of `listen`. The original's -Z.
+        restart tls: bool = false,
+        /// Addresses without TLS although `tls` is on. The original's -l notls:…
+        restart listen_plain: Vec<ListenAddr>,
+        /// Addresses with TLS that require a client certificate signed by `tls_ca`. The original's -l mtls:…
+        restart listen_mtls: Vec<ListenAddr>,
+        /// Certificate chain, PEM. Read again on SIGHUP and `refresh_certs`. The original's -o ssl_chain_cert.
+        restart tls_cert: String,
+        /// Private key, PEM. The original's -o ssl_key.
+        restart tls_key: String,
+        /// Client certificates: 0 none, 1 checked if one is given, 2 and 3 required. The original's -o ssl_verify_mode.
+        restart tls_verify: u32 = 0,
+        /// Certificates that sign those of clients, PEM. The original's -o ssl_ca_cert.
+        restart tls_ca: String,
+        /// Oldest version of TLS that is spoken, 1.2 or 1.3. The original's -o ssl_min_version.
+        restart tls_min_version: String = "1.2".to_owned(),
+        /// Whether sessions can be resumed. The original's -o ssl_session_cache.
+        restart tls_session_cache: bool = false,
+        /// Plain bytes of a connection that are encrypted ahead of the socket, 1K to 1M. The original's -o ssl_wbuf_size.
+        restart tls_write_buffer: ByteSize = ByteSize::from_bytes(16 << 10),
         /// Datagram (UDP) addresses; empty = off. The original's -U. Anybody who can send to them can use the cache, and forge the sender.
         restart udp: Vec<ListenAddr>,
         /// Longest reply to a datagram; a longer one is replaced by an error. Bounds what a forged sender can have sent to somebody else.
@@ -99,6 +119,38 @@ ibex_kit::config! {
     }
 }
 
+impl Config {
+    fn check_tls(&self, require: &mut impl FnMut(bool, &str, &str)) {
+        let needs = |ok: bool| !self.tls || ok;
+        require(
+            needs(!self.tls_cert.is_empty()),
+            "tls_cert",
+            "is needed with tls",
+        );
+        require(
+            needs(!self.tls_key.is_empty()),
+            "tls_key",
+            "is needed with tls",
+        );
+        let wants_ca = self.tls_verify > 0 || !self.listen_mtls.is_empty();
+        require(
+            needs(!wants_ca || !self.tls_ca.is_empty()),
+            "tls_ca",
+            "is needed to check client certificates",
+        );
+        require(
+            self.tls || self.listen_mtls.is_empty(),
+            "listen_mtls",
+            "is for tls, which is off",
+        );
+        require(self.tls_verify <= 3, "tls_verify", "must be from 0 to 3");
+        let is_version = matches!(self.tls_min_version.as_str(), "1.2" | "1.3");
+        require(is_version, "tls_min_version", "must be 1.2 or 1.3");
+        let is_sane = (1 << 10..=1 << 20).contains(&self.tls_write_buffer.bytes());
+        require(is_sane, "tls_write_buffer", "must be from 1K to 1M");
+    }
+}
+
 impl Validate for Config {
     fn validate(&self) -> Result<(), Vec<Problem>> {
         let mut problems = Vec::new();
@@ -108,7 +160,10 @@ impl Validate for Config {
             }
         };
         require(
-            !(self.listen.is_empty() && self.udp.is_empty()),
+            !(self.listen.is_empty()
+                && self.listen_plain.is_empty()
+                && self.listen_mtls.is_empty()
+                && self.udp.is_empty()),
             "listen",
             "is empty: there must be an address to listen on",
         );
@@ -122,6 +177,7 @@ impl Validate for Config {
             "memory",
             "must be at least 1M",
         );
+        self.check_tls(&mut require);
         let item_size = self.item_size_max.bytes();
         require(
             ITEM_SIZE_RANGE.contains(&item_size),

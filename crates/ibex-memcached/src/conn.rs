@@ -244,7 +244,7 @@ impl Conn {
             if !self.flush(turn) {
                 return Verdict::Close;
             }
-            let is_taken = self.out.is_empty();
+            let is_taken = self.out.is_empty() && !self.stream.has_pending();
             match stop {
                 Stop::Closing => {
                     return if is_taken {
@@ -276,12 +276,14 @@ impl Conn {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(Stop::NeedInput),
             Err(error) => {
                 turn.cx.counters.conn_errors.add(1);
+                self.count_tls_error(turn, &error);
                 self.reason = Reason::Error;
                 return Err(error);
             }
         };
         // A short read means that the socket is empty; new bytes make a new event.
-        if read < turn.scratch.len() && !self.peer_closed {
+        if read < turn.scratch.len() && !self.peer_closed && self.stream.is_empty_after_short_read()
+        {
             self.readable = false;
         }
         turn.cx.counters.bytes_read.add(read as u64);
@@ -304,6 +306,18 @@ impl Conn {
         };
         turn.scratch = scratch;
         Ok(stop)
+    }
+
+    /// Counts what TLS found wrong; errors of the socket are of other kinds.
+    fn count_tls_error(&self, turn: &Turn<'_>, error: &io::Error) {
+        if error.kind() == io::ErrorKind::InvalidData {
+            let counters = turn.cx.counters;
+            if self.stream.is_handshaking() {
+                counters.tls_handshake_errors.add(1);
+            } else {
+                counters.tls_errors.add(1);
+            }
+        }
     }
 
     fn compact(&mut self) {
@@ -568,6 +582,17 @@ impl Conn {
         }
         if self.sent == self.out.len() {
             self.release_output(turn);
+        }
+        if self.writable && self.stream.has_pending() {
+            match self.stream.flush() {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
+                Err(_) => {
+                    turn.cx.counters.conn_errors.add(1);
+                    self.reason = Reason::Error;
+                    return false;
+                }
+            }
         }
         true
     }

@@ -114,6 +114,10 @@ counters! {
     read_buf_oom,
     /// Connections closed because of replies not taken, with read_buf_mem_limit reached.
     response_obj_oom,
+    /// TLS handshakes that failed.
+    tls_handshake_errors,
+    /// TLS sessions that failed later.
+    tls_errors,
     /// Datagrams that are no requests.
     datagrams_dropped,
     /// Datagrams that were answered.

@@ -36,6 +36,7 @@ mod shared;
 mod stats;
 mod store;
 mod stream;
+mod tls;
 mod udp;
 mod upkeep;
 mod watch;

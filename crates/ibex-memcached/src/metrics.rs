@@ -44,7 +44,7 @@ fn commands(totals: &Totals) -> [(&'static str, &'static str, u64); 14] {
 /// Name, help, value.
 type Row = (&'static str, &'static str, u64);
 
-fn counters(shared: &Shared, totals: &Totals, items: &Stats) -> [Row; 16] {
+fn counters(shared: &Shared, totals: &Totals, items: &Stats) -> [Row; 18] {
     [
         (
             "memcached_requests",
@@ -102,6 +102,16 @@ fn counters(shared: &Shared, totals: &Totals, items: &Stats) -> [Row; 16] {
             "memcached_connections_shed",
             "Connections closed because all buffers together were over their limit.",
             totals.read_buf_oom + totals.response_obj_oom,
+        ),
+        (
+            "memcached_tls_handshake_errors",
+            "TLS handshakes that failed.",
+            totals.tls_handshake_errors,
+        ),
+        (
+            "memcached_tls_errors",
+            "TLS sessions that failed after their handshake.",
+            totals.tls_errors,
         ),
         (
             "memcached_datagrams_answered",

@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::restart::{self, Left};
 use crate::shared::Shared;
 use crate::store::{Store, StoreOptions};
+use crate::tls::{Mode, Tls};
 use crate::udp::{self, Udp};
 use crate::watch::{EvictionsWatched, Kinds, Ring, lines};
 use crate::worker::Worker;
@@ -28,6 +29,21 @@ fn descriptor(listener: &Listener) -> i32 {
         Listener::Tcp(listener) => listener.as_raw_fd(),
         Listener::Unix(listener) => listener.as_raw_fd(),
     }
+}
+
+/// All listeners and what they ask of their clients.
+fn listen(kit: &Kit, config: &Config) -> Result<Vec<(Listener, Mode)>, Failure> {
+    let usual = if config.tls { Mode::Tls } else { Mode::Plain };
+    let mut listeners = Vec::new();
+    for (name, addresses, mode) in [
+        ("memcached", &config.listen, usual),
+        ("memcached_plain", &config.listen_plain, Mode::Plain),
+        ("memcached_mtls", &config.listen_mtls, Mode::Mutual),
+    ] {
+        let bound = kit.listen(name, addresses)?;
+        listeners.extend(bound.into_iter().map(|listener| (listener, mode)));
+    }
+    Ok(listeners)
 }
 
 fn make_store(config: &Config) -> Store {
@@ -55,11 +71,11 @@ fn thread(
 /// # Errors
 /// [`Failure`] if an address cannot be had, a thread cannot be started, or a thread failed.
 pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
-    let listeners = kit.listen("memcached", &config.listen)?;
+    let listeners = listen(&kit, &config)?;
     let datagrams = kit.listen_udp("memcached_udp", &config.udp)?;
     let addresses = listeners
         .iter()
-        .map(|listener| (descriptor(listener), listener.address()))
+        .map(|(listener, _)| (descriptor(listener), listener.address()))
         .chain(datagrams.iter().map(udp::shown))
         .collect();
     let users = match config.auth_file.as_str() {
@@ -68,6 +84,12 @@ pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
     };
     let left = Left::find(&config)?;
     let clock = left.as_ref().map_or_else(Clock::new, Left::clock);
+    let tls = if config.tls {
+        let opened = Tls::open(&config, clock.now());
+        Some(opened.map_err(Failure::config)?)
+    } else {
+        None
+    };
     let shared = Arc::new(Shared::new(
         config.clone(),
         make_store(&config),
@@ -75,6 +97,7 @@ pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
         addresses,
         users,
         clock,
+        tls,
     ));
     if let Some(left) = left {
         restore(&shared, left).await?;
@@ -223,6 +246,9 @@ fn on_reload(kit: &Kit, shared: &Arc<Shared>) {
         }
         if let Some(Err(failure)) = shared.users.as_ref().map(Users::reload) {
             tracing::warn!(error = %failure, "users file not reloaded, the old users stay");
+        }
+        if let Some(Err(error)) = shared.refresh_certificates() {
+            tracing::warn!(error, "certificates not reloaded, the old ones stay");
         }
     });
 }

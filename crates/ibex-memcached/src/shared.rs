@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::counters::{Counters, Gauges, Totals};
 use crate::register::{Details, Register};
 use crate::store::Store;
+use crate::tls::Tls;
 use crate::watch::{Hub, Ring};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -75,6 +76,8 @@ pub(crate) struct Shared {
     pub(crate) watch: Arc<Hub>,
     /// Who may log in; `None` lets everybody in.
     pub(crate) users: Option<Users>,
+    /// Certificates, with TLS.
+    pub(crate) tls: Option<Tls>,
     /// Listening sockets as the statistics show them: descriptor and address.
     pub(crate) listeners: Vec<(i32, String)>,
 }
@@ -87,6 +90,7 @@ impl Shared {
         listeners: Vec<(i32, String)>,
         users: Option<Users>,
         clock: Clock,
+        tls: Option<Tls>,
     ) -> Self {
         let live = Live {
             verbosity: AtomicU32::new(config.verbosity),
@@ -123,6 +127,7 @@ impl Shared {
                 config.watcher_logbuf_size.as_usize(),
             ),
             users,
+            tls,
             listeners,
             config,
         }
@@ -172,6 +177,12 @@ impl Shared {
             .iter()
             .map(|worker| worker.gauges.bytes())
             .sum()
+    }
+
+    /// Reads the certificates again; `None` without TLS.
+    pub(crate) fn refresh_certificates(&self) -> Option<Result<(), String>> {
+        let tls = self.tls.as_ref()?;
+        Some(tls.refresh(&self.config, self.clock.now()))
     }
 
     /// Ends the daemon as SIGUSR1 does: the items are kept, if there is a file for them.

@@ -4,6 +4,7 @@
 //! (mostly 0), see docs/memcached/compatibility.md.
 
 use crate::PROTOCOL_VERSION;
+use crate::config::Config;
 use crate::counters::Totals;
 use crate::exec::Cx;
 use crate::register::PrefixCounts;
@@ -239,11 +240,18 @@ fn store_numbers(cx: &Cx<'_>, items: &ibex_cache_core::Stats, list: &mut List<'_
         ("log_watcher_skipped", counted(&watch.numbers.skipped)),
         ("log_watcher_sent", counted(&watch.numbers.sent)),
         ("log_watchers", watch.count() as u64),
-        ("unexpected_napi_ids", 0),
-        ("round_robin_fallback", 0),
     ] {
         list.add(name, value);
     }
+    if let Some(tls) = &cx.shared.tls {
+        let totals = cx.shared.totals();
+        list.add("ssl_handshake_errors", totals.tls_handshake_errors);
+        list.add("ssl_proto_errors", totals.tls_errors);
+        let since = cx.now.saturating_sub(tls.refreshed_at());
+        list.add("time_since_server_cert_refresh", since);
+    }
+    list.add("unexpected_napi_ids", 0);
+    list.add("round_robin_fallback", 0);
     for (name, value) in [
         ("bytes", items.bytes),
         ("curr_items", items.curr_items),
@@ -401,11 +409,39 @@ fn settings(cx: &Cx<'_>, out: &mut Vec<u8>) {
     list.add("read_buf_mem_limit", config.read_buf_mem_limit.bytes());
     list.add("track_sizes", "no");
     list.add("inline_ascii_response", "no");
+    tls_settings(config, &mut list);
     list.add("num_napi_ids", "NULL");
     let file = config.memory_file.as_str();
     list.add("memory_file", if file.is_empty() { "NULL" } else { file });
     list.add("client_flags_size", 4);
     list.end();
+}
+
+fn tls_settings(config: &Config, list: &mut List<'_>) {
+    if !config.tls {
+        return;
+    }
+    let or_null = |text: &str| {
+        if text.is_empty() {
+            "NULL".to_owned()
+        } else {
+            text.to_owned()
+        }
+    };
+    list.add("ssl_enabled", "yes");
+    list.add("ssl_chain_cert", &config.tls_cert);
+    list.add("ssl_key", &config.tls_key);
+    list.add("ssl_verify_mode", config.tls_verify);
+    list.add("ssl_keyformat", 1);
+    list.add("ssl_ciphers", "NULL");
+    list.add("ssl_ca_cert", or_null(&config.tls_ca));
+    list.add("ssl_wbuf_size", config.tls_write_buffer.bytes());
+    list.add("ssl_session_cache", yes_no(config.tls_session_cache));
+    list.add("ssl_kernel_tls", "no");
+    list.add(
+        "ssl_min_version",
+        format_args!("tlsv{}", config.tls_min_version),
+    );
 }
 
 fn live_bands(cx: &Cx<'_>) -> Vec<(usize, Band)> {

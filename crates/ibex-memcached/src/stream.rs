@@ -1,5 +1,6 @@
 //! A client's socket: TCP or unix, non-blocking, under mio.
 
+use crate::tls::{Mode, Tls, TlsStream};
 use ibex_kit::Listener;
 use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
@@ -11,6 +12,8 @@ use std::sync::Arc;
 pub(crate) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    /// TCP under TLS.
+    Tls(Box<TlsStream>),
     /// None: the peer sends datagrams, which are read and written elsewhere.
     Datagram,
 }
@@ -20,6 +23,7 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream.read(buf),
             Self::Unix(stream) => stream.read(buf),
+            Self::Tls(stream) => stream.read(buf),
             Self::Datagram => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
@@ -28,7 +32,38 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream.write(buf),
             Self::Unix(stream) => stream.write(buf),
+            Self::Tls(stream) => stream.write(buf),
             Self::Datagram => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    /// Whether a read that filled less than its buffer tells that nothing more waits.
+    pub(crate) fn is_empty_after_short_read(&self) -> bool {
+        !matches!(self, Self::Tls(_))
+    }
+
+    /// Whether bytes that were taken wait for the socket.
+    pub(crate) fn has_pending(&self) -> bool {
+        matches!(self, Self::Tls(stream) if stream.has_pending())
+    }
+
+    /// Sends bytes that were taken and wait.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Tls(stream) => stream.flush(),
+            Self::Tcp(_) | Self::Unix(_) | Self::Datagram => Ok(()),
+        }
+    }
+
+    /// Whether its TLS handshake is not over.
+    pub(crate) fn is_handshaking(&self) -> bool {
+        matches!(self, Self::Tls(stream) if stream.is_handshaking())
+    }
+
+    /// Before it is dropped.
+    pub(crate) fn close(&mut self) {
+        if let Self::Tls(stream) = self {
+            stream.close();
         }
     }
 
@@ -38,6 +73,7 @@ impl Stream {
         match self {
             Self::Tcp(stream) => registry.register(stream, token, both),
             Self::Unix(stream) => registry.register(stream, token, both),
+            Self::Tls(stream) => registry.register(&mut stream.socket, token, both),
             Self::Datagram => Ok(()),
         }
     }
@@ -47,6 +83,7 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream.as_raw_fd(),
             Self::Unix(stream) => stream.as_raw_fd(),
+            Self::Tls(stream) => stream.socket.as_raw_fd(),
             Self::Datagram => -1,
         }
     }
@@ -55,37 +92,40 @@ impl Stream {
 /// A listening socket.
 #[derive(Debug)]
 pub(crate) enum Door {
-    Tcp(TcpListener, Arc<str>),
+    Tcp(TcpListener, Arc<str>, Mode),
     Unix(UnixListener, Arc<str>),
 }
 
 impl Door {
-    pub(crate) fn new(listener: Listener) -> Self {
+    /// A unix socket has no use for TLS.
+    pub(crate) fn new(listener: Listener, mode: Mode) -> Self {
         let address: Arc<str> = listener.address().into();
         match listener {
-            Listener::Tcp(listener) => Self::Tcp(TcpListener::from_std(listener), address),
+            Listener::Tcp(listener) => Self::Tcp(TcpListener::from_std(listener), address, mode),
             Listener::Unix(listener) => Self::Unix(UnixListener::from_std(listener), address),
         }
     }
 
     pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         match self {
-            Self::Tcp(listener, _) => registry.register(listener, token, Interest::READABLE),
+            Self::Tcp(listener, _, _) => registry.register(listener, token, Interest::READABLE),
             Self::Unix(listener, _) => registry.register(listener, token, Interest::READABLE),
         }
     }
 
     /// A connection, its peer, and the address it came in by.
-    pub(crate) fn accept(&self) -> io::Result<(Stream, String, Arc<str>)> {
+    pub(crate) fn accept(&self, tls: Option<&Tls>) -> io::Result<(Stream, String, Arc<str>)> {
         match self {
-            Self::Tcp(listener, address) => {
+            Self::Tcp(listener, address, mode) => {
                 let (stream, peer) = listener.accept()?;
                 stream.set_nodelay(true)?;
-                Ok((
-                    Stream::Tcp(stream),
-                    format!("tcp:{peer}"),
-                    Arc::clone(address),
-                ))
+                let stream = match (mode, tls) {
+                    (Mode::Tls | Mode::Mutual, Some(tls)) => {
+                        Stream::Tls(Box::new(tls.accept(stream, *mode)?))
+                    }
+                    _ => Stream::Tcp(stream),
+                };
+                Ok((stream, format!("tcp:{peer}"), Arc::clone(address)))
             }
             Self::Unix(listener, address) => {
                 let (stream, _) = listener.accept()?;

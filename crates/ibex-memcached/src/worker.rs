@@ -237,9 +237,10 @@ impl Worker {
     }
 
     fn close(&mut self, id: usize, reason: Reason) {
-        let Some(conn) = self.conns.try_remove(id) else {
+        let Some(mut conn) = self.conns.try_remove(id) else {
             return;
         };
+        conn.stream.close();
         tracing::debug!(peer = %conn.entry.peer, fd = conn.entry.fd, state = conn.entry.state_name(), "connection closed");
         self.watching.retain(|watching| *watching != id);
         let watch = &self.shared.watch;

@@ -366,7 +366,15 @@ fn admin(cx: &Cx<'_>, verb: AdminVerb, words: &[u8], out: &mut Vec<u8>) -> After
         AdminVerb::Lru => out.extend_from_slice(admin_text::lru(words)),
         AdminVerb::LruCrawler => return admin_text::lru_crawler(cx, words, out),
         AdminVerb::Watch => return watch(cx, words, out),
-        AdminVerb::RefreshCerts => out.extend_from_slice(texts::TLS_DISABLED),
+        AdminVerb::RefreshCerts => match cx.shared.refresh_certificates() {
+            None => out.extend_from_slice(texts::TLS_DISABLED),
+            Some(Ok(())) => out.extend_from_slice(texts::OK),
+            Some(Err(error)) => {
+                out.extend_from_slice(b"Error loading certificates: ");
+                out.extend_from_slice(error.as_bytes());
+                out.extend_from_slice(b"\r\n");
+            }
+        },
         AdminVerb::DebugTime if cx.shared.config.test_hooks => {
             out.extend_from_slice(admin_text::debugtime(cx, words))
         }

@@ -10,5 +10,6 @@ mod login;
 mod numbers;
 mod restart;
 mod scripts;
+mod tls;
 mod udp;
 mod watch;

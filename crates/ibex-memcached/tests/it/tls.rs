@@ -1,0 +1,263 @@
+//! TLS: both protocol versions, large values both ways, client certificates, plain listeners beside it, refreshed certificates, strangers.
+
+use crate::client::Client;
+use ibex_testkit::Daemon;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion,
+};
+use std::io::{self, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/tls")
+        .join(name)
+}
+
+/// A daemon with the files in `dir`, which are the first certificate's.
+fn start(dir: &Path, args: &[&str]) -> Daemon {
+    put(dir, "first");
+    let builder = Daemon::builder("ibex-memcached")
+        .arg("-Z")
+        .arg("-o")
+        .arg(format!("ssl_chain_cert={}", dir.join("cert").display()))
+        .arg("-o")
+        .arg(format!("ssl_key={}", dir.join("key").display()))
+        .arg("-o")
+        .arg(format!("ssl_ca_cert={}", file("ca.pem").display()));
+    args.iter()
+        .fold(builder, |builder, arg| builder.arg(*arg))
+        .start()
+        .unwrap()
+}
+
+fn put(dir: &Path, name: &str) {
+    std::fs::copy(file(&format!("{name}.pem")), dir.join("cert")).unwrap();
+    std::fs::copy(file(&format!("{name}.key")), dir.join("key")).unwrap();
+}
+
+const VERSIONS: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS12, &rustls::version::TLS13];
+
+struct TlsClient {
+    stream: StreamOwned<ClientConnection, TcpStream>,
+    read: Vec<u8>,
+}
+
+impl TlsClient {
+    fn new(
+        daemon: &Daemon,
+        listener: &str,
+        name: &str,
+        versions: &[&'static SupportedProtocolVersion],
+        with_certificate: bool,
+    ) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_file(file("ca.pem")).unwrap())
+            .unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_root_certificates(roots);
+        let config = if with_certificate {
+            let chain = vec![CertificateDer::from_pem_file(file("client.pem")).unwrap()];
+            let key = PrivateKeyDer::from_pem_file(file("client.key")).unwrap();
+            config.with_client_auth_cert(chain, key).unwrap()
+        } else {
+            config.with_no_client_auth()
+        };
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let session = ClientConnection::new(Arc::new(config), name).unwrap();
+        let socket = TcpStream::connect(daemon.addr(listener).unwrap()).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .unwrap();
+        Self {
+            stream: StreamOwned::new(session, socket),
+            read: Vec::new(),
+        }
+    }
+
+    fn usual(daemon: &Daemon) -> Self {
+        Self::new(daemon, "memcached", "localhost", &VERSIONS, false)
+    }
+
+    fn try_ask(&mut self, request: &str, end: &str) -> io::Result<String> {
+        self.stream.write_all(request.as_bytes())?;
+        self.stream.flush()?;
+        let mut buffer = vec![0; 65_536];
+        let mut searched = 0;
+        loop {
+            let unseen = &self.read[searched..];
+            let found = unseen
+                .windows(end.len())
+                .position(|window| window == end.as_bytes());
+            if let Some(at) = found {
+                let reply: Vec<u8> = self.read.drain(..searched + at + end.len()).collect();
+                return Ok(String::from_utf8_lossy(&reply).into_owned());
+            }
+            searched = self.read.len().saturating_sub(end.len());
+            let read = self.stream.read(&mut buffer)?;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            self.read.extend_from_slice(&buffer[..read]);
+        }
+    }
+
+    fn ask(&mut self, request: &str, end: &str) -> String {
+        self.try_ask(request, end).unwrap()
+    }
+}
+
+#[test]
+fn both_versions_and_values_of_any_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = start(dir.path(), &["-I", "4m"]);
+    for version in VERSIONS {
+        let mut client = TlsClient::new(&daemon, "memcached", "localhost", &[version], false);
+        for bytes in [0, 1, 16_000, 16_384, 16_385, 100_000, 3_000_000] {
+            let value = "v".repeat(bytes);
+            let stored = client.ask(&format!("set k 0 0 {bytes}\r\n{value}\r\n"), "\r\n");
+            assert_eq!(stored, "STORED\r\n");
+            let got = client.ask("get k\r\nmn\r\n", "MN\r\n");
+            assert!(
+                got == format!("VALUE k 0 {bytes}\r\n{value}\r\nEND\r\nMN\r\n"),
+                "{bytes}"
+            );
+        }
+        client.ask(&"mn\r\n".repeat(500), &"MN\r\n".repeat(500));
+        client.stream.write_all(b"quit\r\n").unwrap();
+        let mut rest = Vec::new();
+        // Closed with a goodbye, or the client would call it an error.
+        assert_eq!(client.stream.read_to_end(&mut rest).unwrap(), 0);
+    }
+    let settings = TlsClient::usual(&daemon).ask("stats settings\r\n", "END\r\n");
+    assert!(settings.contains("STAT ssl_enabled yes\r\n"));
+    assert!(settings.contains("STAT ssl_min_version tlsv1.2\r\n"));
+    daemon.stop().unwrap();
+}
+
+/// Replies that are not read wait as they do without TLS, and come when they are.
+#[test]
+fn unread_replies_are_bounded_and_come_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = start(dir.path(), &["-t", "1"]);
+    let mut client = TlsClient::usual(&daemon);
+    let value = "v".repeat(500_000);
+    client.ask(&format!("set big 0 0 500000\r\n{value}\r\n"), "STORED\r\n");
+    let mut greedy = TlsClient::usual(&daemon);
+    greedy.ask("mn\r\n", "MN\r\n");
+    let gets = format!("get{}\r\n", " big".repeat(40));
+    greedy.stream.write_all(gets.as_bytes()).unwrap();
+    greedy.stream.flush().unwrap();
+    let buffers = || {
+        daemon
+            .metric("ibex_memcached_connection_buffer_bytes")
+            .unwrap()
+    };
+    ibex_testkit::wait::until_true("the reply waits", || buffers() > 100_000.0).unwrap();
+    for _ in 0..100 {
+        assert_eq!(client.ask("mn\r\n", "MN\r\n"), "MN\r\n");
+    }
+    assert!(buffers() < 8e6);
+    let all = greedy.ask("", "END\r\n");
+    assert_eq!(
+        all.len(),
+        40 * (500_000 + "VALUE big 0 500000\r\n\r\n".len()) + 5
+    );
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn client_certificates_and_plain_listeners() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = start(
+        dir.path(),
+        &["-l", "127.0.0.1:0,notls:127.0.0.1:0,mtls:127.0.0.1:0"],
+    );
+    assert_eq!(
+        TlsClient::usual(&daemon).ask("set k 0 0 1\r\nx\r\n", "\r\n"),
+        "STORED\r\n"
+    );
+    let mut plain = Client::to(daemon.addr("memcached_plain").unwrap());
+    assert_eq!(
+        plain.ask("get k\r\n", "END\r\n"),
+        "VALUE k 0 1\r\nx\r\nEND\r\n"
+    );
+    for version in VERSIONS {
+        let mutual = |with_certificate| {
+            TlsClient::new(
+                &daemon,
+                "memcached_mtls",
+                "localhost",
+                &[version],
+                with_certificate,
+            )
+        };
+        assert_eq!(mutual(true).ask("mn\r\n", "\r\n"), "MN\r\n");
+        assert!(mutual(false).try_ask("mn\r\n", "\r\n").is_err());
+    }
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn certificates_are_refreshed_for_new_connections() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = start(dir.path(), &["-l", "127.0.0.1:0"]);
+    let named = |name: &str| {
+        let mut client = TlsClient::new(&daemon, "memcached", name, &VERSIONS, false);
+        client.try_ask("mn\r\n", "\r\n").is_ok()
+    };
+    assert!(named("first.test") && !named("second.test"));
+    let mut old = TlsClient::usual(&daemon);
+    put(dir.path(), "second");
+    assert!(named("first.test"));
+    assert_eq!(old.ask("refresh_certs\r\n", "\r\n"), "OK\r\n");
+    assert!(!named("first.test") && named("second.test"));
+    std::fs::write(dir.path().join("key"), "nonsense").unwrap();
+    let error = old.ask("refresh_certs\r\n", "\r\n");
+    assert!(
+        error.starts_with("Error loading certificates: tls_key "),
+        "{error}"
+    );
+    assert!(named("second.test"));
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn strangers_and_wrong_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = start(dir.path(), &["-t", "1"]);
+    let mut client = TlsClient::usual(&daemon);
+    client.ask("mn\r\n", "MN\r\n");
+    // Somebody without TLS, somebody who goes in the middle of the handshake.
+    let mut stranger = Client::new(&daemon);
+    stranger.send(b"get k\r\n");
+    assert!(!stranger.rest().starts_with(b"END"));
+    Client::new(&daemon).send(&[0x16, 3, 1, 2, 0, 1]);
+    let stats = client.ask("stats\r\n", "END\r\n");
+    assert!(stats.contains("STAT ssl_handshake_errors 1\r\n"), "{stats}");
+    assert_eq!(stats.lines().count(), 96 + 1);
+    daemon.stop().unwrap();
+    let refused = |args: &[&str]| {
+        let builder = Daemon::builder("ibex-memcached");
+        let builder = args.iter().fold(builder, |builder, arg| builder.arg(*arg));
+        format!("{:?}", builder.start().err().unwrap())
+    };
+    assert!(refused(&["-Z"]).contains("is needed with tls"));
+    let ca = file("ca.pem");
+    let (cert, key) = (
+        format!("ssl_chain_cert={}", ca.display()),
+        "ssl_key=/does/not/exist",
+    );
+    assert!(refused(&["-Z", "-o", &cert, "-o", key]).contains("tls_key /does/not/exist"));
+    let other = format!("ssl_key={}", file("first.key").display());
+    assert!(refused(&["-Z", "-o", &cert, "-o", &other]).contains("tls_cert and tls_key"));
+}
