@@ -15,6 +15,8 @@ ibex_kit::config! {
         restart queue: String = "sqlite".to_owned(),
         /// Database of the background queue; by default jobs.db in the state directory.
         table store: StoreConfig,
+        /// On MySQL: a server that has written nothing for this long is taken for dead by another one that waits for its queue, 3s to 10m.
+        restart queue_lease: Duration = Duration::from_secs(15),
         /// Reactor threads, 0 to 64; 0 is one up to two processors, else half of them, at most four.
         restart threads: u32 = 0,
         /// Prefix of job handles, at most 42 bytes; by default H: and the node's name, cut.
@@ -172,6 +174,11 @@ impl Validate for Config {
                 delay.as_millis() >= 1 && delay.as_secs() <= 10,
                 "from 1ms to 10s",
             ),
+        );
+        let lease = self.queue_lease.std().as_secs();
+        check(
+            "queue_lease",
+            within((3..=600).contains(&lease), "from 3s to 10m"),
         );
         let packet = self.packet_size_max.bytes();
         check(

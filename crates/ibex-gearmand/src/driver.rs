@@ -112,6 +112,8 @@ pub(crate) struct Shared {
     /// Store requests that are not done.
     pub(crate) store_backlog: Arc<AtomicUsize>,
     pub(crate) is_stopping: AtomicBool,
+    /// Another server has the queue.
+    pub(crate) is_queue_lost: AtomicBool,
     /// Listening sockets are to be closed, connections served on.
     pub(crate) is_closing_doors: AtomicBool,
     pub(crate) kit: Kit,
@@ -134,6 +136,7 @@ impl Shared {
             traffic: Traffic::default(),
             store_backlog,
             is_stopping: AtomicBool::new(false),
+            is_queue_lost: AtomicBool::new(false),
             is_closing_doors: AtomicBool::new(false),
             kit,
         }

@@ -13,7 +13,7 @@ use crate::config::{Config, Queue};
 use crate::driver::{Bounds, Hub, Mail, Mailbox, Nowhere, Shared, epoch_ms};
 use crate::peers::Peers;
 use crate::reactor::{Reactor, waker_token};
-use crate::store::{Left, Outcomes, Store};
+use crate::store::{Claimant, Left, Outcomes, Store};
 use crate::{metrics, page};
 
 /// How often a graceful stop looks whether it is done.
@@ -99,6 +99,11 @@ pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
             .await
             .map_err(|error| Failure::bug(format!("store task: {error}")))?;
     }
+    if shared.is_queue_lost.load(Ordering::Acquire) {
+        return Err(Failure::temporary(
+            "another server has taken the job queue; it was silent for longer than queue_lease",
+        ));
+    }
     Ok(())
 }
 
@@ -126,9 +131,10 @@ async fn open_store(
             with_password(&config.store.url, config.store.password.reveal())
         }
     };
+    let claimant = claimant(config, kit);
     let deadline = Instant::now() + config.store.startup_timeout.std();
     loop {
-        match Store::open(&url, Arc::clone(backlog)).await {
+        match Store::open(&url, &claimant, Arc::clone(backlog)).await {
             Ok((store, left)) => {
                 tracing::info!(
                     jobs = left.jobs.len(),
@@ -151,6 +157,44 @@ async fn open_store(
         }
     }
 }
+
+/// The file in the state directory that names this server, so that its next life takes its queue back at once.
+const NAME_FILE: &str = "queue_name";
+
+fn claimant(config: &Config, kit: &Kit) -> Claimant {
+    let life = format!("{}-{}", std::process::id(), epoch_ms());
+    let fresh = format!("{}-{life}", kit.node());
+    let server = match kit.state_dir() {
+        Ok(dir) => {
+            let path = dir.join(NAME_FILE);
+            let kept = std::fs::read_to_string(&path).ok();
+            kept.filter(|name| !name.trim().is_empty())
+                .unwrap_or_else(|| {
+                    if let Err(error) = std::fs::write(&path, &fresh) {
+                        tracing::warn!(error = %error, "the next start waits for queue_lease");
+                    }
+                    fresh
+                })
+        }
+        Err(error) => {
+            tracing::debug!(error = %error, "without a state directory the next start waits for queue_lease");
+            fresh
+        }
+    };
+    Claimant {
+        server: server
+            .trim()
+            .replace(' ', "_")
+            .chars()
+            .take(NAME_CHARS_MAX)
+            .collect(),
+        life,
+        lease: config.queue_lease.std(),
+    }
+}
+
+/// With the life's number it fits the column.
+const NAME_CHARS_MAX: usize = 50;
 
 /// Puts the password into a database URL that names a user without one.
 fn with_password(url: &str, password: &str) -> String {
@@ -300,6 +344,14 @@ impl Outcomes for Mailed {
         if !jobs.is_empty() {
             self.mail(Mail::StoreFailed(jobs));
         }
+    }
+
+    fn lost(&self) {
+        self.0.is_queue_lost.store(true, Ordering::Release);
+        // At once: what waits here waits there too.
+        self.0.is_stopping.store(true, Ordering::Release);
+        self.0.wake_all();
+        self.0.kit.stop("another server has taken the job queue");
     }
 }
 

@@ -4,9 +4,14 @@
 //! while it runs, the
 //! next batch gathers. What was to be stored and could not be is refused (the submitter gets QUEUE_ERROR); ends and attempts, for which nobody waits,
 //! are kept and tried again, so
-//! that a database that comes back learns of them. `schema.rs` has the statements; nothing else here is SQL.
+//! that a database that comes back learns of them. `schema.rs` has the statements, `owner.rs` sees to it that one server uses the queue; nothing else
+//! here is SQL.
 
+mod owner;
 mod schema;
+
+pub(crate) use owner::Claimant;
+use owner::Ownership;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -88,12 +93,15 @@ pub(crate) trait Outcomes: Send + Sync + 'static {
     fn stored(&self, jobs: Vec<JobId>);
     /// These are not.
     fn failed(&self, jobs: Vec<JobId>);
+    /// The queue is another server's by now: nothing of it may be handed out any more.
+    fn lost(&self);
 }
 
 /// The database with the queue in it.
 #[derive(Debug)]
 pub(crate) struct Store {
     db: Db,
+    ownership: Ownership,
     requests: mpsc::UnboundedReceiver<Op>,
     sender: mpsc::UnboundedSender<Op>,
     backlog: Arc<AtomicUsize>,
@@ -115,6 +123,7 @@ impl Store {
     /// Opens the database, brings its schema up to date, reads what is left and reserves numbers.
     pub(crate) async fn open(
         url: &str,
+        claimant: &Claimant,
         backlog: Arc<AtomicUsize>,
     ) -> Result<(Self, Left), Failure> {
         let failure = |error: &Error| {
@@ -130,12 +139,14 @@ impl Store {
         db.migrate("gearmand", schema::MIGRATIONS)
             .await
             .map_err(|error| failure(&error))?;
+        let ownership = Ownership::take(&db, claimant).await?;
         let left = schema::load(&db, NUMBERS)
             .await
             .map_err(|error| failure(&error))?;
         let (sender, requests) = mpsc::unbounded_channel();
         let store = Self {
             db,
+            ownership,
             requests,
             sender,
             backlog,
@@ -155,6 +166,7 @@ impl Store {
     pub(crate) async fn run(self, outcomes: impl Outcomes, check: Check) {
         let Self {
             db,
+            ownership,
             mut requests,
             sender,
             backlog,
@@ -166,14 +178,22 @@ impl Store {
         loop {
             if waiting.is_empty() {
                 batch.clear();
-                if requests.recv_many(&mut batch, BATCH_MAX).await == 0 {
+                let next = requests.recv_many(&mut batch, BATCH_MAX);
+                let count = match ownership.beat() {
+                    // Nothing to write is written as a beat alone.
+                    Some(beat) => tokio::time::timeout(beat, next).await,
+                    None => Ok(next.await),
+                };
+                if count == Ok(0) {
                     break;
                 }
                 waiting.extend(batch.drain(..));
             }
             let ops = take_batch(&mut waiting);
             let count = ops.len();
-            let plan = Arc::new(Plan::new(ops));
+            let mut plan = Plan::new(ops);
+            plan.owner = ownership.name().map(<[u8]>::to_vec);
+            let plan = Arc::new(plan);
             let outcome = db.write(|tx| Box::pin(apply(Arc::clone(&plan), tx))).await;
             match outcome {
                 Ok(()) => {
@@ -182,7 +202,13 @@ impl Store {
                     check.ok();
                     outcomes.stored(plan.awaited.clone());
                 }
-                Err(error) => {
+                Err(Refusal::Lost) => {
+                    check.failed("the queue belongs to another server");
+                    outcomes.failed(plan.awaited.clone());
+                    outcomes.lost();
+                    return;
+                }
+                Err(Refusal::Sql(error)) => {
                     check.failed(error.to_string());
                     tracing::warn!(error = %error, jobs = plan.awaited.len(), "jobs could not be stored");
                     let kept = plan.kept_after_failure();
@@ -206,6 +232,9 @@ impl Store {
                     }
                 }
             }
+        }
+        if let Err(error) = ownership.release(&db).await {
+            tracing::warn!(error = %error, "the queue is not given back; the next server waits for the lease to end");
         }
         if let Err(error) = db.close().await {
             tracing::error!(error = %error, "close job store");
@@ -253,6 +282,22 @@ struct Plan {
     schedules: Vec<Op>,
     /// Jobs somebody waits for.
     awaited: Vec<JobId>,
+    /// Whose queue it must be.
+    owner: Option<Vec<u8>>,
+}
+
+/// Why a batch was not written.
+#[derive(Debug)]
+enum Refusal {
+    /// The queue is another server's.
+    Lost,
+    Sql(Error),
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self::Sql(error)
+    }
 }
 
 impl Plan {
@@ -349,13 +394,19 @@ impl Plan {
     }
 }
 
-async fn apply(plan: Arc<Plan>, tx: &mut Tx) -> Result<(), Error> {
+async fn apply(plan: Arc<Plan>, tx: &mut Tx) -> Result<(), Refusal> {
+    if let Some(owner) = &plan.owner
+        && !owner::beat(tx, owner).await?
+    {
+        return Err(Refusal::Lost);
+    }
     schema::insert(tx, &plan.inserts).await?;
     schema::revive(tx, &plan.revivals).await?;
     schema::note_attempts(tx, &plan.attempts).await?;
     schema::bury(tx, &plan.burials).await?;
     schema::schedule(tx, &plan.schedules).await?;
-    schema::forget(tx, &plan.forgotten).await
+    schema::forget(tx, &plan.forgotten).await?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! `gearman_jobs`: one row per background job that has not ended; its id is the number in the handle, so the order of ids is the order of submission.
 //! Keys, names and
 //! workloads are bytes. `gearman_dead`: jobs that were given up. `gearman_quarantine`: rows that could not be read at a start. `gearman_meta`: the
-//! first number of the next life.
+//! first number of the next life. `gearman_owner` (MySQL): the server whose queue it is.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use ibex_sql::{Db, Engine, Error, Migration, Row, Tx, Value, params};
 use super::{Left, Op};
 use crate::driver::epoch_ms;
 
-pub(super) const MIGRATIONS: &[Migration] = &[QUEUE, SCHEDULES];
+pub(super) const MIGRATIONS: &[Migration] = &[QUEUE, SCHEDULES, OWNER];
 
 const QUEUE: Migration = Migration {
     version: 1,
@@ -50,6 +50,17 @@ const SCHEDULES: Migration = Migration {
     mysql: &[
         "CREATE TABLE gearman_schedules (function VARBINARY(512) NOT NULL, unique_key VARBINARY(64) NOT NULL, id BIGINT NOT NULL, fields VARBINARY(1024) NOT NULL, \
          next_ms BIGINT NOT NULL, workload LONGBLOB NOT NULL, PRIMARY KEY (function, unique_key)) ENGINE=InnoDB",
+    ],
+};
+
+/// One row: whose queue it is. SQLite has a file lock for that.
+const OWNER: Migration = Migration {
+    version: 3,
+    name: "owner",
+    sqlite: &[],
+    mysql: &[
+        "CREATE TABLE gearman_owner (id INT PRIMARY KEY, owner VARBINARY(255) NOT NULL, beat BIGINT NOT NULL) ENGINE=InnoDB",
+        "INSERT INTO gearman_owner (id, owner, beat) VALUES (1, '', 0)",
     ],
 };
 

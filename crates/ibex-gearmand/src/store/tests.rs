@@ -12,6 +12,7 @@ use super::*;
 struct Seen {
     stored: Mutex<Vec<u64>>,
     failed: Mutex<Vec<u64>>,
+    is_lost: Mutex<bool>,
 }
 
 impl Outcomes for Arc<Seen> {
@@ -21,6 +22,10 @@ impl Outcomes for Arc<Seen> {
 
     fn failed(&self, jobs: Vec<JobId>) {
         self.failed.lock().unwrap().extend(jobs.iter().map(|j| j.0));
+    }
+
+    fn lost(&self) {
+        *self.is_lost.lock().unwrap() = true;
     }
 }
 
@@ -37,10 +42,20 @@ fn job(id: u64, workload: &'static [u8]) -> StoredJob {
     }
 }
 
+fn claimant(server: &str, life: u32) -> Claimant {
+    Claimant {
+        server: server.to_owned(),
+        life: life.to_string(),
+        lease: Duration::from_secs(3),
+    }
+}
+
 /// One life: opens, does `ops`, closes. Says what was left and what was stored.
 async fn life(url: &str, ops: Vec<Op>) -> (Left, Vec<u64>) {
     let backlog = Arc::new(AtomicUsize::new(0));
-    let (store, left) = Store::open(url, Arc::clone(&backlog)).await.unwrap();
+    let (store, left) = Store::open(url, &claimant("one", 1), Arc::clone(&backlog))
+        .await
+        .unwrap();
     let requests = store.requests();
     for op in ops {
         requests.push(op);
@@ -188,6 +203,59 @@ async fn mariadb() {
     let database = server.database().unwrap();
     suite(&database.url()).await;
     recurring(&database.url()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_has_one_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", dir.path().join("jobs.db").display());
+    let backlog = Arc::new(AtomicUsize::new(0));
+    let first = Store::open(&url, &claimant("one", 1), Arc::clone(&backlog))
+        .await
+        .unwrap();
+    let refused = Store::open(&url, &claimant("two", 1), Arc::clone(&backlog))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.kind(), ibex_kit::Kind::Temporary, "{refused}");
+    drop(first);
+    Store::open(&url, &claimant("two", 1), backlog)
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_was_taken_for_dead_stores_nothing_more() {
+    let Some(server) = ibex_testkit::mariadb::Server::start().unwrap() else {
+        return;
+    };
+    let database = server.database().unwrap();
+    let url = database.url();
+    let backlog = Arc::new(AtomicUsize::new(0));
+    let (sleeper, _) = Store::open(&url, &claimant("one", 1), Arc::clone(&backlog))
+        .await
+        .unwrap();
+    // It does not beat, as if it were stopped; another one waits for the lease.
+    let (heir, _) = Store::open(&url, &claimant("two", 1), Arc::clone(&backlog))
+        .await
+        .unwrap();
+    let requests = sleeper.requests();
+    requests.push(Op::Persist(job(1, b"late")));
+    let seen = Arc::new(Seen::default());
+    let check = Kit::for_test(crate::ABOUT).check("store");
+    tokio::time::timeout(
+        Duration::from_secs(60),
+        sleeper.run(Arc::clone(&seen), check),
+    )
+    .await
+    .unwrap();
+    assert!(*seen.is_lost.lock().unwrap());
+    assert_eq!(*seen.failed.lock().unwrap(), [1]);
+    drop(heir);
+    // The heir's next life takes over at once; its earlier one is past, too.
+    let (_, left) = Store::open(&url, &claimant("two", 2), backlog)
+        .await
+        .unwrap();
+    assert!(left.jobs.is_empty(), "{:?}", left.jobs);
 }
 
 #[tokio::test]

@@ -283,6 +283,139 @@ async fn killed_under_load_on_mariadb() {
     killed_under_load(daemon).await;
 }
 
+/// A small file system of its own, unmounted with the value.
+struct Small(tempfile::TempDir);
+
+impl Small {
+    fn mount() -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let done = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=8m", "small"])
+            .arg(dir.path())
+            .output();
+        if done.is_ok_and(|done| done.status.success()) {
+            return Some(Self(dir));
+        }
+        ibex_testkit::skip::skip("no right to mount a small file system here");
+        None
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let outcome = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(self.0.path())
+            .status();
+        if !outcome
+            .as_ref()
+            .is_ok_and(std::process::ExitStatus::success)
+        {
+            eprintln!("the file system stays: {outcome:?}");
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_is_answered_and_survived() {
+    let Some(small) = Small::mount() else { return };
+    let ballast = small.0.path().join("ballast");
+    std::fs::write(&ballast, vec![1; 4 << 20]).unwrap();
+    let state = small.0.path().join("state");
+    let mut daemon = builder()
+        .set("state_dir", &state.display().to_string())
+        .announce("jobs could not be stored")
+        .start()
+        .unwrap();
+    let addr = daemon.addr("gearman").unwrap();
+    let mut wire = Wire::connect(addr);
+    let workload = "w".repeat(50_000);
+    let mut acknowledged = BTreeSet::new();
+    let try_one = |wire: &mut Wire, acknowledged: &mut BTreeSet<String>| {
+        wire.send(Request::Submit(
+            Submit::new(b"f", b"", workload.as_bytes()).background(),
+        ));
+        let packet = wire.next().unwrap();
+        match packet.strip_prefix("JOB_CREATED ") {
+            Some(handle) => acknowledged.insert(handle.to_owned()),
+            None => {
+                assert!(is_error(&packet, "QUEUE_ERROR"), "{packet}");
+                false
+            }
+        }
+    };
+    while try_one(&mut wire, &mut acknowledged) {
+        assert!(acknowledged.len() < 1000, "eight megabytes hold all that");
+    }
+    // Others go on: foreground jobs need no disk.
+    let mut worker = Wire::connect(addr);
+    worker.send(Request::CanDo { function: b"now" });
+    wire.send(Request::Submit(Submit::new(b"now", b"", b"foreground")));
+    wire.handle();
+    worker.send(Request::GrabJob(Grab::Plain));
+    assert!(worker.next().unwrap().ends_with("foreground"));
+    // Room again: without a restart submissions are taken again.
+    std::fs::remove_file(&ballast).unwrap();
+    wait::until_true("jobs to be stored again", || {
+        try_one(&mut wire, &mut acknowledged)
+    })
+    .unwrap();
+    daemon.kill_and_restart().unwrap();
+    let mut wire = Wire::connect(daemon.addr("gearman").unwrap());
+    wire.send(Request::CanDo { function: b"f" });
+    let mut found = BTreeSet::new();
+    loop {
+        wire.send(Request::GrabJob(Grab::Plain));
+        let packet = wire.next().unwrap();
+        let Some(assigned) = packet.strip_prefix("JOB_ASSIGN ") else {
+            break;
+        };
+        found.extend(assigned.split(' ').next().map(str::to_owned));
+    }
+    assert_eq!(found, acknowledged);
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn two_servers_on_one_database_take_turns() {
+    let Some(server) = mariadb::Server::start().unwrap() else {
+        return;
+    };
+    let database = server.database().unwrap();
+    let with = |patience: &str| {
+        builder()
+            .set("queue", "mysql")
+            .set("queue_lease", "10s")
+            .set("store.url", &database.url())
+            .set("store.startup_timeout", patience)
+    };
+    let mut first = with("60s").start().unwrap();
+    let mut wire = Wire::connect(first.addr("gearman").unwrap());
+    submit(&mut wire, "f", "kept");
+    let refused = format!("{:#}", with("1s").start().unwrap_err());
+    assert!(
+        refused.contains("belongs to the running server"),
+        "{refused}"
+    );
+    // The first one serves on, and its own next life does not wait for the lease of the one before.
+    submit(&mut wire, "f", "kept too");
+    first.kill_and_restart().unwrap();
+    // When it is dead the second one takes over, with everything.
+    first.kill().unwrap();
+    let second = with("120s")
+        .announce("job store, will retry")
+        .start()
+        .unwrap();
+    let mut wire = Wire::connect(second.addr("gearman").unwrap());
+    wire.send(Request::CanDo { function: b"f" });
+    for workload in ["kept", "kept too"] {
+        wire.send(Request::GrabJob(Grab::Plain));
+        let packet = wire.next().unwrap();
+        assert!(packet.ends_with(workload), "{packet}");
+    }
+    second.stop().unwrap();
+}
+
 #[test]
 fn a_database_that_is_gone_refuses_background_jobs_and_only_those() {
     let Some(mut server) = mariadb::Server::start_own().unwrap() else {
