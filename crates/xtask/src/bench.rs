@@ -10,7 +10,7 @@ use crate::suite::println;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Area or package whose benchmarks run: `memcached`, `gearman`, `ibex-sql` …; without it they are listed.
+    /// Area, package or name of the benchmarks to run: `memcached`, `gearman`, `ibex-sql` …; without it they are listed.
     area: Option<String>,
     /// Arguments for the benchmark programs.
     #[arg(last = true)]
@@ -37,13 +37,27 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     };
     let chosen: Vec<&Bench> = benches
         .iter()
-        .filter(|bench| bench.package.contains(area.as_str()))
+        .filter(|bench| bench.package.contains(area.as_str()) || bench.name.contains(area.as_str()))
         .collect();
     ensure!(
         !chosen.is_empty(),
         "no benchmarks of {area:?}; `cargo xtask bench` lists what there is"
     );
     for bench in chosen {
+        // These start the daemon of their name and use the operator's tool, which `cargo bench` builds for their own packages only.
+        if bench.package == "integration-tests" {
+            let daemon = format!("ibex-{}", bench.name);
+            let build = [
+                "build",
+                "--locked",
+                "--release",
+                "--bins",
+                "--package",
+                "ibex",
+                "--package",
+            ];
+            sh::run(sh::cargo(&build).arg(daemon))?;
+        }
         let mut command = sh::cargo(&[
             "bench",
             "--locked",
