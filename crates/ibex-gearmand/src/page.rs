@@ -28,6 +28,8 @@ pub(crate) fn register(shared: &Arc<Shared>) {
     kit.json("/-/gearman-workers", move || workers_json(&workers.hub()));
     let dead = Arc::clone(shared);
     kit.json("/-/dead", move || dead_json(&dead.hub()));
+    let schedules = Arc::clone(shared);
+    kit.json("/-/schedules", move || schedules_json(&schedules.hub()));
     let line = Arc::clone(shared);
     kit.status_line(move || {
         let hub = line.hub();
@@ -209,6 +211,19 @@ fn workers_json(hub: &Hub) -> Value {
             json!({
                 "peer": hub.peers.get(&c.conn).map(Peer::address), "id": text(&c.id), "functions": c.functions.iter().map(|f| text(f)).collect::<Vec<_>>(),
                 "holding": c.holding.iter().map(|h| format!("{h:?}")).collect::<Vec<_>>(), "sleeping": c.is_sleeping,
+            })
+        })
+        .collect()
+}
+
+fn schedules_json(hub: &Hub) -> Value {
+    let schedules = hub.server.schedules().take(ENTRIES_MAX);
+    schedules
+        .map(|s| {
+            let [minute, hour, day, month, weekday] = s.fields.map(|field| text(&field));
+            json!({
+                "handle": format!("{:?}", s.handle), "function": text(&s.function), "unique": text(&s.unique), "minute": minute, "hour": hour,
+                "day_of_month": day, "month": month, "day_of_week": weekday, "next_ms": s.next_ms, "workload_bytes": s.workload_bytes,
             })
         })
         .collect()

@@ -35,7 +35,7 @@ enum Command {
     Worker(worker::Args),
     /// Ask or steer a job server.
     #[command(disable_help_flag = true)]
-    Admin(admin::Args),
+    Admin(Box<admin::Args>),
 }
 
 /// Which job servers to talk to.
@@ -90,7 +90,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Client(args) => client::run(args).await,
         Command::Worker(args) => worker::run(args).await,
-        Command::Admin(args) => admin::run(args).await,
+        Command::Admin(args) => admin::run(*args).await,
     }
 }
 

@@ -157,6 +157,15 @@ fn the_admin_port_shows_functions_jobs_and_workers() {
     );
     let jobs = daemon.admin_get("/-/jobs").unwrap().text();
     assert!(jobs.contains("u1"), "{jobs}");
+    client.send(Request::Submit(Submit {
+        schedule: Some([b"0", b"3", b"", b"", b"0"]),
+        ..Submit::new(b"nightly", b"n1", b"x").background()
+    }));
+    client.handle();
+    let schedules = daemon.admin_get("/-/schedules").unwrap().text();
+    let schedules: serde_json::Value = serde_json::from_str(&schedules).unwrap();
+    assert_eq!(schedules[0]["function"], "nightly", "{schedules}");
+    assert_eq!(schedules[0]["hour"], "3", "{schedules}");
     let page = daemon.admin_get("/").unwrap().text();
     assert!(page.contains("nobody can do this"), "{page}");
     let submitted = daemon

@@ -59,6 +59,51 @@ pub struct Args {
     /// Forget a function without jobs and workers.
     #[arg(long, value_name = "FUNCTION")]
     drop_function: Option<String>,
+    /// Functions with their bounds, counters and the age of their oldest job (ibex-gearmand).
+    #[arg(long)]
+    show_functions: bool,
+    /// Recurring jobs and when they come next (ibex-gearmand).
+    #[arg(long)]
+    schedules: bool,
+    /// Jobs that were given up (ibex-gearmand).
+    #[arg(long)]
+    dead: bool,
+    /// Metrics (ibex-gearmand).
+    #[arg(long)]
+    metrics: bool,
+    /// All that is known of a job (ibex-gearmand).
+    #[arg(long, value_name = "HANDLE")]
+    show_job: Option<String>,
+    /// Bound a function's queue, 0 for no bound.
+    #[arg(long, num_args = 2, value_names = ["FUNCTION", "JOBS"])]
+    max_queue: Vec<String>,
+    /// Bound how many jobs of a function run at once, 0 for no bound (ibex-gearmand).
+    #[arg(long, num_args = 2, value_names = ["FUNCTION", "JOBS"])]
+    limit_running: Vec<String>,
+    /// Bound how many jobs of a function are handed out per second, 0 for no bound (ibex-gearmand).
+    #[arg(long, num_args = 2, value_names = ["FUNCTION", "JOBS"])]
+    limit_rate: Vec<String>,
+    /// Hand out no jobs of a function (ibex-gearmand).
+    #[arg(long, value_name = "FUNCTION")]
+    pause: Option<String>,
+    /// Hand them out again (ibex-gearmand).
+    #[arg(long, value_name = "FUNCTION")]
+    resume: Option<String>,
+    /// Remove a function's waiting jobs (ibex-gearmand).
+    #[arg(long, value_name = "FUNCTION")]
+    purge: Option<String>,
+    /// Make a dead job, or all of a function, wait again (ibex-gearmand).
+    #[arg(long, value_name = "HANDLE|FUNCTION")]
+    retry_dead: Option<String>,
+    /// Forget a dead job, or all of a function (ibex-gearmand).
+    #[arg(long, value_name = "HANDLE|FUNCTION")]
+    drop_dead: Option<String>,
+    /// End a recurring job (ibex-gearmand).
+    #[arg(long, num_args = 2, value_names = ["FUNCTION", "UNIQUE"])]
+    drop_schedule: Vec<String>,
+    /// Refuse new submissions, or take them again (ibex-gearmand).
+    #[arg(long, value_name = "on|off")]
+    drain: Option<String>,
     /// Stop the server now.
     #[arg(long)]
     shutdown: bool,
@@ -88,11 +133,28 @@ impl Args {
             (self.server_version, "version", Form::Line),
             (self.server_verbose, "verbose", Form::Line),
             (self.getpid, "getpid", Form::Line),
+            (self.show_functions, "show functions", Form::List),
+            (self.schedules, "show schedules", Form::List),
+            (self.dead, "show dead", Form::List),
+            (self.metrics, "metrics", Form::List),
         ];
         let values = [
-            (&self.cancel_job, "cancel job"),
-            (&self.create_function, "create function"),
-            (&self.drop_function, "drop function"),
+            (&self.show_job, "show job", Form::List),
+            (&self.cancel_job, "cancel job", Form::Line),
+            (&self.create_function, "create function", Form::Line),
+            (&self.drop_function, "drop function", Form::Line),
+            (&self.pause, "pause", Form::Line),
+            (&self.resume, "resume", Form::Line),
+            (&self.purge, "purge", Form::Line),
+            (&self.retry_dead, "retry dead", Form::Line),
+            (&self.drop_dead, "drop dead", Form::Line),
+            (&self.drain, "drain", Form::Line),
+        ];
+        let pairs = [
+            (&self.max_queue, "maxqueue", " "),
+            (&self.limit_running, "limit", " running "),
+            (&self.limit_rate, "limit", " rate "),
+            (&self.drop_schedule, "drop schedule", " "),
         ];
         let ends = [
             (self.shutdown_graceful, "shutdown graceful"),
@@ -102,11 +164,19 @@ impl Args {
         let mut commands: Vec<_> = asked
             .map(|&(_, command, form)| (command.to_owned(), form))
             .collect();
-        commands.extend(values.iter().filter_map(|(value, command)| {
+        commands.extend(values.iter().filter_map(|(value, command, form)| {
             value
                 .as_ref()
-                .map(|value| (format!("{command} {value}"), Form::Line))
+                .map(|value| (format!("{command} {value}"), *form))
         }));
+        for (words, command, between) in pairs {
+            // The flag may be given more than once.
+            commands.extend(
+                words
+                    .chunks(2)
+                    .map(|pair| (format!("{command} {}", pair.join(between)), Form::Line)),
+            );
+        }
         let last = ends.iter().filter(|end| end.0);
         commands.extend(last.map(|&(_, command)| (command.to_owned(), Form::Line)));
         commands
@@ -186,6 +256,40 @@ fn shown(answer: &str, form: Form) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn flags_become_commands() {
+        use clap::Parser as _;
+
+        #[derive(Debug, clap::Parser)]
+        #[command(disable_help_flag = true)]
+        struct Program {
+            #[command(flatten)]
+            args: Args,
+        }
+
+        let line = "x --schedules --drop-schedule f u --max-queue f 7 --max-queue g 0 --limit-rate f 10 --retry-dead f --show-job H:a:1 --drain on";
+        let commands: Vec<String> = Program::try_parse_from(line.split(' '))
+            .unwrap()
+            .args
+            .commands()
+            .into_iter()
+            .map(|(command, _)| command)
+            .collect();
+        assert_eq!(
+            commands,
+            [
+                "show schedules",
+                "show job H:a:1",
+                "retry dead f",
+                "drain on",
+                "maxqueue f 7",
+                "maxqueue g 0",
+                "limit f rate 10",
+                "drop schedule f u",
+            ]
+        );
+    }
 
     #[test]
     fn answers_look_as_gearadmin_shows_them() {
