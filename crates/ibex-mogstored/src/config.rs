@@ -24,6 +24,9 @@ ibex_kit::config! {
         live side_listen: Vec<ListenAddr>,
         /// Directory that holds one directory devN per disk.
         restart docroot: String = "/var/mogdata".to_owned(),
+        /// Numbers of devices whose directories are made at the start if they are missing: for volumes and trials. Not for disks that are
+        /// mounted at devN, whose absence must show; refused with require_mounts.
+        restart make_devices: Vec<u32>,
         /// What is synced before an upload is acknowledged: full, data or none.
         live sync: SyncMode = SyncMode::Full,
         /// Refuse uploads to devN directories that are no mount points.
@@ -59,6 +62,12 @@ impl Validate for Config {
         within("idle_timeout", self.idle_timeout.std(), 1, 3600);
         if !(1..=512).contains(&self.disk_threads) {
             problems.push(Problem::new("disk_threads", "must be between 1 and 512"));
+        }
+        if self.require_mounts && !self.make_devices.is_empty() {
+            problems.push(Problem::new(
+                "make_devices",
+                "makes directories that are no mount points; require_mounts refuses them",
+            ));
         }
         if self.docroot.is_empty() {
             problems.push(Problem::new("docroot", "must name a directory"));

@@ -9,7 +9,9 @@ use crate::side::Side;
 use crate::usage::{self, UsageWorker};
 use ibex_kit::page::Section;
 use ibex_kit::{Failure, Kit};
+use ibex_mogilefs_proto::DevId;
 use std::collections::BTreeSet;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::{Arc, RwLock};
 
@@ -86,7 +88,9 @@ async fn prepare(disks: &Arc<Disks>, config: &Config) -> Result<(), Failure> {
     let disks = Arc::clone(disks);
     let require_mounts = config.require_mounts;
     let docroot = config.docroot.clone();
+    let wanted = config.make_devices.clone();
     let work = tokio::task::spawn_blocking(move || {
+        make_devices(&disks, &wanted)?;
         let devices = disks.present();
         tracing::info!(docroot, devices = devices.len(), "devices found");
         for device in devices {
@@ -105,8 +109,23 @@ async fn prepare(disks: &Arc<Disks>, config: &Config) -> Result<(), Failure> {
                 tracing::warn!(devid = %device, %error, "cannot write usage");
             }
         }
+        Ok(())
     });
-    work.await.map_err(|error| Failure::bug(error.to_string()))
+    work.await
+        .map_err(|error| Failure::bug(error.to_string()))?
+}
+
+/// Makes the directories of devices that are to be there.
+fn make_devices(disks: &Disks, wanted: &[u32]) -> Result<(), Failure> {
+    for number in wanted {
+        let path = disks.path(DevId(*number));
+        match std::fs::DirBuilder::new().mode(0o750).create(&path) {
+            Ok(()) => tracing::info!(devid = number, path = %path.display(), "device made"),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(Failure::io(format!("{}: {error}", path.display()))),
+        }
+    }
+    Ok(())
 }
 
 fn publish_pages(kit: &Kit, disks: &Arc<Disks>) {

@@ -29,11 +29,10 @@ const GOODBYE: Duration = Duration::from_secs(2);
 /// # Errors
 /// An address that cannot be bound, or databases none of which answers within `store.startup_timeout`.
 pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
-    let state_dir = kit.state_dir()?;
     let bound = kit.bind("schwartz", &config.listen)?;
     let datagrams = kit.listen_udp("poke", &config.poke_udp)?;
     let metrics = Arc::new(Metrics::register(kit.metrics(), kit.label_cap()));
-    let client = open(&config, &state_dir).await?;
+    let client = open(&config, &kit).await?;
     let app = assemble(config, &kit, client, metrics);
     background(&app, &kit, datagrams)?;
     pages(&app, &kit);
@@ -56,9 +55,9 @@ pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
 }
 
 /// Opens the databases; at least one must answer in time.
-async fn open(config: &Config, state_dir: &std::path::Path) -> Result<Client, Failure> {
+async fn open(config: &Config, kit: &Kit) -> Result<Client, Failure> {
     let first = if config.store.url.is_empty() {
-        format!("sqlite:{}", state_dir.join("schwartz.db").display())
+        format!("sqlite:{}", kit.state_dir()?.join("schwartz.db").display())
     } else {
         config.store.url.clone()
     };

@@ -3,6 +3,7 @@
 //! Every server is a child on a free port of the loopback in a folder of its own; a test whose peer is missing says so in one line and is counted as skipped.
 
 mod booted;
+mod composed;
 mod gearman;
 mod memcached;
 mod mogilefs;

@@ -8,6 +8,9 @@ mod make;
 mod paint;
 mod words;
 
+#[cfg(test)]
+pub(crate) use paint::userpic;
+
 use crate::app::{App, Effects};
 use crate::commands::say;
 use crate::error::{Error, Result};
@@ -18,6 +21,7 @@ use ibex_sql::{Tx, Value, params};
 use indicatif::{ProgressBar, ProgressStyle};
 use make::{Account, Made};
 use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
 use std::sync::Arc;
 
 /// Users written to the global database in one transaction.
@@ -88,7 +92,11 @@ pub(crate) async fn run(app: &App, plan: Plan) -> Result<()> {
     Ok(())
 }
 
+/// A bar on a terminal, a line elsewhere.
 fn bar(length: usize, what: &'static str) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        say(&format!("{what}: {length}"));
+    }
     let style = ProgressStyle::with_template("{msg:>10} {bar:40} {pos}/{len}")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(length as u64)

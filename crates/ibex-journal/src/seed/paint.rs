@@ -28,7 +28,7 @@ const COLOURS: [[u8; 3]; 6] = [
 ];
 
 /// A PNG of 112 by 112 pixels.
-pub(super) fn userpic(seed: u64) -> Result<Vec<u8>> {
+pub(crate) fn userpic(seed: u64) -> Result<Vec<u8>> {
     let mut rng = Rng::new(seed ^ 0x7069_6374);
     let ground = Rgb(rng.pick(&GROUNDS).copied().unwrap_or([255; 3]));
     let colour = Rgb(rng.pick(&COLOURS).copied().unwrap_or([0; 3]));

@@ -286,3 +286,20 @@ fn a_full_disk_refuses_and_keeps_nothing() {
     daemon.announce("cannot write usage");
     daemon.stop().unwrap();
 }
+
+#[test]
+fn directories_of_devices_are_made_when_asked_for() {
+    let docroot = tempfile::TempDir::with_prefix("mogdata-").unwrap();
+    std::fs::create_dir(docroot.path().join("dev7")).unwrap();
+    std::fs::write(docroot.path().join("dev7/kept"), "old").unwrap();
+    let daemon = ibex_testkit::Daemon::builder("ibex-mogstored")
+        .set("docroot", docroot.path().to_str().unwrap())
+        .env("IBEX_MAKE_DEVICES", "7,8")
+        .start()
+        .unwrap();
+    let node = Node { daemon, docroot };
+    assert_eq!(get(&node, "/dev7/kept").text(), "old");
+    assert_eq!(put(&node, "/dev8/new", b"x").status, 201);
+    assert_eq!(put(&node, "/dev9/new", b"x").status, 404);
+    node.stop();
+}
