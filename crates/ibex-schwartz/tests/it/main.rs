@@ -11,6 +11,7 @@
 )]
 
 mod faults;
+mod original;
 mod perl;
 mod sim;
 mod suite;

@@ -14,7 +14,7 @@ struct Peer {
     user: &'static str,
 }
 
-fn is_missing(driver: &str) -> bool {
+pub(crate) fn is_missing(driver: &str) -> bool {
     let found = Command::new("perl")
         .args(["-MTheSchwartz", &format!("-MDBD::{driver}"), "-e", "1"])
         .stderr(Stdio::null())
