@@ -8,9 +8,14 @@ use crate::store::schema::{self, Found, SCHEMA_VERSION};
 use crate::store::{Store, StoreError};
 use crate::tracker::Tracker;
 use ibex_kit::page::Section;
-use ibex_kit::{Failure, Kit};
+use ibex_kit::{Check, Failure, Kit};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// How often the database is asked whether it is there.
+const STORE_CHECK: Duration = Duration::from_secs(1);
+/// And how long it may take to say so.
+const STORE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs the tracker until it is told to stop.
 ///
@@ -27,6 +32,10 @@ pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
     let reloaded = Arc::clone(&tracker);
     kit.on_reload(move |new: &Config| reloaded.replace_config(new.clone()));
     publish_pages(&kit, &tracker);
+    kit.spawn_background(
+        "store check",
+        watch_store(Arc::clone(&tracker), kit.check("store")),
+    );
     jobs::start(&tracker);
     let serving = Arc::clone(&tracker);
     bound.serve(
@@ -44,6 +53,17 @@ pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
         tracing::warn!(%error, "claimed work stays claimed until its lease ends");
     }
     Ok(())
+}
+
+/// Tells `/readyz` whether the database answers.
+async fn watch_store(tracker: Arc<Tracker>, check: Check) {
+    loop {
+        match tracker.store.db.ping(STORE_PATIENCE).await {
+            Ok(()) => check.ok(),
+            Err(error) => check.failed(error.to_string()),
+        }
+        tokio::time::sleep(STORE_CHECK).await;
+    }
 }
 
 async fn open_store(config: &Config, kit: &Kit) -> Result<Store, Failure> {

@@ -202,6 +202,19 @@ impl Db {
         }
     }
 
+    /// Whether the database answers, asked once and without a second try.
+    ///
+    /// # Errors
+    /// As [`Db::query`]; [`ErrorKind::Timeout`] when `patience` is over.
+    pub async fn ping(&self, patience: std::time::Duration) -> Result<(), Error> {
+        let deadline = Instant::now() + patience;
+        let answer = match &self.shared.driver {
+            Driver::Lite(db) => db.query("SELECT 1", Vec::new(), deadline).await,
+            Driver::My(db) => within(deadline, false, db.query("SELECT 1", Vec::new())).await,
+        };
+        answer.map(drop)
+    }
+
     /// The first row of [`Db::query`].
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Processes that die, hang or run full, at bad moments.
 
-use crate::cluster::{Cluster, Store, devices_of, eventually};
+use crate::cluster::{Cluster, Store, devices_of, eventually, tracker, until};
 use ibex_testkit::mariadb;
 use std::time::{Duration, Instant};
 
@@ -165,5 +165,76 @@ async fn a_file_deleted_while_nodes_are_down_is_removed_when_they_return() {
         cluster.nodes[0].files().is_empty()
     })
     .await;
+    cluster.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tracker_killed_while_copying_leaves_nothing_undone() {
+    const FILES: usize = 30;
+    let mut cluster = Cluster::start(2);
+    let again = tracker(&cluster.store)
+        .set("claim_lease", "10s")
+        .start()
+        .unwrap();
+    std::mem::replace(&mut cluster.tracker, again)
+        .stop()
+        .unwrap();
+    let mut cluster = cluster.populated().await;
+    let client = cluster.client();
+    let mut stores = tokio::task::JoinSet::new();
+    for index in 0..FILES {
+        let client = client.clone();
+        stores.spawn(async move {
+            let content = vec![b'x'; 1 << 20];
+            client.store(format!("k{index}"), "two", content).await
+        });
+    }
+    // Copies are under way by now: they begin with the first store.
+    while let Some(stored) = stores.join_next().await {
+        stored.unwrap().unwrap();
+    }
+    cluster.tracker.kill_and_restart().unwrap();
+    for index in 0..FILES {
+        cluster.replicas(&format!("k{index}"), 2).await;
+    }
+    cluster.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heavy_a_database_that_goes_away_and_comes_back() {
+    let Some(mut server) = mariadb::Server::start_own().unwrap() else {
+        return;
+    };
+    let url = {
+        let database = server.database().unwrap();
+        let url = database.url();
+        // Lives as long as the server, which goes with the test.
+        std::mem::forget(database);
+        format!("{url}?timeout=500ms&connect_timeout=500ms")
+    };
+    let mut cluster = Cluster::start_on(2, Store::Url(url)).populated().await;
+    for phrase in ["database", "worker step failed", "claimed work"] {
+        cluster.tracker.announce(phrase);
+    }
+    let client = cluster.client();
+    let kept = client.store("kept", "two", "before").await.unwrap();
+    cluster.replicas("kept", 2).await;
+    server.kill().unwrap();
+    let mut raw = cluster.raw();
+    let refused = raw.ask("create_open domain=t&class=two&key=new");
+    assert!(refused.starts_with("ERR "), "{refused}");
+    until("the tracker says that it is not ready", || {
+        !cluster.tracker.is_ready()
+    });
+    assert_eq!(cluster.tracker.admin_get("/healthz").unwrap().status, 200);
+    server.restart().unwrap();
+    eventually("stores work again", async || {
+        client.store("after", "two", "after").await.is_ok()
+    })
+    .await;
+    assert_eq!(client.info("kept").await.unwrap().fid, kept.fid);
+    assert_eq!(client.fetch("kept").await.unwrap(), "before");
+    cluster.replicas("after", 2).await;
+    until("the tracker is ready again", || cluster.tracker.is_ready());
     cluster.stop();
 }
