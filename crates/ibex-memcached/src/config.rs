@@ -71,8 +71,8 @@ ibex_kit::config! {
         restart requests_per_turn: u32 = REQUESTS_PER_TURN,
         /// Unsent reply bytes of a connection at which its requests wait.
         restart output_max: ByteSize = OUTPUT_MAX,
-        /// Bytes of buffers of all connections together; a connection over it is closed with an error. 0 = only charged to memory. The original's
-        /// -o read_buf_mem_limit.
+        /// Bytes of buffers of all connections together; a connection over it is closed with an error. 0 = a quarter of the memory, or two of the largest items
+        /// if that is more. The original's -o read_buf_mem_limit.
         restart read_buf_mem_limit: ByteSize = ByteSize::from_bytes(0),
         /// Refuse a connection over the limit with an error line, rather than leave it waiting. The original's -o maxconns_fast.
         restart maxconns_fast: bool = true,

@@ -33,6 +33,8 @@ use std::sync::Arc;
 const SPARE_OUTPUT_BYTES_MAX: usize = 64 << 10;
 /// Spare output buffers of a worker.
 const SPARE_OUTPUTS_MAX: usize = 64;
+/// Unsent reply bytes at which requests wait when half of the memory for buffers is in use.
+const OUTPUT_MAX_SCARCE: usize = 64 << 10;
 /// Bytes a value's buffer is first given; it grows as bytes arrive, so an announced length alone costs nothing.
 const VALUE_BYTES_FIRST: usize = 16 << 10;
 /// Length of CRLF.
@@ -44,11 +46,23 @@ pub(crate) struct Turn<'w> {
     pub(crate) numbers: &'w WorkerNumbers,
     /// Wakes the worker; none where connections cannot be log streams.
     pub(crate) waker: Option<&'w Arc<Waker>>,
-    /// Bytes of buffers all connections of the worker may have.
+    /// Bytes of buffers all connections of the worker may have without a look at those of other workers.
     pub(crate) buffers_max: u64,
     /// Where sockets are read into.
     pub(crate) scratch: &'w mut [u8],
     pub(crate) spares: &'w mut Vec<Vec<u8>>,
+}
+
+impl Turn<'_> {
+    /// Unsent reply bytes at which a connection's requests wait: less when buffers get scarce, so that slow readers are slowed before anybody is closed.
+    fn output_max(&self) -> usize {
+        let output_max = self.cx.shared.config.output_max.as_usize();
+        if self.numbers.gauges.bytes() > self.buffers_max / 2 {
+            output_max.min(OUTPUT_MAX_SCARCE)
+        } else {
+            output_max
+        }
+    }
 }
 
 /// What the worker does with the connection after its turn.
@@ -191,7 +205,11 @@ impl Conn {
         let verdict = self.run(turn);
         self.charge(turn.numbers);
         self.show_state();
-        if verdict == Verdict::Wait && turn.numbers.gauges.bytes() > turn.buffers_max {
+        let shared = turn.cx.shared;
+        if verdict == Verdict::Wait
+            && turn.numbers.gauges.bytes() > turn.buffers_max
+            && shared.buffer_bytes() > shared.buffers_max()
+        {
             return self.shed(turn);
         }
         verdict
@@ -329,7 +347,7 @@ impl Conn {
 
     /// Uses up input; returns how much was used and why it stopped.
     fn process(&mut self, turn: &mut Turn<'_>, input: &[u8], budget: &mut u32) -> (usize, Stop) {
-        let out_max = turn.cx.shared.config.output_max.as_usize();
+        let out_max = turn.output_max();
         let mut at = 0;
         loop {
             if self.out.len() - self.sent > out_max {

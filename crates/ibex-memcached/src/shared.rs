@@ -11,6 +11,9 @@ use crate::watch::{Hub, Ring};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// Buffers below this are part of the process's fixed cost and not charged, in bytes.
+const BUFFERS_FREE: u64 = 4 << 20;
+
 /// One worker's numbers.
 #[derive(Debug, Default)]
 pub(crate) struct WorkerNumbers {
@@ -169,6 +172,25 @@ impl Shared {
             .iter()
             .map(|worker| worker.open.load(Ordering::Relaxed))
             .sum()
+    }
+
+    /// Bytes of connection buffers above which those who hold some are closed: the limit that is configured, or a quarter of the memory. Two of the largest
+    /// values being received must fit in any case.
+    pub(crate) fn buffers_max(&self) -> u64 {
+        match self.config.read_buf_mem_limit.bytes() {
+            0 => {
+                let quarter = self.store.limit_bytes() as u64 / 4;
+                quarter.max(BUFFERS_FREE + 2 * self.config.item_size_max.bytes())
+            }
+            bytes => bytes,
+        }
+    }
+
+    /// Takes the memory of connection buffers from the items.
+    pub(crate) fn charge_buffers(&self, now: u32) {
+        let charged = self.buffer_bytes().saturating_sub(BUFFERS_FREE);
+        self.store
+            .charge(now, usize::try_from(charged).unwrap_or(usize::MAX));
     }
 
     /// Bytes of all connections' buffers.

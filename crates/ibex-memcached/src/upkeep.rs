@@ -12,8 +12,6 @@ use std::time::Duration;
 const SEGMENTS_PER_HOLD: usize = 4;
 /// Time between rounds.
 const ROUND: Duration = Duration::from_secs(1);
-/// Buffers below this are part of the process's fixed cost and not charged, in bytes.
-const BUFFERS_FREE: u64 = 4 << 20;
 /// Items per index entry before the original's hash table doubles, times two.
 const HASH_FILL_HALVES: u64 = 3;
 
@@ -33,10 +31,7 @@ pub(crate) fn run(shared: &Arc<Shared>, heartbeat: &Heartbeat, workers: &[Arc<Wa
 
 fn round(shared: &Shared) {
     let now = shared.clock.now();
-    let charged = shared.buffer_bytes().saturating_sub(BUFFERS_FREE);
-    shared
-        .store
-        .charge(now, usize::try_from(charged).unwrap_or(usize::MAX));
+    shared.charge_buffers(now);
     let is_asked = shared.live.crawl_now.swap(false, Ordering::AcqRel);
     if is_asked || shared.live.crawler_enabled.load(Ordering::Relaxed) {
         sweep(shared, now);

@@ -23,6 +23,8 @@ const EVENTS_MAX: usize = 1024;
 const SCRATCH_BYTES: usize = 64 << 10;
 /// The waker's token; connections have lower ones.
 const WAKER: Token = Token(usize::MAX);
+/// How much the buffers of all workers may grow, in bytes, before they are taken from the items at once: well below what the bound of memory leaves.
+const BUFFERS_STEP: u64 = 8 << 20;
 
 /// A socket on its way to a worker.
 #[derive(Debug)]
@@ -53,8 +55,8 @@ pub(crate) struct Worker {
     watching: Vec<usize>,
     scratch: Vec<u8>,
     spares: Vec<Vec<u8>>,
-    /// Bytes of buffers its connections may have together.
-    buffers_max: u64,
+    /// Bytes of buffers of its connections when they were last taken from the items.
+    charged_bytes: u64,
     heartbeat: Heartbeat,
     /// The last second in which the once-a-second work was done.
     second: u32,
@@ -70,13 +72,9 @@ impl Worker {
         let (sender, arrivals) = channel();
         let numbers = shared.workers.get(number).cloned().unwrap_or_default();
         let heartbeat = shared.kit.heartbeat(&format!("worker-{number}"));
-        let buffers_max = match shared.config.read_buf_mem_limit.bytes() {
-            0 => u64::MAX,
-            bytes => bytes / u64::from(shared.config.threads),
-        };
         let worker = Self {
             shared,
-            buffers_max,
+            charged_bytes: 0,
             numbers,
             poll,
             arrivals,
@@ -124,6 +122,7 @@ impl Worker {
             self.turns(now);
             if self.second != now {
                 self.second = now;
+                self.charged_bytes = self.numbers.gauges.bytes();
                 self.heartbeat.beat();
                 self.close_idle(now);
             }
@@ -195,6 +194,7 @@ impl Worker {
     fn turns(&mut self, now: u32) {
         let shared = Arc::clone(&self.shared);
         let numbers = Arc::clone(&self.numbers);
+        let buffers_max = shared.buffers_max() / u64::from(shared.config.threads);
         for _ in 0..self.queue.len() {
             let Some(id) = self.queue.pop_front() else {
                 return;
@@ -214,11 +214,17 @@ impl Worker {
                 cx,
                 numbers: &numbers,
                 waker: Some(&self.waker),
-                buffers_max: self.buffers_max,
+                buffers_max,
                 scratch: &mut self.scratch,
                 spares: &mut self.spares,
             };
             let verdict = conn.turn(&mut turn);
+            // Once a second is not often enough for a storm.
+            let step = BUFFERS_STEP / u64::from(shared.config.threads);
+            if numbers.gauges.bytes() > self.charged_bytes + step {
+                self.charged_bytes = numbers.gauges.bytes();
+                shared.charge_buffers(now);
+            }
             if conn.is_watching() && !self.watching.contains(&id) {
                 self.watching.push(id);
             }

@@ -19,8 +19,8 @@ const MIB: u64 = 1 << 20;
 const BOUND: u64 = MEGABYTES as u64 * MIB * 11 / 10 + 24 * MIB;
 /// Connections of the storm of that name.
 const MANY: u64 = 10_000;
-/// Descriptors for them, and for the rest.
-const DESCRIPTORS: u64 = 2 * MANY + 1000;
+/// Descriptors for them, and for the rest: of this program and of each server.
+const DESCRIPTORS: u64 = MANY + 1000;
 /// Stores on the way at once.
 const BATCH: usize = 32;
 /// How long a storm of clients that do nothing is looked at.
@@ -153,7 +153,7 @@ fn raise_descriptors() {
         maximum: limit.maximum.map(|maximum| maximum.max(DESCRIPTORS)),
     };
     if limit.current.is_some_and(|current| current < DESCRIPTORS) {
-        setrlimit(Resource::Nofile, wanted).expect("the right to open 21 000 files");
+        setrlimit(Resource::Nofile, wanted).expect("the right to open 11 000 files");
     }
 }
 
@@ -166,7 +166,7 @@ pub(crate) fn run(options: &Options) -> bool {
         if !options.takes(name) {
             continue;
         }
-        for (n, server) in start_all(MEGABYTES, &["-c", "12000"]).iter().enumerate() {
+        for (n, server) in start_all(MEGABYTES, &["-c", "11000"]).iter().enumerate() {
             storm(server);
             let peak = server.peak();
             is_kept &= n > 0 || peak <= BOUND;

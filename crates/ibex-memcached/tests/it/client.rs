@@ -35,6 +35,11 @@ impl Client {
         self.stream.write_all(bytes).unwrap();
     }
 
+    /// Sends what the server takes, which may close meanwhile.
+    pub(crate) fn send_until_closed(&mut self, bytes: &[u8]) {
+        drop(self.stream.write_all(bytes));
+    }
+
     /// Reads until `end` has come; returns everything up to and with it.
     pub(crate) fn until(&mut self, end: &[u8]) -> Vec<u8> {
         let mut buffer = [0; 65_536];

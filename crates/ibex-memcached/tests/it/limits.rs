@@ -145,6 +145,35 @@ fn buffers_of_all_connections_are_bounded() {
     daemon.stop().unwrap();
 }
 
+/// Without a limit of their own, buffers take no more than a quarter of the memory, and what they take is taken from the items.
+#[test]
+fn stalled_uploads_take_a_quarter_of_the_memory_at_most() {
+    const MIB: f64 = 1_048_576.0;
+    let daemon = start(&["-m", "32", "-t", "2"]);
+    let mut asking = Client::new(&daemon);
+    let uploads: Vec<Client> = (0..60)
+        .map(|_| {
+            let mut client = Client::new(&daemon);
+            client.send_until_closed(b"set k 0 0 1000000\r\n");
+            client.send_until_closed(&vec![b'u'; 500_000]);
+            client
+        })
+        .collect();
+    wait::until_true("some are over the limit", || {
+        asking.stat("read_buf_oom") > 20
+    })
+    .unwrap();
+    let buffers = || {
+        daemon
+            .metric("ibex_memcached_connection_buffer_bytes")
+            .unwrap()
+    };
+    wait::until_true("the others fit", || buffers() <= 8.0 * MIB).unwrap();
+    assert_eq!(asking.ask("mn\r\n", "MN\r\n"), "MN\r\n");
+    drop(uploads);
+    daemon.stop().unwrap();
+}
+
 #[test]
 fn an_idle_connection_is_closed() {
     let daemon = start(&["-o", "idle_timeout=1"]);
