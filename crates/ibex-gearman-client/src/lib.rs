@@ -31,6 +31,7 @@
 #![warn(missing_docs)]
 
 mod address;
+pub mod blocking;
 mod client;
 mod config;
 mod connection;

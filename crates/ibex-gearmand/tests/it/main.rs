@@ -9,5 +9,6 @@ mod admin;
 mod clients;
 mod compat;
 mod durable;
+mod examples;
 mod hostile;
 mod packets;
