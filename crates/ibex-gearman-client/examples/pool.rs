@@ -8,12 +8,11 @@
     reason = "a program to read; a test runs `run` without `main`"
 )]
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use ibex_gearman_client::{Client, Config, JobError, Worker};
-use rusqlite::{Connection, OpenFlags};
+use ibex_sql::{Db, params};
 use tokio_util::sync::CancellationToken;
 
 const CONNECTIONS: usize = 16;
@@ -33,45 +32,46 @@ async fn main() -> Outcome<()> {
 
 /// A thousand callers ask for one row each; how many got the right one, and the connections that were busy at once.
 pub(crate) async fn run(servers: Vec<String>, file: &std::path::Path) -> Outcome<(usize, usize)> {
-    let filling = Connection::open(file)?;
-    filling
-        .execute_batch("CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT NOT NULL); BEGIN")?;
-    for id in 0..ROWS {
-        filling.execute(
-            "INSERT INTO users (id, name) VALUES (?1, ?2)",
-            (id, format!("user {id}")),
-        )?;
-    }
-    filling.execute_batch("COMMIT")?;
-    drop(filling);
-
+    static BUSY: AtomicUsize = AtomicUsize::new(0);
     static BUSY_MAX: AtomicUsize = AtomicUsize::new(0);
-    let pool = (0..CONNECTIONS)
-        .map(|_| Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY))
-        .collect::<Result<Vec<_>, _>>()?;
-    let pool = Mutex::new(pool);
+    let url = format!("sqlite:{}", file.display());
+    let db = Db::open(&ibex_sql::Config::new(&url)?.with_pool_max(CONNECTIONS)).await?;
+    db.execute(
+        "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT NOT NULL)",
+        Vec::new(),
+    )
+    .await?;
+    db.write(|tx| {
+        Box::pin(async move {
+            let rows = (0..ROWS).map(|id| params![id, format!("user {id}")]);
+            tx.execute_each("INSERT INTO users (id, name) VALUES (?, ?)", rows.collect())
+                .await
+        })
+    })
+    .await?;
+
+    let pool = db.clone();
     let worker = Worker::new(Config::new(servers.clone()))
         .concurrency(CONNECTIONS)
-        .blocking_function("sql.users", move |job| {
-            let connection = {
-                let mut free = pool
-                    .lock()
+        .function("sql.users", move |job| {
+            let pool = pool.clone();
+            async move {
+                BUSY_MAX.fetch_max(BUSY.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+                let id = String::from_utf8_lossy(job.workload()).parse::<i64>();
+                let row = pool
+                    .query_one(
+                        "SELECT name FROM users WHERE id = ?",
+                        params![id.unwrap_or(-1)],
+                    )
+                    .await;
+                BUSY.fetch_sub(1, Ordering::Relaxed);
+                let row = row.map_err(|error| JobError::exception(error.to_string()))?;
+                let name: String = row
+                    .ok_or(JobError::Fail)?
+                    .get(0)
                     .map_err(|error| JobError::exception(error.to_string()))?;
-                let busy = CONNECTIONS - free.len() + 1;
-                BUSY_MAX.fetch_max(busy, Ordering::Relaxed);
-                free.pop()
-            };
-            let connection = connection.ok_or(JobError::Fail)?;
-            let id = String::from_utf8_lossy(job.workload()).into_owned();
-            let name: Result<String, _> =
-                connection.query_row("SELECT name FROM users WHERE id = ?1", [id], |row| {
-                    row.get(0)
-                });
-            pool.lock()
-                .map_err(|error| JobError::exception(error.to_string()))?
-                .push(connection);
-            name.map(Into::into)
-                .map_err(|error| JobError::exception(error.to_string()))
+                Ok(name.into())
+            }
         });
     let stop = CancellationToken::new();
     let working = tokio::spawn(worker.run(stop.clone()));
@@ -99,5 +99,6 @@ pub(crate) async fn run(servers: Vec<String>, file: &std::path::Path) -> Outcome
 
     stop.cancel();
     working.await??;
+    db.close().await?;
     Ok((right, busy))
 }
