@@ -12,13 +12,18 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{Method, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use ibex_kit::{Failure, Kit, Step, Worker};
+use ibex_kit::{Check, Failure, Kit, Step, Worker};
 use std::convert::Infallible;
 use std::time::Duration;
 use tower::ServiceExt as _;
 
 /// How long a browser may take to send the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often the global database is asked whether it is there.
+const STORE_CHECK: Duration = Duration::from_secs(1);
+/// And how long it may take to say so.
+const STORE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Everything a daemon of this crate opens.
 ///
@@ -57,6 +62,7 @@ pub async fn serve(config: Config, kit: Kit) -> Result<(), Failure> {
         app: app.clone(),
         swept: 0,
     });
+    kit.spawn_background("store check", watch_store(app.clone(), kit.check("store")));
     if in_serve {
         worker::spawn(&app, &kit)?;
     }
@@ -82,6 +88,17 @@ pub async fn serve(config: Config, kit: Kit) -> Result<(), Failure> {
         tracing::debug!(%error, "outbox not swept at the stop");
     }
     Ok(())
+}
+
+/// Tells `/readyz` whether the global database answers. A cluster that is away costs its own users only, and is no reason to leave.
+pub(crate) async fn watch_store(app: App, check: Check) {
+    loop {
+        match app.cluster.global().ping(STORE_PATIENCE).await {
+            Ok(()) => check.ok(),
+            Err(error) => check.failed(error.to_string()),
+        }
+        tokio::time::sleep(STORE_CHECK).await;
+    }
 }
 
 async fn connection(stream: ibex_kit::Stream, peer: Peer, router: Router, kit: Kit) {

@@ -39,6 +39,10 @@ pub async fn work(config: Config, kit: Kit) -> Result<(), Failure> {
         app: app.clone(),
         swept: 0,
     });
+    kit.spawn_background(
+        "store check",
+        server::watch_store(app.clone(), kit.check("store")),
+    );
     spawn(&app, &kit)?;
     kit.ready().await?;
     kit.draining().cancelled().await;
