@@ -621,6 +621,8 @@ impl Client {
                                 sum.ready += count.ready;
                                 sum.grabbed += count.grabbed;
                                 sum.scheduled += count.scheduled;
+                                sum.blocked += count.blocked;
+                                sum.paused_until = sum.paused_until.max(count.paused_until);
                                 sum.oldest_ready_age =
                                     sum.oldest_ready_age.max(count.oldest_ready_age);
                             }
@@ -717,6 +719,50 @@ impl Client {
             all.extend(database.judge(database.ended_list(state, func, limit).await)?);
         }
         Ok(all)
+    }
+
+    /// Makes up to `limit` jobs that failed for good ready again, of one function or of all; answers how many, and how many stay because their
+    /// keys are pending again.
+    ///
+    /// # Errors
+    /// What a database answers; jobs before it are ready.
+    pub async fn retry_failed(&self, func: Option<&str>, limit: u32) -> Result<(u64, u64), Error> {
+        let (mut retried, mut stay) = (0, 0);
+        for job in self.ended("failed", func, limit).await? {
+            match self.retry(&job.handle).await {
+                Ok(()) => retried += 1,
+                Err(Error::Duplicate) => stay += 1,
+                // Someone else was faster.
+                Err(Error::NotFound(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((retried, stay))
+    }
+
+    /// Pauses a function in every database, for so many seconds or until it is resumed: none of its jobs is handed out, to Perl workers neither;
+    /// those that workers have go on.
+    ///
+    /// # Errors
+    /// As [`Database::pause`].
+    pub async fn pause(&self, func: &str, seconds: Option<u64>) -> Result<(), Error> {
+        for database in self.databases() {
+            database.judge(database.pause(func, seconds).await)?;
+        }
+        Ok(())
+    }
+
+    /// Resumes a function in every database; `false` when it was paused in none.
+    ///
+    /// # Errors
+    /// As [`Database::pause`].
+    pub async fn resume(&self, func: &str) -> Result<bool, Error> {
+        let mut was_paused = false;
+        for database in self.databases() {
+            was_paused |= database.judge(database.resume(func).await)?;
+        }
+        self.wake();
+        Ok(was_paused)
     }
 
     /// Changes a job that no worker has.

@@ -438,7 +438,7 @@ impl Database {
         }))
     }
 
-    async fn need_side(&self) -> Result<(), Error> {
+    pub(crate) async fn need_side(&self) -> Result<(), Error> {
         self.db().await?;
         if self.has_side() {
             Ok(())

@@ -9,8 +9,10 @@ use crate::grab::GrabbedJob;
 use crate::handle::Handle;
 use crate::insert::{insert_tolerant, prepared};
 use crate::job::{Job, When, cut_message};
+use crate::leader;
 use crate::side;
 use crate::tables::id_list;
+use bytes::Bytes;
 use ibex_sql::{Engine, params};
 use std::fmt;
 use std::sync::Arc;
@@ -70,6 +72,15 @@ pub enum Finish {
         /// Seconds.
         keep: u64,
     },
+    /// As `Complete`, and the result is kept beside the exit status, where our own tables are.
+    CompleteWith {
+        /// Almost always 0.
+        status: u16,
+        /// Seconds; at least 1.
+        keep: u64,
+        /// At most [`RESULT_BYTES_MAX`] bytes.
+        result: Bytes,
+    },
     /// Failed; runs again as the policy says, else it is over.
     Fail {
         /// What happened; the classic column holds its first 255 characters.
@@ -93,6 +104,9 @@ pub enum Finish {
         keep: u64,
     },
 }
+
+/// Bytes of a result: it is an answer, not a file.
+pub const RESULT_BYTES_MAX: usize = 65_536;
 
 /// What a finish did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,6 +132,8 @@ pub(crate) struct Fence {
     pub(crate) jobid: u64,
     pub(crate) funcid: u32,
     pub(crate) lease: u64,
+    /// A longer lease is noted in our own table, see [`crate::Grab::record`].
+    pub(crate) is_recorded: bool,
 }
 
 impl GrabbedJob {
@@ -126,6 +142,7 @@ impl GrabbedJob {
             jobid: self.job.jobid,
             funcid: self.job.funcid,
             lease: self.lease,
+            is_recorded: false,
         }
     }
 
@@ -142,7 +159,7 @@ impl GrabbedJob {
 const DELETE: &str = "DELETE FROM {p}job WHERE jobid = ? AND grabbed_until = ?";
 
 impl Database {
-    /// As [`GrabbedJob::finish`], for callers that keep only jobid and lease (a network face).
+    /// As [`GrabbedJob::finish`], for callers that keep only jobid and lease (a network face); a longer lease is recorded, see [`crate::Grab::record`].
     ///
     /// # Errors
     /// As there.
@@ -165,6 +182,7 @@ impl Database {
                     jobid,
                     funcid,
                     lease,
+                    is_recorded: true,
                 },
                 finish,
             )
@@ -181,6 +199,7 @@ impl Database {
             jobid,
             funcid: 0,
             lease,
+            is_recorded: false,
         })
         .await
     }
@@ -191,7 +210,14 @@ impl Database {
         }
         let rows = match &finish {
             Finish::Replace { jobs, .. } => prepared(self, jobs).await?,
+            Finish::CompleteWith { result, .. } if result.len() > RESULT_BYTES_MAX => {
+                return Err(Error::TooLarge {
+                    bytes: result.len(),
+                    max: RESULT_BYTES_MAX,
+                });
+            }
             Finish::Complete { .. }
+            | Finish::CompleteWith { .. }
             | Finish::Fail { .. }
             | Finish::Decline(_)
             | Finish::Extend(_) => Vec::new(),
@@ -212,6 +238,18 @@ impl Database {
                         Finish::Complete { status, keep } => over(&mut work, fence, status, keep)
                             .await
                             .map(|()| Finished::Over),
+                        Finish::CompleteWith {
+                            status,
+                            keep,
+                            result,
+                        } => {
+                            let keep = keep.max(1);
+                            over(&mut work, fence, status, keep).await?;
+                            if has_side {
+                                side::keep_result(&mut work, fence.jobid, &result, keep).await?;
+                            }
+                            Ok(Finished::Over)
+                        }
                         Finish::Fail {
                             message,
                             status,
@@ -221,7 +259,16 @@ impl Database {
                             fail(&mut work, fence, &message, (status, keep), &retry, has_side).await
                         }
                         Finish::Decline(when) => decline(&mut work, fence, when).await,
-                        Finish::Extend(seconds) => extend(&mut work, fence, seconds).await,
+                        Finish::Extend(seconds) => {
+                            let extended = extend(&mut work, fence, seconds).await?;
+                            if let Finished::Extended(value) = extended
+                                && fence.is_recorded
+                                && has_side
+                            {
+                                leader::record(&mut work, value, &[fence.jobid]).await?;
+                            }
+                            Ok(extended)
+                        }
                         Finish::Replace { keep, .. } => {
                             // The old row goes first, so that a new job may have its key; one whose key another job has is left out.
                             over(&mut work, fence, 0, keep).await?;

@@ -7,6 +7,7 @@ use crate::database::{Database, Work};
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::job::StoredJob;
+use crate::leader;
 use crate::tables::id_list;
 use bytes::Bytes;
 use ibex_base::rng::Rng;
@@ -46,6 +47,8 @@ pub struct Grab {
     pub floor: Option<u16>,
     /// Which ones.
     pub only: Only,
+    /// Note the leases in our own table, so that [`Database::lost_leases`] finds those that ran out, whoever gave them out.
+    pub record: bool,
     /// Mix candidates, so that workers of several programs do not all try the same job first.
     pub shuffle: bool,
 }
@@ -62,6 +65,7 @@ impl Grab {
             prioritize: false,
             floor: None,
             only: Only::Any,
+            record: false,
             shuffle: true,
         }
     }
@@ -106,7 +110,7 @@ impl Database {
                 mix(&mut candidates, want.prioritize);
             }
             let lease = now + want.grab_for.clamp(1, LEASE_MAX);
-            let jobs = self.take(candidates, lease, want.max).await?;
+            let jobs = self.take(candidates, lease, want).await?;
             if !jobs.is_empty() {
                 return Ok(jobs);
             }
@@ -122,6 +126,12 @@ impl Database {
     ) -> Result<(u64, Vec<Candidate>), Error> {
         let limit = want.batch_size.max(want.max);
         let (filter, filter_params) = filters(want);
+        self.db().await?;
+        let pause = if self.has_side() {
+            " AND NOT EXISTS (SELECT 1 FROM {p}sz_func f WHERE f.funcid = ? AND f.paused_until > :now)"
+        } else {
+            ""
+        };
         // DIFFERS(theschwartz): oldest due time first and not lowest jobid first, so that an index finds the next job whatever lies
         // before it; new rows and those whose lease ran out are two short ranges of that index.
         let (new_order, lost_order) = if want.prioritize {
@@ -143,10 +153,13 @@ impl Database {
             ] {
                 parts.push(format!(
                     "SELECT * FROM (SELECT jobid, grabbed_until, priority, run_after, :now AS now FROM {{p}}job \
-                     WHERE funcid = ? AND {fence}{filter} ORDER BY {order} LIMIT ?) {part}{index}"
+                     WHERE funcid = ? AND {fence}{filter}{pause} ORDER BY {order} LIMIT ?) {part}{index}"
                 ));
                 params.push(Value::from(*funcid));
                 params.extend(filter_params.iter().cloned());
+                if !pause.is_empty() {
+                    params.push(Value::from(*funcid));
+                }
                 params.push(Value::from(limit));
             }
         }
@@ -178,8 +191,9 @@ impl Database {
         &self,
         candidates: Vec<Candidate>,
         lease: u64,
-        max: usize,
+        want: &Grab,
     ) -> Result<Vec<GrabbedJob>, Error> {
+        let (max, record) = (want.max, want.record);
         let scope = self.scope();
         self.db().await?;
         let has_side = self.has_side();
@@ -188,9 +202,17 @@ impl Database {
             .await?
             .write(move |tx| {
                 let (scope, candidates) = (scope.clone(), candidates.clone());
-                Box::pin(
-                    async move { take(&mut scope.on(tx), &candidates, lease, max, has_side).await },
-                )
+                Box::pin(async move {
+                    let mut work = scope.on(tx);
+                    let ours = lease_all(&mut work, &candidates, lease, max).await?;
+                    if ours.is_empty() {
+                        return Ok(Vec::new());
+                    }
+                    if record && has_side {
+                        leader::record(&mut work, lease, &ours).await?;
+                    }
+                    rows_of(&mut work, &candidates, &ours, has_side).await
+                })
             })
             .await;
         let rows = match rows {
@@ -347,14 +369,13 @@ fn mix(candidates: &mut [Candidate], prioritize: bool) {
     }
 }
 
-/// Inside a transaction: conditional updates until `max` are ours, then their rows and failures.
-async fn take(
+/// Inside a transaction: conditional updates until `max` are ours.
+async fn lease_all(
     work: &mut Work<'_>,
     candidates: &[Candidate],
     lease: u64,
     max: usize,
-    has_side: bool,
-) -> Result<Vec<(Row, u32)>, Error> {
+) -> Result<Vec<u64>, Error> {
     const UPDATE: &str = "UPDATE {p}job SET grabbed_until = ? WHERE jobid = ? AND grabbed_until = ? AND grabbed_until <= :now";
     let mut ours: Vec<u64> = Vec::new();
     let mut rest = candidates;
@@ -374,10 +395,17 @@ async fn take(
             }
         }
     }
-    if ours.is_empty() {
-        return Ok(Vec::new());
-    }
-    let (list, ids) = id_list(&ours);
+    Ok(ours)
+}
+
+/// The rows of leased jobs with their failures, in the order of the candidates.
+async fn rows_of(
+    work: &mut Work<'_>,
+    candidates: &[Candidate],
+    ours: &[u64],
+    has_side: bool,
+) -> Result<Vec<(Row, u32)>, Error> {
+    let (list, ids) = id_list(ours);
     let rows = work
         .query(
             &format!("SELECT {COLUMNS} FROM {{p}}job WHERE jobid IN ({list})"),

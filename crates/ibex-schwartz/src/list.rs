@@ -6,6 +6,7 @@ use crate::database::Database;
 use crate::error::Error;
 use crate::grab::{COLUMNS, like_prefix};
 use crate::job::{StoredJob, When};
+use crate::pause::PARKED;
 use crate::side::{self, Ended};
 use crate::tables::marks;
 use bytes::Bytes;
@@ -25,6 +26,8 @@ pub enum State {
     Ready,
     /// A worker has it.
     Grabbed,
+    /// Its function is paused and it is kept from all workers.
+    Blocked,
 }
 
 /// Which jobs to list.
@@ -81,6 +84,8 @@ pub struct Status {
     pub failures: Vec<Failure>,
     /// What is kept of a job that failed for good or was cancelled.
     pub ended: Option<Ended>,
+    /// What a complete left, while it is kept.
+    pub result: Option<Bytes>,
 }
 
 /// Jobs of one function in one database.
@@ -94,14 +99,20 @@ pub struct FuncCount {
     pub grabbed: u64,
     /// Their time has not come.
     pub scheduled: u64,
+    /// Kept from all workers because the function is paused.
+    pub blocked: u64,
     /// Seconds the oldest ready job waits beyond its time.
     pub oldest_ready_age: u64,
+    /// Until when it is paused, epoch seconds; [`PARKED`] until it is resumed.
+    pub paused_until: Option<u64>,
 }
 
 impl State {
     fn of(job: &StoredJob, now: u64) -> Self {
         if job.grabbed_until > now {
             Self::Grabbed
+        } else if job.run_after == PARKED {
+            Self::Blocked
         } else if job.run_after > now {
             Self::Scheduled
         } else {
@@ -116,6 +127,7 @@ impl State {
             Self::Scheduled => "scheduled",
             Self::Ready => "ready",
             Self::Grabbed => "grabbed",
+            Self::Blocked => "blocked",
         }
     }
 }
@@ -157,8 +169,11 @@ impl Database {
             Some(State::Ready) => {
                 template.push_str(" AND run_after <= :now AND grabbed_until <= :now")
             }
-            Some(State::Scheduled) => {
-                template.push_str(" AND run_after > :now AND grabbed_until <= :now")
+            Some(State::Scheduled) => template.push_str(
+                " AND run_after > :now AND run_after < 4294967295 AND grabbed_until <= :now",
+            ),
+            Some(State::Blocked) => {
+                template.push_str(" AND run_after = 4294967295 AND grabbed_until <= :now")
             }
             Some(State::Grabbed) => template.push_str(" AND grabbed_until > :now"),
         }
@@ -211,6 +226,7 @@ impl Database {
             exit_status,
             failures,
             ended: self.ended(jobid).await?,
+            result: self.result(jobid).await?,
         })
     }
 
@@ -248,12 +264,14 @@ impl Database {
 
     pub(crate) async fn counts(&self) -> Result<Vec<FuncCount>, Error> {
         let names = self.all_funcs().await?;
+        let paused = self.paused().await?;
         let rows = self
             .query(
                 "SELECT funcid, SUM(CASE WHEN grabbed_until > :now THEN 1 ELSE 0 END), \
                  SUM(CASE WHEN grabbed_until <= :now AND run_after <= :now THEN 1 ELSE 0 END), \
-                 SUM(CASE WHEN grabbed_until <= :now AND run_after > :now THEN 1 ELSE 0 END), \
-                 MIN(CASE WHEN grabbed_until <= :now AND run_after <= :now THEN run_after END), :now FROM {p}job GROUP BY funcid",
+                 SUM(CASE WHEN grabbed_until <= :now AND run_after > :now AND run_after < 4294967295 THEN 1 ELSE 0 END), \
+                 MIN(CASE WHEN grabbed_until <= :now AND run_after <= :now THEN run_after END), :now, \
+                 SUM(CASE WHEN grabbed_until <= :now AND run_after = 4294967295 THEN 1 ELSE 0 END) FROM {p}job GROUP BY funcid",
                 params![],
             )
             .await?;
@@ -263,20 +281,22 @@ impl Database {
             let age = oldest.map_or(0, |oldest| now.saturating_sub(oldest));
             counts.insert(
                 row.get::<u32>(0)?,
-                (row.get(1)?, row.get(2)?, row.get(3)?, age),
+                (row.get(1)?, row.get(2)?, row.get(3)?, row.get(6)?, age),
             );
         }
         Ok(names
             .into_iter()
             .map(|(id, funcname)| {
-                let (grabbed, ready, scheduled, oldest_ready_age) =
+                let (grabbed, ready, scheduled, blocked, oldest_ready_age) =
                     counts.get(&id).copied().unwrap_or_default();
                 FuncCount {
                     funcname,
                     ready,
                     grabbed,
                     scheduled,
+                    blocked,
                     oldest_ready_age,
+                    paused_until: paused.get(&id).copied(),
                 }
             })
             .collect())

@@ -1,4 +1,4 @@
-//! Our own tables beside the classic ones: full texts of failures, the count of runs, jobs that ended without success, periodic jobs.
+//! Our own tables beside the classic ones: full texts of failures, the count of runs, jobs that ended without success, results, periodic jobs.
 //!
 //! Apart because a database may not allow them: then every call works as the original's does, and what is kept here is not. Perl programs
 //! know nothing of these tables and are not disturbed by them. Names start with `sz_` after the prefix.
@@ -7,6 +7,7 @@ use crate::database::{Database, Work};
 use crate::error::Error;
 use crate::finish::Fence;
 use crate::handle::Handle;
+use bytes::Bytes;
 use ibex_sql::{Db, Engine, params};
 
 /// A job that failed can be brought back for this long.
@@ -18,7 +19,7 @@ const TEXT_CHARS_MAX: usize = 65_536;
 /// Rows of one cleaning statement, at most.
 const CLEAN_ROWS_MAX: u32 = 1000;
 
-const SQLITE: [&str; 7] = [
+const SQLITE: [&str; 14] = [
     "CREATE TABLE IF NOT EXISTS {p}sz_attempt (jobid INTEGER NOT NULL, attempt INTEGER NOT NULL, ended_at INTEGER NOT NULL, message TEXT NOT NULL, \
      PRIMARY KEY (jobid, attempt)) STRICT, WITHOUT ROWID",
     "CREATE INDEX IF NOT EXISTS {p}sz_attempt_ended ON {p}sz_attempt (ended_at)",
@@ -29,9 +30,16 @@ const SQLITE: [&str; 7] = [
     "CREATE TABLE IF NOT EXISTS {p}sz_cron (name TEXT PRIMARY KEY NOT NULL, spec TEXT NOT NULL, zone TEXT NOT NULL, catch_up TEXT NOT NULL, \
      template TEXT NOT NULL, next_at INTEGER NOT NULL, last_at INTEGER) STRICT",
     "CREATE INDEX IF NOT EXISTS {p}sz_cron_next ON {p}sz_cron (next_at)",
+    "CREATE TABLE IF NOT EXISTS {p}sz_meta (k TEXT PRIMARY KEY NOT NULL, v TEXT NOT NULL, until_at INTEGER NOT NULL) STRICT",
+    "CREATE TABLE IF NOT EXISTS {p}sz_lease (id INTEGER PRIMARY KEY NOT NULL, until_at INTEGER NOT NULL, jobids TEXT NOT NULL) STRICT",
+    "CREATE INDEX IF NOT EXISTS {p}sz_lease_until ON {p}sz_lease (until_at)",
+    "CREATE TABLE IF NOT EXISTS {p}sz_func (funcid INTEGER PRIMARY KEY NOT NULL, paused_until INTEGER NOT NULL) STRICT",
+    "CREATE TABLE IF NOT EXISTS {p}sz_parked (funcid INTEGER NOT NULL, jobid INTEGER NOT NULL, run_after INTEGER NOT NULL, PRIMARY KEY (funcid, jobid)) STRICT, WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS {p}sz_parked_job ON {p}sz_parked (jobid)",
+    "CREATE TABLE IF NOT EXISTS {p}sz_result (jobid INTEGER PRIMARY KEY NOT NULL, result BLOB NOT NULL, delete_after INTEGER NOT NULL) STRICT",
 ];
 
-const MYSQL: [&str; 3] = [
+const MYSQL: [&str; 8] = [
     "CREATE TABLE IF NOT EXISTS {p}sz_attempt (jobid BIGINT UNSIGNED NOT NULL, attempt INT UNSIGNED NOT NULL, ended_at BIGINT UNSIGNED NOT NULL, \
      message MEDIUMTEXT CHARACTER SET utf8mb4 NOT NULL, PRIMARY KEY (jobid, attempt), INDEX (ended_at)) ENGINE=InnoDB",
     "CREATE TABLE IF NOT EXISTS {p}sz_done (jobid BIGINT UNSIGNED NOT NULL PRIMARY KEY, funcid INT UNSIGNED NOT NULL, state VARCHAR(12) NOT NULL, arg MEDIUMBLOB, \
@@ -40,6 +48,14 @@ const MYSQL: [&str; 3] = [
     "CREATE TABLE IF NOT EXISTS {p}sz_cron (name VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL PRIMARY KEY, spec VARCHAR(255) NOT NULL, \
      zone VARCHAR(64) NOT NULL, catch_up VARCHAR(8) NOT NULL, template MEDIUMTEXT CHARACTER SET utf8mb4 NOT NULL, next_at BIGINT NOT NULL, last_at BIGINT, \
      INDEX (next_at)) ENGINE=InnoDB",
+    "CREATE TABLE IF NOT EXISTS {p}sz_meta (k VARCHAR(64) NOT NULL PRIMARY KEY, v VARCHAR(255) NOT NULL, until_at BIGINT UNSIGNED NOT NULL) ENGINE=InnoDB",
+    "CREATE TABLE IF NOT EXISTS {p}sz_lease (id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY, until_at BIGINT UNSIGNED NOT NULL, \
+     jobids MEDIUMTEXT CHARACTER SET ascii NOT NULL, INDEX (until_at)) ENGINE=InnoDB",
+    "CREATE TABLE IF NOT EXISTS {p}sz_func (funcid INT UNSIGNED NOT NULL PRIMARY KEY, paused_until BIGINT UNSIGNED NOT NULL) ENGINE=InnoDB",
+    "CREATE TABLE IF NOT EXISTS {p}sz_parked (funcid INT UNSIGNED NOT NULL, jobid BIGINT UNSIGNED NOT NULL, run_after BIGINT UNSIGNED NOT NULL, \
+     PRIMARY KEY (funcid, jobid), INDEX (jobid)) ENGINE=InnoDB",
+    "CREATE TABLE IF NOT EXISTS {p}sz_result (jobid BIGINT UNSIGNED NOT NULL PRIMARY KEY, result MEDIUMBLOB NOT NULL, delete_after BIGINT UNSIGNED NOT NULL, \
+     INDEX (delete_after)) ENGINE=InnoDB",
 ];
 
 /// A job that ended without success and is kept.
@@ -144,13 +160,28 @@ async fn revive(work: &mut Work<'_>, jobid: u64) -> Result<(), Error> {
         Err(error) => return Err(error),
     }
     // Its failures would count against its new life.
-    for table in ["sz_done", "sz_attempt", "error", "exitstatus"] {
+    for table in ["sz_done", "sz_attempt", "sz_result", "error", "exitstatus"] {
         work.execute(
             &format!("DELETE FROM {{p}}{table} WHERE jobid = ?"),
             params![jobid],
         )
         .await?;
     }
+    Ok(())
+}
+
+/// Keeps what a job resulted in for `keep` seconds.
+pub(crate) async fn keep_result(
+    work: &mut Work<'_>,
+    jobid: u64,
+    result: &Bytes,
+    keep: u64,
+) -> Result<(), Error> {
+    work.execute(
+        "REPLACE INTO {p}sz_result (jobid, result, delete_after) VALUES (?, ?, :now + ?)",
+        params![jobid, result, keep],
+    )
+    .await?;
     Ok(())
 }
 
@@ -223,6 +254,20 @@ impl Database {
         })
     }
 
+    /// The result a complete left, while it is kept.
+    pub(crate) async fn result(&self, jobid: u64) -> Result<Option<Bytes>, Error> {
+        if !self.has_side() {
+            return Ok(None);
+        }
+        let rows = self
+            .query(
+                "SELECT result FROM {p}sz_result WHERE jobid = ? AND delete_after >= :now",
+                params![jobid],
+            )
+            .await?;
+        Ok(rows.first().map(|row| row.get(0)).transpose()?)
+    }
+
     /// Full texts of failed runs by number.
     pub(crate) async fn texts(&self, jobid: u64) -> Result<Vec<(u32, u64, String)>, Error> {
         if !self.has_side() {
@@ -239,21 +284,27 @@ impl Database {
         if !self.has_side() {
             return Ok(0);
         }
-        let (done, texts) = match self.engine() {
+        let (done, texts, results) = match self.engine() {
             Engine::Sqlite => (
                 "DELETE FROM {p}sz_done WHERE jobid IN (SELECT jobid FROM {p}sz_done WHERE delete_after < :now LIMIT ?)",
                 "DELETE FROM {p}sz_attempt WHERE (jobid, attempt) IN (SELECT jobid, attempt FROM {p}sz_attempt t WHERE ended_at < :now - ? \
                  AND NOT EXISTS (SELECT 1 FROM {p}job j WHERE j.jobid = t.jobid) LIMIT ?)",
+                "DELETE FROM {p}sz_result WHERE jobid IN (SELECT jobid FROM {p}sz_result WHERE delete_after < :now LIMIT ?)",
             ),
             Engine::MySql => (
                 "DELETE FROM {p}sz_done WHERE delete_after < :now LIMIT ?",
                 "DELETE FROM {p}sz_attempt WHERE ended_at < :now - ? AND NOT EXISTS (SELECT 1 FROM {p}job j WHERE j.jobid = {p}sz_attempt.jobid) LIMIT ?",
+                "DELETE FROM {p}sz_result WHERE delete_after < :now LIMIT ?",
             ),
         };
         let first = self
             .execute(done, params![CLEAN_ROWS_MAX])
             .await?
-            .rows_affected;
+            .rows_affected
+            + self
+                .execute(results, params![CLEAN_ROWS_MAX])
+                .await?
+                .rows_affected;
         Ok(first
             + self
                 .execute(texts, params![RETAIN_FAILED_SECONDS, CLEAN_ROWS_MAX])

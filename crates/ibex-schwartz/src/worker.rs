@@ -25,6 +25,8 @@ use tokio_util::task::TaskTracker;
 pub enum Outcome {
     /// Done.
     Complete,
+    /// Done, and this is kept beside the exit status, at least for a second: see [`crate::Status::result`].
+    CompleteWith(bytes::Bytes),
     /// Failed: runs again as the function's policy says.
     Fail {
         /// What happened.
@@ -523,6 +525,11 @@ fn ending(outcome: Outcome, options: &FunctionOptions) -> Finish {
     let keep = options.keep_exit_status_for;
     match outcome {
         Outcome::Complete => Finish::Complete { status: 0, keep },
+        Outcome::CompleteWith(result) => Finish::CompleteWith {
+            status: 0,
+            keep,
+            result,
+        },
         Outcome::Fail { message, status } => Finish::Fail {
             message,
             status,

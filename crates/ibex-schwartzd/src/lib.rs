@@ -27,6 +27,7 @@ mod dashboard;
 mod held;
 mod http;
 mod hub;
+mod leading;
 mod metrics;
 mod poke;
 mod server;

@@ -45,9 +45,11 @@ pub(crate) struct Metrics {
     pub(crate) waiters: Gauge,
     pub(crate) leases: Gauge,
     pub(crate) db_up: Family<DbLabels, Gauge>,
+    pub(crate) leader: Family<DbLabels, Gauge>,
     pub(crate) ready: Family<FuncLabels, Gauge>,
     pub(crate) running: Family<FuncLabels, Gauge>,
     pub(crate) scheduled: Family<FuncLabels, Gauge>,
+    pub(crate) blocked: Family<FuncLabels, Gauge>,
     pub(crate) oldest: Family<FuncLabels, Gauge>,
 }
 
@@ -79,6 +81,8 @@ impl Metrics {
             ready: Family::default(),
             running: Family::default(),
             scheduled: Family::default(),
+            blocked: Family::default(),
+            leader: Family::default(),
             oldest: Family::default(),
         };
         metrics.with(|registry| {
@@ -198,6 +202,16 @@ impl Metrics {
             self.scheduled.clone(),
         );
         registry.register(
+            "schwartzd_queue_blocked",
+            "Jobs kept from all workers because their function is paused",
+            self.blocked.clone(),
+        );
+        registry.register(
+            "schwartzd_leader",
+            "Whether this daemon leads the database's upkeep",
+            self.leader.clone(),
+        );
+        registry.register(
             "schwartzd_oldest_ready_seconds",
             "How long the oldest ready job waits",
             self.oldest.clone(),
@@ -223,6 +237,9 @@ impl Metrics {
             self.scheduled
                 .get_or_create(&labels)
                 .set(gauge(count.scheduled));
+            self.blocked
+                .get_or_create(&labels)
+                .set(gauge(count.blocked));
             self.oldest
                 .get_or_create(&labels)
                 .set(gauge(count.oldest_ready_age));

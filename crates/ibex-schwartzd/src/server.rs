@@ -4,6 +4,7 @@ use crate::api::App;
 use crate::config::Config;
 use crate::held::Leases;
 use crate::hub::Hub;
+use crate::leading::{self, Seat};
 use crate::metrics::Metrics;
 use crate::poke::Poker;
 use crate::upkeep::{self, Cleaner};
@@ -106,7 +107,14 @@ fn assemble(config: Config, kit: &Kit, client: Client, metrics: Arc<Metrics>) ->
             u64::from(since.subsec_nanos()) ^ since.as_secs().rotate_left(32)
         })
         ^ u64::from(std::process::id());
+    let seats = client
+        .databases()
+        .iter()
+        .map(|database| Arc::new(Seat::new(database.clone())))
+        .collect();
     let app = Arc::new(App {
+        seats,
+        holder: format!("{}-{seed:016x}", std::process::id()),
         hub: Arc::new(Hub::new(client.clone(), kit.clone(), Arc::clone(&metrics))),
         client,
         leases: Leases::new(seed),
@@ -130,9 +138,13 @@ fn background(
     for (number, database) in app.client.databases().iter().enumerate() {
         tracing::info!(number, database = %database.address(), hash = database.hash(), "database");
         kit.spawn_background("watch", upkeep::watch(Arc::clone(app), database.clone()));
+        let Some(seat) = app.seats.get(number) else {
+            continue;
+        };
+        kit.spawn_background("lead", leading::lead(Arc::clone(app), Arc::clone(seat)));
         kit.worker(Cleaner {
             client: app.client.clone(),
-            database: database.clone(),
+            seat: Arc::clone(seat),
             number,
             done: 0,
         });
@@ -164,6 +176,13 @@ fn pages(app: &Arc<App>, kit: &Kit) {
                     count.ready.to_string(),
                     count.grabbed.to_string(),
                     count.scheduled.to_string(),
+                    count.blocked.to_string(),
+                    if count.paused_until.is_some() {
+                        "paused"
+                    } else {
+                        ""
+                    }
+                    .to_owned(),
                     count.oldest_ready_age.to_string(),
                 ]
             })
@@ -172,11 +191,18 @@ fn pages(app: &Arc<App>, kit: &Kit) {
             .client
             .databases()
             .iter()
-            .map(|database| {
+            .zip(&shown.seats)
+            .map(|(database, seat)| {
                 vec![
                     database.address(),
                     database.hash().to_owned(),
                     if database.is_down() { "down" } else { "up" }.to_owned(),
+                    if seat.leads() {
+                        "this daemon"
+                    } else {
+                        "another"
+                    }
+                    .to_owned(),
                 ]
             })
             .collect();
@@ -188,13 +214,15 @@ fn pages(app: &Arc<App>, kit: &Kit) {
                     "ready",
                     "grabbed",
                     "scheduled",
+                    "blocked",
+                    "",
                     "oldest ready, s",
                 ],
                 rows,
             ),
             Section::table(
                 "Databases",
-                ["address", "handle prefix", "state"],
+                ["address", "handle prefix", "state", "upkeep led by"],
                 databases,
             ),
             Section::facts("Leases", [("out", shown.leases.count())]),
@@ -261,5 +289,8 @@ async fn drain(app: &Arc<App>, kit: &Kit) {
     if !left.is_empty() {
         tracing::info!(jobs = left.len(), "unfinished jobs given back");
         app.give_back(left).await;
+    }
+    for seat in &app.seats {
+        seat.resign(&app.holder).await;
     }
 }

@@ -1,8 +1,9 @@
-//! What goes on without requests: noticing others' inserts, the second's tick, lost leases, cleaning, depths.
+//! What every daemon does without requests: noticing others' inserts, the second's tick, its own lost leases, depths; and cleaning, while it leads.
 //!
 //! Apart because none of it is in a request's way. Every task survives its database being away.
 
 use crate::api::App;
+use crate::leading::Seat;
 use ibex_kit::{Step, Worker, WorkerStatus};
 use ibex_schwartz::{Client, Database, Error, Finish, RetryPolicy};
 use std::sync::Arc;
@@ -81,6 +82,12 @@ pub(crate) async fn tick(app: Arc<App>, check: ibex_kit::Check, beat: ibex_kit::
             .set(i64::try_from(app.leases.count()).unwrap_or(i64::MAX));
         let mut down = Vec::new();
         for (index, database) in app.client.databases().iter().enumerate() {
+            if let Some(seat) = app.seats.get(index) {
+                app.metrics
+                    .leader
+                    .get_or_create(&crate::metrics::DbLabels { db: index })
+                    .set(i64::from(seat.leads()));
+            }
             let is_up = !database.is_down();
             app.metrics
                 .db_up
@@ -105,36 +112,42 @@ pub(crate) async fn tick(app: Arc<App>, check: ibex_kit::Check, beat: ibex_kit::
 /// Leases of ours that ran out count as failures, so that a job that kills its workers ends.
 async fn lost(app: &App) {
     for held in app.leases.take_expired(LOST_GRACE) {
-        let config = app.config.load();
-        if !config.count_lost {
+        if !app.config.load().count_lost {
             continue;
         }
-        let fail = Finish::Fail {
-            message: "lease expired".to_owned(),
-            status: 1,
-            retry: app.retry_policy(),
-            keep: config.keep_exit_status_for.std().as_secs(),
-        };
-        match held.database.finish_job(held.jobid, held.value, fail).await {
-            Ok(_) => {
-                app.metrics
-                    .expired
-                    .get_or_create(&app.metrics.func(&held.func))
-                    .inc();
-                tracing::debug!(
-                    job = held.jobid,
-                    func = held.func,
-                    worker = held.worker,
-                    "lease expired, counted as a failure"
-                );
-                app.hub.wake(&held.func, 1);
-            }
-            // Someone else has it, or it was finished by another daemon.
-            Err(Error::LeaseLost(_) | Error::NotFound(_)) => {}
-            Err(error) => {
-                tracing::debug!(job = held.jobid, error = %error, "lost lease is left to its end")
-            }
+        if let Err(error) = expire(app, &held.database, held.jobid, held.value, &held.func).await {
+            tracing::debug!(job = held.jobid, error = %error, "lost lease is left to the leader");
         }
+    }
+}
+
+/// Counts one lease that ran out as a failed run, unless someone else has the job meanwhile.
+pub(crate) async fn expire(
+    app: &App,
+    database: &Database,
+    jobid: u64,
+    value: u64,
+    func: &str,
+) -> Result<(), Error> {
+    let fail = Finish::Fail {
+        message: "lease expired".to_owned(),
+        status: 1,
+        retry: app.retry_policy(),
+        keep: app.config.load().keep_exit_status_for.std().as_secs(),
+    };
+    match database.finish_job(jobid, value, fail).await {
+        Ok(_) => {
+            app.metrics
+                .expired
+                .get_or_create(&app.metrics.func(func))
+                .inc();
+            tracing::debug!(job = jobid, func, "lease expired, counted as a failure");
+            app.hub.wake(func, 1);
+            Ok(())
+        }
+        // Someone else has it, or it was finished by another daemon.
+        Err(Error::LeaseLost(_) | Error::NotFound(_)) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
@@ -181,7 +194,7 @@ pub(crate) fn backoff(max_attempts: u32, seed: u64) -> RetryPolicy {
 /// Removes old errors and exit statuses of one database, a chunk at a time.
 pub(crate) struct Cleaner {
     pub(crate) client: Client,
-    pub(crate) database: Database,
+    pub(crate) seat: Arc<Seat>,
     pub(crate) number: usize,
     pub(crate) done: u64,
 }
@@ -195,12 +208,22 @@ impl Worker for Cleaner {
         WorkerStatus {
             done: self.done,
             total: None,
-            note: "old errors and exit statuses".to_owned(),
+            note: if self.seat.leads() {
+                "old errors and exit statuses"
+            } else {
+                "another daemon leads"
+            }
+            .to_owned(),
         }
     }
 
     async fn step(&mut self) -> Result<Step, anyhow::Error> {
-        match self.client.clean(&self.database).await {
+        if !self.seat.leads() {
+            return Ok(Step::Idle {
+                wait: Duration::from_secs(5),
+            });
+        }
+        match self.client.clean(&self.seat.database).await {
             Ok(0) => Ok(Step::Idle { wait: CLEAN_EVERY }),
             Ok(rows) => {
                 self.done += rows;

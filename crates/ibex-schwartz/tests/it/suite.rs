@@ -64,6 +64,10 @@ async fn suite(client: &Client) {
     lists(client).await;
     outbox(client).await;
     periodic(client).await;
+    results(client).await;
+    pauses(client).await;
+    leaders(client).await;
+    recorded_leases(client).await;
     cleaning(client).await;
 }
 
@@ -724,6 +728,201 @@ async fn outbox(client: &Client) {
             .len(),
         2
     );
+}
+
+/// Polls until it holds.
+async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !condition().await {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "waited in vain for {what}"
+        );
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+async fn results(client: &Client) {
+    let handle = new(client.insert(Job::new("Answers", "x")).await.unwrap());
+    let finish = |bytes: usize| Finish::CompleteWith {
+        status: 0,
+        keep: 1000,
+        result: vec![b'r'; bytes].into(),
+    };
+    let job = one(client, "Answers").await;
+    let large = job.clone().finish(finish(65_537)).await;
+    assert!(matches!(large, Err(Error::TooLarge { .. })), "{large:?}");
+    job.finish(finish(65_536)).await.unwrap();
+    let status = client.status(&handle).await.unwrap();
+    assert_eq!(status.exit_status, Some(0));
+    assert_eq!(status.result.map(|result| result.len()), Some(65_536));
+}
+
+/// Whether the original's own search would find jobs of the function.
+async fn perl_finds(client: &Client, func: &str) -> i64 {
+    let database = &client.databases()[0];
+    let prefix = if database
+        .db()
+        .await
+        .unwrap()
+        .query("SELECT jobid FROM sch_job LIMIT 1", params![])
+        .await
+        .is_ok()
+    {
+        "sch_"
+    } else {
+        ""
+    };
+    let now = client.time().await.unwrap();
+    let rows = database
+        .db()
+        .await
+        .unwrap()
+        .query(
+            format!("SELECT COUNT(*) FROM {prefix}job j JOIN {prefix}funcmap f ON f.funcid = j.funcid WHERE f.funcname = ? AND j.run_after <= ? AND j.grabbed_until <= ?"),
+            params![func, now, now],
+        )
+        .await
+        .unwrap();
+    rows[0].get(0).unwrap()
+}
+
+async fn pauses(client: &Client) {
+    let first = new(client.insert(Job::new("Paused", "1")).await.unwrap());
+    let running = one(client, "Paused").await;
+    let second = new(client.insert(Job::new("Paused", "2")).await.unwrap());
+    let later = new(client
+        .insert(Job::new("Paused", "3").delay(5000))
+        .await
+        .unwrap());
+    let due = client.lookup(&later).await.unwrap().unwrap().run_after;
+    client.pause("Paused", None).await.unwrap();
+    assert!(grab(client, "Paused", 9).await.is_empty());
+    assert_eq!(perl_finds(client, "Paused").await, 0);
+    let counts = client.counts().await.unwrap();
+    let count = counts
+        .iter()
+        .find(|count| count.funcname == "Paused")
+        .unwrap();
+    assert_eq!(
+        (count.ready, count.grabbed, count.scheduled, count.blocked),
+        (0, 1, 0, 2)
+    );
+    assert_eq!(count.paused_until, Some(ibex_schwartz::PARKED));
+    let (_, state) = client.status(&second).await.unwrap().pending.unwrap();
+    assert_eq!(state, State::Blocked);
+
+    // What comes meanwhile is kept back: from ours at once, from others by the leader's next pass. A run that goes on ends as ever.
+    let fourth = new(client.insert(Job::new("Paused", "4")).await.unwrap());
+    assert!(grab(client, "Paused", 9).await.is_empty());
+    let fail = Finish::Fail {
+        message: "no".to_owned(),
+        status: 1,
+        retry: RetryPolicy::fixed(3, 0),
+        keep: 0,
+    };
+    running.finish(fail).await.unwrap();
+    assert_eq!(perl_finds(client, "Paused").await, 2);
+    assert_eq!(client.databases()[0].keep_paused().await.unwrap(), 2);
+    assert_eq!(client.databases()[0].keep_paused().await.unwrap(), 0);
+    assert_eq!(perl_finds(client, "Paused").await, 0);
+    client.cancel(&fourth).await.unwrap();
+
+    assert!(client.resume("Paused").await.unwrap());
+    assert!(!client.resume("Paused").await.unwrap() && !client.resume("Nobody").await.unwrap());
+    assert_eq!(
+        client.lookup(&later).await.unwrap().unwrap().run_after,
+        due,
+        "its own time again"
+    );
+    let back: Vec<_> = grab(client, "Paused", 9)
+        .await
+        .into_iter()
+        .map(|job| job.handle)
+        .collect();
+    assert!(
+        back.len() == 2 && back.contains(&first) && back.contains(&second),
+        "{back:?}"
+    );
+
+    // One with an end is over by itself; the leader gives back what was parked.
+    new(client.insert(Job::new("Short", "1")).await.unwrap());
+    client.pause("Short", Some(1)).await.unwrap();
+    until("the pause to end", async || {
+        client.databases()[0].keep_paused().await.unwrap();
+        !grab(client, "Short", 1).await.is_empty()
+    })
+    .await;
+    assert!(client.pause("", None).await.is_err());
+}
+
+async fn leaders(client: &Client) {
+    let database = &client.databases()[0];
+    assert!(database.lead("a", 600).await.unwrap());
+    assert!(
+        database.lead("a", 600).await.unwrap(),
+        "again within the second"
+    );
+    assert!(!database.lead("b", 600).await.unwrap());
+    database.resign("b").await.unwrap();
+    assert!(
+        !database.lead("b", 600).await.unwrap(),
+        "it was not his to give"
+    );
+    database.resign("a").await.unwrap();
+    assert!(database.lead("b", 0).await.unwrap());
+    assert!(database.lead("a", 600).await.unwrap(), "b's time is over");
+}
+
+async fn recorded_leases(client: &Client) {
+    let database = &client.databases()[0];
+    for arg in ["kept", "extended", "done", "given back"] {
+        new(client.insert(Job::new("Recorded", arg)).await.unwrap());
+    }
+    let want = Grab {
+        max: 9,
+        grab_for: 1,
+        record: true,
+        ..Grab::new(vec!["Recorded".to_owned()])
+    };
+    let jobs = client.grab(&want).await.unwrap();
+    let of = |arg: &str| {
+        jobs.iter()
+            .find(|job| &job.job.arg[..] == arg.as_bytes())
+            .unwrap()
+            .clone()
+    };
+    let (kept, extended, done, given) = (of("kept"), of("extended"), of("done"), of("given back"));
+    database
+        .finish_job(extended.job.jobid, extended.lease, Finish::Extend(2))
+        .await
+        .unwrap();
+    done.finish(Finish::Complete { status: 0, keep: 0 })
+        .await
+        .unwrap();
+    database
+        .release_job(given.job.jobid, given.lease)
+        .await
+        .unwrap();
+    let mut found = Vec::new();
+    until("both to run out", async || {
+        let lost = database.lost_leases(0).await.unwrap();
+        database.forget_leases(&lost.records).await.unwrap();
+        found.extend(
+            lost.leases
+                .into_iter()
+                .map(|lease| (lease.jobid, lease.funcname)),
+        );
+        found.len() >= 2
+    })
+    .await;
+    let name = "Recorded".to_owned();
+    assert_eq!(
+        found,
+        [(kept.job.jobid, name.clone()), (extended.job.jobid, name)],
+        "each once, and no other"
+    );
+    assert!(database.lost_leases(0).await.unwrap().records.is_empty());
 }
 
 async fn cleaning(client: &Client) {

@@ -162,12 +162,12 @@ enum OnDuplicate {
 }
 
 impl App {
-    fn arg_bytes_max(&self) -> usize {
+    pub(super) fn arg_bytes_max(&self) -> usize {
         self.config.load().max_arg_size.as_usize()
     }
 
     /// Wakes and pokes for one inserted job; the answer's fields.
-    fn inserted(&self, func: &str, inserted: &Inserted) -> Value {
+    pub(super) fn inserted(&self, func: &str, inserted: &Inserted) -> Value {
         let labels = self.metrics.func(func);
         match inserted {
             Inserted::New(handle) => {
@@ -344,6 +344,11 @@ impl App {
         );
         out.insert("exit_status".to_owned(), status.exit_status.into());
         out.insert("failures".to_owned(), failures.into());
+        if let Some(result) = &status.result {
+            let shown = serde_json::from_slice(result)
+                .unwrap_or_else(|_| String::from_utf8_lossy(result).into_owned().into());
+            out.insert("result".to_owned(), shown);
+        }
         Ok(ok(&Value::Object(out)))
     }
 
@@ -378,9 +383,10 @@ impl App {
             Some("ready") => Some(State::Ready),
             Some("grabbed") => Some(State::Grabbed),
             Some("scheduled") => Some(State::Scheduled),
+            Some("blocked") => Some(State::Blocked),
             Some(_) => {
                 return Err(Refusal::bad_request(
-                    "state is ready, grabbed, scheduled, failed or cancelled",
+                    "state is ready, grabbed, scheduled, blocked, failed or cancelled",
                 ));
             }
         };

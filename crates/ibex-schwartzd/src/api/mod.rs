@@ -1,8 +1,9 @@
 //! The HTTP interface, version 1: who may call, which path is which call.
 //!
-//! One module per concern: `jobs` (in, look, change), `work` (out and finished), `stream` (jobs as a stream), `queues` (functions,
-//! errors, workers). Paths are documented in `docs/schwartz/protocol.md`.
+//! One module per concern: `control` (pause, cron, failed jobs brought back), `jobs` (in, look, change), `work` (out and finished), `stream`
+//! (jobs as a stream), `queues` (functions, errors, workers). Paths are documented in `docs/schwartz/protocol.md`.
 
+mod control;
 mod jobs;
 mod queues;
 mod stream;
@@ -12,6 +13,7 @@ use crate::config::Config;
 use crate::held::Leases;
 use crate::http::{Refusal, Reply, refuse};
 use crate::hub::Hub;
+use crate::leading::Seat;
 use crate::metrics::Metrics;
 use crate::poke::Poker;
 use ::http::{Method, Request, StatusCode, header};
@@ -33,6 +35,10 @@ pub(crate) struct App {
     pub(crate) depths: ArcSwap<Vec<FuncCount>>,
     pub(crate) kit: Kit,
     pub(crate) seed: u64,
+    /// This daemon's name as a leader.
+    pub(crate) holder: String,
+    /// Leading of each database, in their order.
+    pub(crate) seats: Vec<Arc<Seat>>,
 }
 
 impl App {
@@ -120,19 +126,36 @@ impl App {
             (&Method::POST, ["v1", "jobs", handle, op]) => {
                 self.finish_one(parse_handle(handle)?, op, request).await
             }
-            (&Method::GET, ["v1", "funcs"]) => self.funcs().await,
             (&Method::GET, ["v1", "errors"]) => self.errors(&request).await,
             (&Method::GET, ["v1", "workers"]) => Ok(self.workers()),
             (&Method::POST, ["v1", "workers", worker, "goodbye"]) => self.goodbye(worker).await,
+            (&Method::POST, ["v1", "retry"]) => self.retry_failed(request).await,
+            (_, ["v1", "funcs" | "cron", ..]) => self.control(&segments, request).await,
             (&Method::POST, ["v1", "poke"]) => {
                 self.look_now();
                 Ok(crate::http::ok(&serde_json::json!({})))
             }
-            (_, ["v1", ..]) => Err(Refusal::not_found(format!(
-                "no call {} {path}",
-                request.method()
-            ))),
+            (_, ["v1", ..]) => Err(no_call(&request)),
             _ => Err(Refusal::not_found("calls start with /v1/")),
+        }
+    }
+
+    /// Calls about functions and periodic jobs.
+    async fn control(
+        self: Arc<Self>,
+        segments: &[&str],
+        request: Request<Incoming>,
+    ) -> Result<Reply, Refusal> {
+        match (request.method(), segments) {
+            (&Method::GET, ["v1", "funcs"]) => self.funcs().await,
+            (&Method::POST, ["v1", "funcs", func, "pause"]) => self.pause(func, &request).await,
+            (&Method::POST, ["v1", "funcs", func, "resume"]) => self.resume(func).await,
+            (&Method::GET, ["v1", "cron"]) => self.cron_list().await,
+            (&Method::GET, ["v1", "cron", name]) => self.cron_get(name).await,
+            (&Method::PUT, ["v1", "cron", name]) => self.cron_put(name, request).await,
+            (&Method::DELETE, ["v1", "cron", name]) => self.cron_delete(name).await,
+            (&Method::POST, ["v1", "cron", name, "run"]) => self.cron_run(name).await,
+            _ => Err(no_call(&request)),
         }
     }
 
@@ -173,6 +196,14 @@ fn check_origin<B>(request: &Request<B>) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+fn no_call<B>(request: &Request<B>) -> Refusal {
+    Refusal::not_found(format!(
+        "no call {} {}",
+        request.method(),
+        request.uri().path()
+    ))
 }
 
 fn parse_handle(text: &str) -> Result<Handle, Refusal> {

@@ -20,7 +20,8 @@ impl App {
             .map(|count| {
                 json!({
                     "func": count.funcname, "ready": count.ready, "grabbed": count.grabbed, "scheduled": count.scheduled,
-                    "blocked": 0, "oldest_ready_age": count.oldest_ready_age, "paused": false, "settings": {},
+                    "blocked": count.blocked, "oldest_ready_age": count.oldest_ready_age, "paused": count.paused_until.is_some(),
+                    "paused_until": count.paused_until.filter(|until| *until < ibex_schwartz::PARKED), "settings": {},
                 })
             })
             .collect();

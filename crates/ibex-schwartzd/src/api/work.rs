@@ -47,6 +47,7 @@ struct FinishIn {
     lease: Option<String>,
     message: Option<String>,
     exit_status: Option<u64>,
+    result: Option<Value>,
     keep_exit_status_for: Option<u64>,
     retry_in: Option<u64>,
     permanent: Option<bool>,
@@ -79,6 +80,7 @@ impl App {
         Ok(Grab {
             max,
             grab_for,
+            record: self.config.load().count_lost,
             shuffle: false,
             ..Grab::new(funcs)
         })
@@ -202,7 +204,10 @@ impl App {
 
     /// A complete with nothing special, which can share a transaction with others.
     fn as_plain(&self, index: usize, finish: &FinishIn) -> Option<Plain> {
-        if finish.op.as_deref() != Some("complete") || finish.exit_status.unwrap_or(0) != 0 {
+        if finish.op.as_deref() != Some("complete")
+            || finish.exit_status.unwrap_or(0) != 0
+            || finish.result.is_some()
+        {
             return None;
         }
         let handle: Handle = finish.handle.as_deref()?.parse().ok()?;
@@ -295,7 +300,10 @@ impl App {
         } else {
             0
         };
-        let is_complete = matches!(end, Finish::Complete { .. } | Finish::Replace { .. });
+        let is_complete = matches!(
+            end,
+            Finish::Complete { .. } | Finish::CompleteWith { .. } | Finish::Replace { .. }
+        );
         let outcome = database.finish_job(handle.jobid(), value, end).await;
         if let Ok(Finished::Extended(until)) = outcome {
             let cancel = self
@@ -392,7 +400,14 @@ impl App {
             }
         };
         match op {
-            "complete" => Ok(Finish::Complete { status, keep }),
+            "complete" => Ok(match finish.result {
+                None => Finish::Complete { status, keep },
+                Some(result) => Finish::CompleteWith {
+                    status,
+                    keep,
+                    result: result.to_string().into(),
+                },
+            }),
             "fail" => {
                 let retry = match (finish.permanent.unwrap_or(false), finish.retry_in) {
                     (true, _) => RetryPolicy::never(),

@@ -10,6 +10,7 @@
 )]
 
 mod calls;
+mod control;
 mod faults;
 mod latency;
 mod poke;
