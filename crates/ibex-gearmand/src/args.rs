@@ -35,6 +35,9 @@ pub struct Args {
     /// Database file of --queue-type libsqlite3.
     #[arg(long, value_name = "FILE")]
     libsqlite3_db: Option<PathBuf>,
+    /// Table of the original's queue whose jobs are taken over; default gearman_queue.
+    #[arg(long, value_name = "TABLE")]
+    libsqlite3_table: Option<String>,
     /// Every client gets exceptions, as if it had asked.
     #[arg(long)]
     exceptions: bool,
@@ -104,6 +107,9 @@ impl DaemonArgs for Args {
         }
         if let Some(file) = &self.libsqlite3_db {
             set("store.url", format!("sqlite:{}", file.display()).into());
+        }
+        if let Some(table) = &self.libsqlite3_table {
+            set("import_table", table.as_str().into());
         }
         if self.exceptions {
             set("exceptions", true.into());

@@ -15,6 +15,8 @@ ibex_kit::config! {
         restart queue: String = "sqlite".to_owned(),
         /// Database of the background queue; by default jobs.db in the state directory.
         table store: StoreConfig,
+        /// Table of the original's persistent queue in the same database, whose jobs are taken over at a start; empty for none.
+        restart import_table: String = "gearman_queue".to_owned(),
         /// On MySQL: a server that has written nothing for this long is taken for dead by another one that waits for its queue, 3s to 10m.
         restart queue_lease: Duration = Duration::from_secs(15),
         /// Reactor threads, 0 to 64; 0 is one up to two processors, else half of them, at most four.
@@ -173,6 +175,13 @@ impl Validate for Config {
             within(
                 delay.as_millis() >= 1 && delay.as_secs() <= 10,
                 "from 1ms to 10s",
+            ),
+        );
+        check(
+            "import_table",
+            within(
+                self.import_table.is_empty() || crate::store::is_table_name(&self.import_table),
+                "letters, digits and _, at most 64, or empty",
             ),
         );
         let lease = self.queue_lease.std().as_secs();

@@ -132,9 +132,10 @@ async fn open_store(
         }
     };
     let claimant = claimant(config, kit);
+    let import_table = Some(config.import_table.as_str()).filter(|table| !table.is_empty());
     let deadline = Instant::now() + config.store.startup_timeout.std();
     loop {
-        match Store::open(&url, &claimant, Arc::clone(backlog)).await {
+        match Store::open(&url, &claimant, import_table, Arc::clone(backlog)).await {
             Ok((store, left)) => {
                 tracing::info!(
                     jobs = left.jobs.len(),

@@ -7,9 +7,11 @@
 //! that a database that comes back learns of them. `schema.rs` has the statements, `owner.rs` sees to it that one server uses the queue; nothing else
 //! here is SQL.
 
+mod import;
 mod owner;
 mod schema;
 
+pub(crate) use import::is_table_name;
 pub(crate) use owner::Claimant;
 use owner::Ownership;
 
@@ -124,6 +126,7 @@ impl Store {
     pub(crate) async fn open(
         url: &str,
         claimant: &Claimant,
+        import_table: Option<&str>,
         backlog: Arc<AtomicUsize>,
     ) -> Result<(Self, Left), Failure> {
         let failure = |error: &Error| {
@@ -140,6 +143,19 @@ impl Store {
             .await
             .map_err(|error| failure(&error))?;
         let ownership = Ownership::take(&db, claimant).await?;
+        if let Some(table) = import_table {
+            let (jobs, aside) = import::import(&db, table)
+                .await
+                .map_err(|error| failure(&error))?;
+            if jobs > 0 {
+                tracing::info!(
+                    table,
+                    jobs,
+                    aside,
+                    "jobs of the original's queue taken over"
+                );
+            }
+        }
         let left = schema::load(&db, NUMBERS)
             .await
             .map_err(|error| failure(&error))?;

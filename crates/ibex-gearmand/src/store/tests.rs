@@ -53,7 +53,7 @@ fn claimant(server: &str, life: u32) -> Claimant {
 /// One life: opens, does `ops`, closes. Says what was left and what was stored.
 async fn life(url: &str, ops: Vec<Op>) -> (Left, Vec<u64>) {
     let backlog = Arc::new(AtomicUsize::new(0));
-    let (store, left) = Store::open(url, &claimant("one", 1), Arc::clone(&backlog))
+    let (store, left) = Store::open(url, &claimant("one", 1), None, Arc::clone(&backlog))
         .await
         .unwrap();
     let requests = store.requests();
@@ -205,20 +205,86 @@ async fn mariadb() {
     recurring(&database.url()).await;
 }
 
+/// A table as the original makes and fills it.
+async fn imported(url: &str) {
+    let db = Db::open(&ibex_sql::Config::new(url).unwrap())
+        .await
+        .unwrap();
+    let table = db.engine().pick(
+        "CREATE TABLE old_queue (unique_key TEXT, function_name TEXT, priority INTEGER, data BLOB, when_to_run INTEGER, PRIMARY KEY (unique_key, function_name))",
+        "CREATE TABLE old_queue (unique_key VARCHAR(64), function_name VARCHAR(255), priority INT, data LONGBLOB, when_to_run INT, UNIQUE KEY (unique_key, function_name))",
+    );
+    db.execute(table, Vec::new()).await.unwrap();
+    let insert = "INSERT INTO old_queue (unique_key, function_name, priority, data, when_to_run) VALUES (?, ?, ?, ?, ?)";
+    let at = ibex_sql::params!["k2", "g", 0, ibex_sql::Value::Null, 77];
+    for row in [
+        ibex_sql::params!["k1", "f", 2, b"w\0rk".to_vec(), 0],
+        at,
+        ibex_sql::params!["", "f", 9, b"x".to_vec(), 0],
+    ] {
+        db.execute(insert, row).await.unwrap();
+    }
+    db.close().await.unwrap();
+    for life in 1..=2 {
+        let backlog = Arc::new(AtomicUsize::new(0));
+        let (store, mut left) =
+            Store::open(url, &claimant("one", life), Some("old_queue"), backlog)
+                .await
+                .unwrap();
+        // Both times: moved once, and kept.
+        left.jobs
+            .sort_by(|a, b| (&a.function, &a.unique).cmp(&(&b.function, &b.unique)));
+        let jobs: Vec<_> = left
+            .jobs
+            .iter()
+            .map(|job| {
+                (
+                    &job.unique[..],
+                    &job.function[..],
+                    job.priority,
+                    &job.workload[..],
+                    job.due_ms,
+                )
+            })
+            .collect();
+        assert_eq!(
+            jobs,
+            [
+                (&b""[..], &b"f"[..], Priority::Normal, &b"x"[..], 0),
+                (b"k1", b"f", Priority::Low, b"w\0rk", 0),
+                (b"k2", b"g", Priority::High, b"", 77_000),
+            ]
+        );
+        assert!(left.jobs.iter().all(|job| job.id.0 < left.first_job));
+        drop(store);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_originals_queue_is_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    imported(&format!("sqlite:{}", dir.path().join("q.db").display())).await;
+    let Some(server) = ibex_testkit::mariadb::Server::start().unwrap() else {
+        return;
+    };
+    let database = server.database().unwrap();
+    imported(&database.url()).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_has_one_server() {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}", dir.path().join("jobs.db").display());
     let backlog = Arc::new(AtomicUsize::new(0));
-    let first = Store::open(&url, &claimant("one", 1), Arc::clone(&backlog))
+    let first = Store::open(&url, &claimant("one", 1), None, Arc::clone(&backlog))
         .await
         .unwrap();
-    let refused = Store::open(&url, &claimant("two", 1), Arc::clone(&backlog))
+    let refused = Store::open(&url, &claimant("two", 1), None, Arc::clone(&backlog))
         .await
         .unwrap_err();
     assert_eq!(refused.kind(), ibex_kit::Kind::Temporary, "{refused}");
     drop(first);
-    Store::open(&url, &claimant("two", 1), backlog)
+    Store::open(&url, &claimant("two", 1), None, backlog)
         .await
         .unwrap();
 }
@@ -231,11 +297,11 @@ async fn a_server_that_was_taken_for_dead_stores_nothing_more() {
     let database = server.database().unwrap();
     let url = database.url();
     let backlog = Arc::new(AtomicUsize::new(0));
-    let (sleeper, _) = Store::open(&url, &claimant("one", 1), Arc::clone(&backlog))
+    let (sleeper, _) = Store::open(&url, &claimant("one", 1), None, Arc::clone(&backlog))
         .await
         .unwrap();
     // It does not beat, as if it were stopped; another one waits for the lease.
-    let (heir, _) = Store::open(&url, &claimant("two", 1), Arc::clone(&backlog))
+    let (heir, _) = Store::open(&url, &claimant("two", 1), None, Arc::clone(&backlog))
         .await
         .unwrap();
     let requests = sleeper.requests();
@@ -252,7 +318,7 @@ async fn a_server_that_was_taken_for_dead_stores_nothing_more() {
     assert_eq!(*seen.failed.lock().unwrap(), [1]);
     drop(heir);
     // The heir's next life takes over at once; its earlier one is past, too.
-    let (_, left) = Store::open(&url, &claimant("two", 2), backlog)
+    let (_, left) = Store::open(&url, &claimant("two", 2), None, backlog)
         .await
         .unwrap();
     assert!(left.jobs.is_empty(), "{:?}", left.jobs);

@@ -283,6 +283,58 @@ async fn killed_under_load_on_mariadb() {
     killed_under_load(daemon).await;
 }
 
+#[test]
+fn the_file_of_debians_server_is_taken_over() {
+    let Some(program) = ibex_testkit::skip::program("gearmand") else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("queue.db");
+    let addr = ports::free();
+    let mut original = std::process::Command::new(program)
+        .args(["-L", "127.0.0.1", "-q", "libsqlite3", "-l", "none", "-p"])
+        .arg(addr.port().to_string())
+        .arg("-P")
+        .arg(dir.path().join("pid"))
+        .arg(format!("--libsqlite3-db={}", file.display()))
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    wait::until_true("the original to listen", || {
+        std::net::TcpStream::connect(addr).is_ok()
+    })
+    .unwrap();
+    let mut wire = Wire::connect(addr);
+    for n in 0..3 {
+        let key = format!("key{n}");
+        wire.send(Request::Submit(
+            Submit::new(b"f", key.as_bytes(), format!("w{n}").as_bytes()).background(),
+        ));
+        wire.handle();
+    }
+    original.kill().unwrap();
+    original.wait().unwrap();
+
+    let daemon = builder()
+        .arg("-q")
+        .arg("libsqlite3")
+        .arg(format!("--libsqlite3-db={}", file.display()))
+        .start()
+        .unwrap();
+    let mut wire = Wire::connect(daemon.addr("gearman").unwrap());
+    wire.send(Request::CanDo { function: b"f" });
+    let mut found = BTreeSet::new();
+    for _ in 0..3 {
+        wire.send(Request::GrabJob(Grab::Unique));
+        let packet = wire.next().unwrap();
+        found.extend(packet.split(' ').skip(2).map(str::to_owned));
+    }
+    let expected = ["f", "key0", "key1", "key2", "w0", "w1", "w2"];
+    assert_eq!(found, expected.map(str::to_owned).into());
+    daemon.stop().unwrap();
+}
+
 /// A small file system of its own, unmounted with the value.
 struct Small(tempfile::TempDir);
 
