@@ -33,6 +33,8 @@ pub enum Step<'a> {
 pub fn split(buf: &[u8], scanned: usize) -> Step<'_> {
     let tail = buf.get(scanned..).unwrap_or_default();
     match memchr(b'\n', tail) {
+        // DIFFERS(memcached): the original takes a longer line if its LF came in the same read; here it does not matter how the stream was split.
+        Some(at) if is_too_long(buf, scanned + at) => Step::TooLong,
         Some(at) => {
             let end = scanned + at;
             let line = buf.get(..end).unwrap_or_default();
@@ -41,16 +43,22 @@ pub fn split(buf: &[u8], scanned: usize) -> Step<'_> {
                 consumed: end + 1,
             }
         }
-        None if buf.len() <= LINE_BYTES_MAX => Step::Need,
-        None if is_multiget(buf) && buf.len() <= MULTIGET_LINE_BYTES_MAX => Step::Need,
-        None => Step::TooLong,
+        None if is_too_long(buf, buf.len()) => Step::TooLong,
+        None => Step::Need,
     }
+}
+
+#[inline]
+fn is_too_long(buf: &[u8], bytes: usize) -> bool {
+    bytes > LINE_BYTES_MAX && !(is_multiget(buf) && bytes <= MULTIGET_LINE_BYTES_MAX)
 }
 
 fn is_multiget(buf: &[u8]) -> bool {
     let blanks = buf.iter().take_while(|byte| **byte == b' ').count();
     let rest = buf.get(blanks..).unwrap_or_default();
-    blanks <= LEADING_BLANKS_MAX && (rest.starts_with(b"get ") || rest.starts_with(b"gets "))
+    // DIFFERS(memcached): gat and gats too, which the original takes at any length only if they come in one read.
+    let verbs: [&[u8]; 4] = [b"get ", b"gets ", b"gat ", b"gats "];
+    blanks <= LEADING_BLANKS_MAX && verbs.iter().any(|verb| rest.starts_with(verb))
 }
 
 /// Words of a line: bytes between blanks (0x20 only; TAB is an ordinary byte). Runs of blanks count as one.
@@ -123,6 +131,12 @@ mod tests {
         assert_eq!(split(&line[..LINE_BYTES_MAX - 1], 0), Step::Need);
         assert_eq!(split(&line[..LINE_BYTES_MAX], 0), Step::Need);
         assert_eq!(split(&line, 0), Step::TooLong);
+        // With its LF too, so that it does not matter how the bytes come.
+        for (bytes, is_taken) in [(LINE_BYTES_MAX, true), (LINE_BYTES_MAX + 1, false)] {
+            let mut line = vec![b'x'; bytes];
+            line.push(b'\n');
+            assert_eq!(matches!(split(&line, 0), Step::Line { .. }), is_taken);
+        }
     }
 
     #[test]

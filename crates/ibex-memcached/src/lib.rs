@@ -33,6 +33,8 @@ mod register;
 mod restart;
 mod server;
 mod shared;
+#[cfg(test)]
+mod splits_test;
 mod stats;
 mod store;
 mod stream;

@@ -46,7 +46,7 @@ fn listen(kit: &Kit, config: &Config) -> Result<Vec<(Listener, Mode)>, Failure> 
     Ok(listeners)
 }
 
-fn make_store(config: &Config) -> Store {
+pub(crate) fn make_store(config: &Config) -> Store {
     Store::new(StoreOptions {
         limit_bytes: config.memory.as_usize(),
         item_size_max: config.item_size_max.as_usize(),
