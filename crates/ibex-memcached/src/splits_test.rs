@@ -1,4 +1,4 @@
-//! Any split of a byte stream gives the same replies: random streams of good, odd and broken requests, whole and in pieces, against two daemons' worth of state.
+//! Any split of a byte stream gives the same replies: random streams of good, odd and broken requests, whole and in pieces.
 
 use crate::ABOUT;
 use crate::clock::Clock;
