@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::Options;
 use crate::data::read;
-use crate::svg::Frame;
+use crate::svg::{Axis, Frame};
 
 const SERVERS: [&str; 2] = ["ibex-memcached", "memcached"];
 
@@ -37,7 +37,7 @@ fn cpu(options: &Options) {
         beside: "µs, user and system",
         series: &SERVERS,
     };
-    keep(options, "cpu", &frame.bars(&groups(&rows), None));
+    keep(options, "cpu", &frame.bars(&groups(&rows)));
 }
 
 fn memory(options: &Options) {
@@ -63,7 +63,7 @@ fn memory(options: &Options) {
         beside: "bytes",
         series: &SERVERS,
     };
-    keep(options, "memory", &frame.bars(&groups, None));
+    keep(options, "memory", &frame.bars(&groups));
 }
 
 fn hits(options: &Options) {
@@ -75,7 +75,7 @@ fn hits(options: &Options) {
             beside: "share of reads that hit",
             series: &SERVERS,
         };
-        keep(options, "hit-ratio", &frame.bars(&groups(&rows), None));
+        keep(options, "hit-ratio", &frame.bars(&groups(&rows)));
     }
     let rows = read(options, "size-mix");
     if rows.is_empty() {
@@ -96,7 +96,7 @@ fn hits(options: &Options) {
     keep(
         options,
         "size-mix",
-        &frame.lines(&[line(1), line(2)], Some(1.0)),
+        &frame.lines(&[line(1), line(2)], Axis::Linear { top: 1.0 }),
     );
 }
 
@@ -111,16 +111,16 @@ fn latency(options: &Options) {
     ] {
         let series = SERVERS.map(|server| {
             let rows = rows.iter().filter(|row| row[0] == server);
-            let points = rows.map(|row| (number(row, 2), number(row, column)));
+            let points = rows.map(|row| (number(row, 2) / 1e3, number(row, column)));
             points.collect::<Vec<_>>()
         });
         let frame = Frame {
             title,
-            below: "gets a second, open loop",
+            below: "thousand gets a second, open loop",
             beside: "µs from when the request was due",
             series: &SERVERS,
         };
-        keep(options, name, &frame.lines(&series, None));
+        keep(options, name, &frame.lines(&series, Axis::Log));
     }
 }
 
