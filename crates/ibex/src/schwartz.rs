@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 2 nothing to do, 3 duplicate, 4 no database available, 64 usage, 1 other.
 
+mod control;
 mod work;
 
 use std::path::PathBuf;
@@ -80,6 +81,24 @@ enum Command {
         /// The job's handle.
         handle: String,
     },
+    /// Make jobs that failed for good or were cancelled ready again.
+    Retry(control::Retry),
+    /// Hand out no job of a function, to no worker, until it is resumed.
+    Pause {
+        /// The function.
+        func: String,
+        /// Only for so many seconds.
+        #[arg(long = "for", value_name = "SECONDS")]
+        seconds: Option<u64>,
+    },
+    /// End the pause of a function; exits with 2 when it was not paused.
+    Resume {
+        /// The function.
+        func: String,
+    },
+    /// Periodic jobs; a running ibex-schwartzd inserts them.
+    #[command(subcommand)]
+    Cron(control::Cron),
     /// Functions with jobs over the limits, as schwartzmon prints them; exit code 1 if there is one.
     Queues {
         /// Only this function.
@@ -149,6 +168,7 @@ enum StateName {
     Scheduled,
     Ready,
     Grabbed,
+    Blocked,
 }
 
 impl From<StateName> for State {
@@ -157,6 +177,7 @@ impl From<StateName> for State {
             StateName::Scheduled => Self::Scheduled,
             StateName::Ready => Self::Ready,
             StateName::Grabbed => Self::Grabbed,
+            StateName::Blocked => Self::Blocked,
         }
     }
 }
@@ -247,6 +268,16 @@ async fn perform(args: Args) -> anyhow::Result<ExitCode> {
             client.cancel(&handle.parse()?).await?;
             ExitCode::SUCCESS
         }
+        Command::Retry(args) => control::retry(&client, args).await?,
+        Command::Pause { func, seconds } => {
+            client.pause(&func, seconds).await?;
+            ExitCode::SUCCESS
+        }
+        Command::Resume { func } => {
+            let was_paused = client.resume(&func).await?;
+            ExitCode::from(if was_paused { 0 } else { EXIT_NOTHING })
+        }
+        Command::Cron(command) => control::cron(&client, command).await?,
         Command::Queues {
             job,
             maxage,
@@ -314,6 +345,8 @@ async fn status(client: &Client, handle: &Handle) -> anyhow::Result<ExitCode> {
         "pending": status.pending.is_some(),
         "state": status.pending.as_ref().map(|(_, state)| state.as_str()),
         "exit_status": status.exit_status,
+        "ended": status.ended.as_ref().map(|ended| &ended.state),
+        "result": status.result.as_ref().map(|result| argument(result)),
         "failures": failures,
     });
     print_text(&format!("{shown}\n"));

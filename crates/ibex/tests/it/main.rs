@@ -2,3 +2,4 @@
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 
 mod bench;
+mod schwartz;
