@@ -248,7 +248,13 @@ impl Cluster {
         };
         match work.run(started).await {
             Ok(report) => Ok(report),
-            Err(error @ (MoveError::Died(_) | MoveError::LostLease(_))) => Err(error),
+            Err(error @ MoveError::Died(_)) => Err(error),
+            Err(error @ MoveError::LostLease(_)) => {
+                if let Err(why) = work.withdraw().await {
+                    tracing::warn!(user = %user, moveid, error = %why, "a move that was taken over left its token, the next move removes it");
+                }
+                Err(error)
+            }
             Err(error) => {
                 tracing::warn!(user = %user, src = %from.cluster, %dst, %error, "move failed, will be undone");
                 work.undo(&error.to_string()).await?;
@@ -413,6 +419,7 @@ impl Move {
                 params![self.user, self.from.epoch, unix_now(), self.moveid],
             )
             .await?;
+        self.clear_stale_token().await?;
         let (user, moveid, epoch) = (self.user, self.moveid, self.from.epoch);
         let seq = self
             .src_db
@@ -468,12 +475,16 @@ impl Move {
         let row = self
             .dst_db
             .query_one(
-                "SELECT state FROM owner WHERE userid = ?",
+                "SELECT state, moveid FROM owner WHERE userid = ?",
                 params![self.user],
             )
             .await?;
         let Some(row) = row else { return Ok(()) };
-        if row.get::<String>(0)? != State::Gone.letter() {
+        // Where he lived before; or a copy without a token, or with the token of a closed move, which is nobody's.
+        let (state, token): (String, i64) = (row.get(0)?, row.get(1)?);
+        let is_left = state == State::Gone.letter()
+            || (state == "I" && (token == 0 || self.is_closed(token).await?));
+        if !is_left {
             return Err(MoveError::Occupied {
                 user: self.user,
                 cluster: self.dst,
@@ -485,10 +496,29 @@ impl Move {
         }
         self.dst_db
             .execute(
-                "DELETE FROM owner WHERE userid = ? AND state = 'X'",
+                "DELETE FROM owner WHERE userid = ? AND state = ? AND moveid = ?",
+                params![self.user, state, token],
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// A mover that was slow, lost its move to the recovery and died right after writing its token at the source left it there: a token of a move
+    /// that is closed holds nobody up.
+    async fn clear_stale_token(&self) -> Result<(), MoveError> {
+        let row = self
+            .src_db
+            .query_one(
+                "SELECT moveid FROM owner WHERE userid = ? AND state = 'L' AND moveid <> 0",
                 params![self.user],
             )
             .await?;
+        let Some(row) = row else { return Ok(()) };
+        let token: i64 = row.get(0)?;
+        if self.is_closed(token).await? {
+            tracing::info!(user = %self.user, moveid = token, "token of a closed move removed");
+            self.reopen_source(token).await?;
+        }
         Ok(())
     }
 
@@ -516,12 +546,17 @@ impl Move {
             return Err(MoveError::LostLease(self.moveid));
         }
         let now = unix_now();
-        let sql = "UPDATE move SET state = 'locked', t_lock = ? WHERE moveid = ?";
-        self.cluster
+        let sql = "UPDATE move SET state = 'locked', t_lock = ? WHERE moveid = ? AND open_user IS NOT NULL";
+        let done = self
+            .cluster
             .global()
             .execute(sql, params![now, self.moveid])
             .await?;
-        Ok(())
+        if done.rows_affected == 1 {
+            Ok(())
+        } else {
+            Err(MoveError::LostLease(self.moveid))
+        }
     }
 
     /// Step 7a: the destination is ready; nobody knows it yet.

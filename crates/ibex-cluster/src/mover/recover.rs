@@ -5,7 +5,10 @@
 use super::{LEASE, MOVE_COLUMNS, Move, MoveOptions, MoveRow, copy, move_row};
 use crate::{BoxFuture, Cluster, Error, Home, MoveError, unix_now};
 use ibex_sql::{Tx, params};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How long a mover that lost its move waits for the recovery to close it.
+const WITHDRAWAL: Duration = Duration::from_secs(10);
 
 /// What became of a move whose mover was silent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,24 +123,8 @@ impl Move {
     /// the source is opened again; the copy is deleted last.
     pub(super) async fn undo(&self, why: &str) -> Result<(), MoveError> {
         let (user, moveid) = (self.user, self.moveid);
-        let sql = "UPDATE owner SET state = 'I', moveid = 0 WHERE userid = ? AND moveid = ? AND state IN ('I', 'L')";
-        let had_copy = self
-            .dst_db
-            .execute(sql, params![user, moveid])
-            .await?
-            .rows_affected
-            == 1;
-        self.src_db
-            .write(move |tx: &mut Tx| -> BoxFuture<'_, Result<(), Error>> {
-                Box::pin(async move {
-                    let sql = "UPDATE owner SET state = 'L', capture = 0, moveid = 0 WHERE userid = ? AND moveid = ?";
-                    if tx.execute(sql, params![user, moveid]).await?.rows_affected == 1 {
-                        tx.execute("DELETE FROM change_log WHERE userid = ?", params![user]).await?;
-                    }
-                    Ok(())
-                })
-            })
-            .await?;
+        let had_copy = self.disown_copy().await?;
+        self.reopen_source(moveid).await?;
         // A recovery that died after clearing the token finds the copy by its state: `I` without a token is nobody's.
         let left = self
             .dst_db
@@ -163,6 +150,65 @@ impl Move {
             .global()
             .execute(sql, params![unix_now(), why, moveid])
             .await?;
+        Ok(())
+    }
+
+    /// Takes the token from the copy; whether there was one.
+    async fn disown_copy(&self) -> Result<bool, MoveError> {
+        let sql = "UPDATE owner SET state = 'I', moveid = 0 WHERE userid = ? AND moveid = ? AND state IN ('I', 'L')";
+        let done = self
+            .dst_db
+            .execute(sql, params![self.user, self.moveid])
+            .await?;
+        Ok(done.rows_affected == 1)
+    }
+
+    /// Lets the user write at the source again, where the token is that of the move `moveid`.
+    pub(super) async fn reopen_source(&self, moveid: i64) -> Result<(), MoveError> {
+        let user = self.user;
+        self.src_db
+            .write(move |tx: &mut Tx| -> BoxFuture<'_, Result<(), Error>> {
+                Box::pin(async move {
+                    let sql = "UPDATE owner SET state = 'L', capture = 0, moveid = 0 WHERE userid = ? AND moveid = ?";
+                    if tx.execute(sql, params![user, moveid]).await?.rows_affected == 1 {
+                        tx.execute("DELETE FROM change_log WHERE userid = ?", params![user]).await?;
+                    }
+                    Ok(())
+                })
+            })
+            .await?;
+        Ok(())
+    }
+
+    /// Whether the move `moveid` is over, one way or the other.
+    pub(super) async fn is_closed(&self, moveid: i64) -> Result<bool, MoveError> {
+        let sql = "SELECT 1 FROM move WHERE moveid = ? AND open_user IS NOT NULL";
+        let open = self
+            .cluster
+            .global()
+            .query_one(sql, params![moveid])
+            .await?;
+        Ok(open.is_none())
+    }
+
+    /// What a mover does that was only slow and finds its move taken over: its tokens may have been written after the recovery looked for them.
+    /// A lease is lost before the pivot only, so the move can come to nothing but its undoing; both sides do that with the same conditional
+    /// statements. The copy itself is the recovery's to delete; a bare owner row that came too late for it is deleted here.
+    pub(super) async fn withdraw(&self) -> Result<(), MoveError> {
+        let had_copy = self.disown_copy().await?;
+        self.reopen_source(self.moveid).await?;
+        if !had_copy {
+            return Ok(());
+        }
+        let deadline = Instant::now() + WITHDRAWAL;
+        while !self.is_closed(self.moveid).await? {
+            if Instant::now() >= deadline {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let sql = "DELETE FROM owner WHERE userid = ? AND state = 'I' AND moveid = 0";
+        self.dst_db.execute(sql, params![self.user]).await?;
         Ok(())
     }
 }

@@ -258,6 +258,41 @@ fn a_slow_mover_that_was_taken_over_cannot_go_on() {
 }
 
 #[test]
+fn tokens_that_a_dead_slow_mover_left_of_a_closed_move_hold_nobody_up() {
+    on_both(|config| async move {
+        let cluster = open(&config).await;
+        sign_up(&cluster, ANN, ONE).await;
+        write_note(&cluster, ANN, "kept").await.unwrap();
+        let died = MoveOptions {
+            die_at: Some(Step::Claim),
+            ..Default::default()
+        };
+        let outcome = cluster.move_user(ANN, TWO, died).await;
+        assert!(matches!(outcome, Err(MoveError::Died(_))), "{outcome:?}");
+        let undone = cluster.recover(i64::MAX).await.unwrap();
+        let [Recovered::Undone(row)] = undone.as_slice() else {
+            panic!("{undone:?}");
+        };
+        // What the mover would have written had it been slow instead of dead, and died then.
+        let token = row.moveid;
+        let source = "UPDATE owner SET capture = 1, moveid = ? WHERE userid = ?";
+        let copy = "INSERT INTO owner (userid, state, epoch, seq, fwd, since, moveid, capture) VALUES (?, 'I', 1, 0, 0, 0, ?, 0)";
+        let (one, two) = (
+            cluster.db(ONE).await.unwrap(),
+            cluster.db(TWO).await.unwrap(),
+        );
+        one.execute(source, params![token, ANN]).await.unwrap();
+        two.execute(copy, params![ANN, token]).await.unwrap();
+        cluster
+            .move_user(ANN, TWO, MoveOptions::default())
+            .await
+            .unwrap();
+        assert_eq!(notes(&cluster, ANN).await.unwrap().len(), 1);
+        check_one_home(&cluster, TWO).await;
+    });
+}
+
+#[test]
 fn one_move_at_a_time_and_none_to_where_he_is_or_where_rows_of_his_lie() {
     on_both(|config| async move {
         let cluster = open(&config).await;
