@@ -1,6 +1,11 @@
 //! Policies of the job server: what an operator may choose. Values are checked by the daemon before they come here.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::job::JobId;
 
 /// What the number in CAN_DO_TIMEOUT means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -36,6 +41,32 @@ pub enum Wakeup {
     Count(u32),
 }
 
+/// What becomes of a function's background jobs that fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// Attempts, the first counted, after which a job is given up, whatever ended them; at least 1.
+    pub attempts: u32,
+    /// Pause after the first failure. At least a second: some workers send two packets for one failure.
+    pub pause_min: Duration,
+    /// The pause doubles with each failure, up to this.
+    pub pause_max: Duration,
+}
+
+impl RetryPolicy {
+    /// The pause after `attempts` attempts, in milliseconds. Up to a quarter is taken off by the job's number, so that jobs that failed together do not
+    /// come back together.
+    pub(crate) fn pause_ms(&self, job: JobId, attempts: u32) -> u64 {
+        let doublings = attempts.saturating_sub(1).min(31);
+        let pause = self
+            .pause_min
+            .saturating_mul(1 << doublings)
+            .min(self.pause_max);
+        let pause = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        let spread = (job.0 ^ u64::from(attempts)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56;
+        pause - pause / 1024 * spread
+    }
+}
+
 /// Policies.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -47,6 +78,8 @@ pub struct Config {
     pub durable: bool,
     /// Attempts after which a job whose workers disappear is given up: `None` never; `Some(n)` after max(n, 1).
     pub retries_max: Option<u32>,
+    /// Functions whose background jobs are tried again when a worker reports failure, by name.
+    pub retry: BTreeMap<Bytes, RetryPolicy>,
     /// Meaning of CAN_DO_TIMEOUT's number.
     pub timeout_unit: TimeoutUnit,
     /// What a timeout does to foreground jobs.
@@ -76,6 +109,7 @@ impl Default for Config {
             first_job: 1,
             durable: false,
             retries_max: None,
+            retry: BTreeMap::new(),
             timeout_unit: TimeoutUnit::default(),
             timeout_action: TimeoutAction::default(),
             wakeup: Wakeup::default(),
@@ -112,6 +146,24 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pauses_double_and_spread() {
+        let policy = RetryPolicy {
+            attempts: 5,
+            pause_min: Duration::from_secs(8),
+            pause_max: Duration::from_secs(60),
+        };
+        for (attempts, seconds) in [(1, 8), (2, 16), (3, 32), (4, 60), (40, 60)] {
+            for id in 0..100 {
+                let ms = policy.pause_ms(JobId(id), attempts);
+                assert!(
+                    (seconds * 750..=seconds * 1000).contains(&ms),
+                    "{attempts}: {ms}"
+                );
+            }
+        }
+    }
 
     #[test]
     fn timeouts_by_unit() {

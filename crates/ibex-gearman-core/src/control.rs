@@ -7,7 +7,7 @@ use ibex_gearman_proto::{Priority, QueueLimits};
 
 use crate::function::{Function, FunctionId, Rate};
 use crate::job::{JobId, State, Stored, StoredJob};
-use crate::server::{JobServer, Loss, Output, Reply};
+use crate::server::{JobServer, Output, Reply};
 
 /// What became of a `cancel job`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,14 +167,8 @@ impl JobServer {
     }
 
     /// Gives a job up: out of its function, among the dead.
-    pub(crate) fn bury(&mut self, index: u32, loss: Loss) {
+    pub(crate) fn bury(&mut self, index: u32, reason: Bytes) {
         self.counters.buried += 1;
-        let reason = match loss {
-            Loss::Worker => &b"worker lost"[..],
-            Loss::Timeout => b"timeout",
-            Loss::Nack { .. } => b"given back",
-        };
-        let reason = Bytes::from_static(reason);
         let job = self.stored(index);
         let (id, attempts) = (job.id, job.attempts);
         let is_stored = self.jobs.get(index).stored != Stored::No;

@@ -44,7 +44,7 @@ mod view;
 mod wake;
 mod work;
 
-pub use config::{Config, TimeoutAction, TimeoutUnit, Wakeup};
+pub use config::{Config, RetryPolicy, TimeoutAction, TimeoutUnit, Wakeup};
 pub use control::{CancelOutcome, DropOutcome};
 pub use function::FunctionId;
 pub use handle::HandleText;

@@ -671,6 +671,8 @@ pub(crate) enum Loss {
     Worker,
     /// It took too long.
     Timeout,
+    /// It failed, and its function has a retry policy.
+    Failed,
     /// The worker gave it back, not to be tried before that time (wall clock, ms).
     Nack { due_ms: u64 },
 }

@@ -7,9 +7,12 @@ use ibex_base::ascii;
 use ibex_gearman_proto::text::error_text;
 use ibex_gearman_proto::{ErrorCode, Request, limits};
 
-use crate::config::TimeoutAction;
+use crate::config::{RetryPolicy, TimeoutAction};
 use crate::job::{ConnId, JobId, State, Stored};
 use crate::server::{JobServer, Loss, Output, Reply, Timer};
+
+/// Bytes of an exception's text that are kept with a dead job.
+const REASON_BYTES_MAX: usize = 1024;
 
 impl JobServer {
     /// Any report about a job. The worker must hold it.
@@ -40,6 +43,9 @@ impl JobServer {
             }
             return;
         };
+        if self.comes_again(now, index, request) {
+            return;
+        }
         match *request {
             Request::WorkStatus {
                 numerator,
@@ -210,8 +216,49 @@ impl JobServer {
         self.take_back(now, id, Loss::Timeout);
     }
 
+    /// A failure that is the end of an attempt only: the job is background, and its function has a retry policy.
+    fn comes_again(&mut self, now: Instant, index: u32, request: &Request<'_>) -> bool {
+        let job = self.jobs.get(index);
+        let (id, function) = (job.id, job.function);
+        if !job.is_background || self.retry_policy(function).is_none() {
+            return false;
+        }
+        let reason = if let Request::WorkException { data, .. } = request {
+            self.counters.excepted += 1;
+            Bytes::copy_from_slice(data.get(..REASON_BYTES_MAX).unwrap_or(data))
+        } else if let Request::WorkFail { .. } = request {
+            self.counters.failed += 1;
+            Bytes::from_static(b"failed")
+        } else {
+            return false;
+        };
+        self.take_back_for(now, id, Loss::Failed, reason);
+        true
+    }
+
+    fn retry_policy(&self, function: crate::function::FunctionId) -> Option<RetryPolicy> {
+        if self.config.retry.is_empty() {
+            return None;
+        }
+        self.config
+            .retry
+            .get(&self.function(function).name)
+            .copied()
+    }
+
     /// Takes a running job out of its worker's hands and decides what becomes of it.
     pub(crate) fn take_back(&mut self, now: Instant, id: JobId, loss: Loss) {
+        let reason = match loss {
+            Loss::Worker => &b"worker lost"[..],
+            Loss::Timeout => b"timeout",
+            Loss::Failed => b"failed",
+            Loss::Nack { .. } => b"given back",
+        };
+        self.take_back_for(now, id, loss, Bytes::from_static(reason));
+    }
+
+    /// The same; `reason` is kept if the job dies of it.
+    fn take_back_for(&mut self, now: Instant, id: JobId, loss: Loss, reason: Bytes) {
         let Some(index) = self.jobs.index_of(id) else {
             return;
         };
@@ -230,12 +277,13 @@ impl JobServer {
         let is_failure = match loss {
             Loss::Timeout => is_foreground && self.config.timeout_action == TimeoutAction::Fail,
             Loss::Worker => is_foreground && self.config.is_loss_failure,
-            Loss::Nack { .. } => false,
+            Loss::Failed | Loss::Nack { .. } => false,
         };
-        let is_exhausted = self
-            .config
-            .retries_max
-            .is_some_and(|max| attempts >= max.max(1));
+        let attempts_max = match self.retry_policy(function) {
+            Some(policy) => Some(policy.attempts),
+            None => self.config.retries_max,
+        };
+        let is_exhausted = attempts_max.is_some_and(|max| attempts >= max.max(1));
         if is_orphan {
             self.counters.abandoned += 1;
             self.remove(index);
@@ -244,7 +292,7 @@ impl JobServer {
             self.remove(index);
         } else if is_exhausted {
             self.relay(index, |handle| Reply::WorkFail { handle });
-            self.bury(index, loss);
+            self.bury(index, reason);
         } else {
             self.requeue(now, index, loss);
         }
@@ -255,10 +303,14 @@ impl JobServer {
         self.counters.requeued += 1;
         self.leave(index);
         let wall_ms = self.wall_ms(now);
+        let policy = self.retry_policy(self.jobs.get(index).function);
         let job = self.jobs.get_mut(index);
-        job.due_ms = match loss {
-            Loss::Nack { due_ms } if due_ms > wall_ms => due_ms,
-            Loss::Nack { .. } | Loss::Worker | Loss::Timeout => 0,
+        job.due_ms = match (loss, policy) {
+            (Loss::Nack { due_ms }, _) if due_ms > wall_ms => due_ms,
+            (Loss::Failed, Some(policy)) => {
+                wall_ms.saturating_add(policy.pause_ms(job.id, job.attempts))
+            }
+            (Loss::Nack { .. } | Loss::Worker | Loss::Timeout | Loss::Failed, _) => 0,
         };
         if job.stored != Stored::No {
             let (job, attempts, due_ms) = (job.id, job.attempts, job.due_ms);

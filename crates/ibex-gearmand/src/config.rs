@@ -1,6 +1,9 @@
 //! The whole configuration, and what it means to the job server.
 
-use ibex_gearman_core::{TimeoutAction, TimeoutUnit, Wakeup};
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use ibex_gearman_core::{RetryPolicy, TimeoutAction, TimeoutUnit, Wakeup};
 use ibex_kit::{ByteSize, Duration, ListenAddr, Problem, StoreConfig, Validate};
 
 ibex_kit::config! {
@@ -25,6 +28,9 @@ ibex_kit::config! {
         restart job_handle_prefix: String,
         /// Attempts after which a job whose workers disappear is given up, -1 (never) to 255; 0 means one.
         live job_retries: i64 = -1,
+        /// Functions whose background jobs come again when a worker reports failure, each "FUNCTION ATTEMPTS [PAUSE [PAUSE_MAX]]": given up after so many
+        /// attempts, with a pause (1s) that doubles up to the longest (10m). Others end with their first failure.
+        live retry: Vec<String> = Vec::new(),
         /// Sleeping workers woken for one job: auto, 0 for all, or a number.
         live worker_wakeup: String = "auto".to_owned(),
         /// How long a woken worker may take before others are woken too (auto only), 1ms to 10s.
@@ -53,6 +59,10 @@ ibex_kit::config! {
         live dead_max: u64 = 10_000,
     }
 }
+
+/// Pauses of `retry` where none are given.
+const PAUSE_MIN: std::time::Duration = std::time::Duration::from_secs(1);
+const PAUSE_MAX: std::time::Duration = std::time::Duration::from_secs(600);
 
 /// Which queue holds background jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +116,44 @@ impl Config {
     }
 
     /// The policies for the job server; `node` names it in handles. Values were checked by [`Validate`].
+    fn retry_policies(&self) -> Result<BTreeMap<Bytes, RetryPolicy>, String> {
+        let mut policies = BTreeMap::new();
+        for entry in &self.retry {
+            let bad = |what: &str| format!("{entry:?}: {what}");
+            let words: Vec<&str> = entry.split(' ').filter(|word| !word.is_empty()).collect();
+            let (function, attempts, pauses) = match &words[..] {
+                [function, attempts, pauses @ ..] if pauses.len() <= 2 => {
+                    (*function, *attempts, pauses)
+                }
+                _ => return Err(bad("is not FUNCTION ATTEMPTS [PAUSE [PAUSE_MAX]]")),
+            };
+            let attempts = attempts
+                .parse()
+                .ok()
+                .filter(|n| (1..=1000).contains(n))
+                .ok_or_else(|| bad("attempts must be from 1 to 1000"))?;
+            let pause = |at: usize, default: std::time::Duration| match pauses.get(at) {
+                None => Ok(default),
+                Some(text) => text
+                    .parse::<Duration>()
+                    .map(Duration::std)
+                    .map_err(|error| bad(&error.to_string())),
+            };
+            let pause_min = pause(0, PAUSE_MIN)?;
+            let pause_max = pause(1, PAUSE_MAX.max(pause_min))?;
+            if pause_min < PAUSE_MIN || pause_max < pause_min {
+                return Err(bad("pauses must be at least 1s and grow"));
+            }
+            let policy = RetryPolicy {
+                attempts,
+                pause_min,
+                pause_max,
+            };
+            policies.insert(Bytes::copy_from_slice(function.as_bytes()), policy);
+        }
+        Ok(policies)
+    }
+
     pub(crate) fn policies(&self, node: &str) -> ibex_gearman_core::Config {
         let prefix = if self.job_handle_prefix.is_empty() {
             let mut prefix = format!("H:{node}");
@@ -120,6 +168,7 @@ impl Config {
             handle_prefix: prefix,
             durable: !matches!(self.queue_kind(), Ok(Queue::Memory)),
             retries_max: u32::try_from(self.job_retries).ok(),
+            retry: self.retry_policies().unwrap_or_default(),
             timeout_unit: self.unit().unwrap_or_default(),
             timeout_action: self.action().unwrap_or_default(),
             wakeup: self.wakeup().unwrap_or_default(),
@@ -154,6 +203,7 @@ impl Validate for Config {
             }
         };
         check("queue", self.queue_kind().map(|_| ()));
+        check("retry", self.retry_policies().map(|_| ()));
         check("worker_wakeup", self.wakeup().map(|_| ()));
         check("timeout_unit", self.unit().map(|_| ()));
         check("timeout_action", self.action().map(|_| ()));

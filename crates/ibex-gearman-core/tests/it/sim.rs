@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ibex_base::rng::Rng;
 use ibex_gearman_core::{
-    Config, ConnId, Input, JobId, JobServer, Output, Reply, StoredJob, StoredSchedule,
+    Config, ConnId, Input, JobId, JobServer, Output, Reply, RetryPolicy, StoredJob, StoredSchedule,
     TimeoutAction, Wakeup,
 };
 use ibex_gearman_proto::{Grab, Mode, Priority, QueueLimits, Request, Submit};
@@ -23,6 +23,12 @@ use ibex_gearman_proto::{Grab, Mode, Priority, QueueLimits, Request, Submit};
 const STEPS: usize = 400;
 const FUNCTIONS: [&str; 4] = ["a", "b", "c", "d"];
 const EPOCH_MS: u64 = 1_000_000_000_000;
+/// Failed jobs of one function come again.
+const RETRY: RetryPolicy = RetryPolicy {
+    attempts: 3,
+    pause_min: Duration::from_secs(2),
+    pause_max: Duration::from_secs(3),
+};
 
 #[test]
 fn hostile_schedules() {
@@ -147,6 +153,11 @@ impl Sim {
                     Wakeup::Count(3),
                 ])
                 .unwrap(),
+            retry: if rng.chance(1, 2) {
+                BTreeMap::from([(Bytes::from_static(b"a"), RETRY)])
+            } else {
+                BTreeMap::new()
+            },
             is_loss_failure: rng.chance(1, 8),
             is_round_robin: rng.chance(7, 8),
             jobs_max: *rng.pick(&[0, 0, 20, 200]).unwrap(),
@@ -382,7 +393,12 @@ impl Sim {
             request,
             Request::WorkFail { .. } | Request::WorkException { .. } | Request::WorkComplete { .. }
         );
-        if is_held && is_end {
+        let comes_again = is_held
+            && !matches!(request, Request::WorkComplete { .. })
+            && self.server.job(self.now, handle).is_some_and(|job| {
+                job.is_background && self.config.retry.contains_key(&job.function)
+            });
+        if is_held && is_end && !comes_again {
             self.ended.insert(job, self.step);
             self.acknowledged.remove(&job);
         }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use goldenscript::{ArgumentConsumer, Block, Command, Context, Runner};
 use ibex_gearman_core::{
-    Config, ConnId, Input, JobId, JobServer, Output, Reply, StoredJob, StoredSchedule,
+    Config, ConnId, Input, JobId, JobServer, Output, Reply, RetryPolicy, StoredJob, StoredSchedule,
     TimeoutAction, TimeoutUnit, Wakeup,
 };
 use ibex_gearman_proto::{Grab, Priority, QueueLimits, Request, Submit, kind};
@@ -467,6 +467,15 @@ fn policies(args: &mut ArgumentConsumer<'_>) -> Result<Config, Box<dyn Error>> {
     let mut config = config();
     config.durable = number(args, "durable")?.unwrap_or(false);
     config.retries_max = number(args, "retries")?;
+    if let Some(function) = args.take_key("retry") {
+        let policy = RetryPolicy {
+            attempts: number(args, "attempts")?.unwrap_or(1),
+            pause_min: Duration::from_secs(number(args, "pause")?.unwrap_or(1)),
+            pause_max: Duration::from_secs(3600),
+        };
+        let function = Bytes::copy_from_slice(function.as_bytes());
+        config.retry.insert(function, policy);
+    }
     config.is_round_robin = number(args, "round_robin")?.unwrap_or(true);
     config.is_loss_failure = number(args, "fail_on_loss")?.unwrap_or(false);
     config.jobs_max = number(args, "jobs_max")?.unwrap_or(0);

@@ -284,6 +284,36 @@ async fn killed_under_load_on_mariadb() {
 }
 
 #[test]
+fn a_failed_job_comes_again_and_dies_with_its_error() {
+    let daemon = builder().set("retry", "[\"f 2 1s\"]").start().unwrap();
+    let addr = daemon.addr("gearman").unwrap();
+    let mut wire = Wire::connect(addr);
+    let handle = submit(&mut wire, "f", "w");
+    let mut worker = Wire::connect(addr);
+    worker.send(Request::CanDo { function: b"f" });
+    worker.send(Request::GrabJob(Grab::Plain));
+    worker.next().unwrap();
+    worker.send(Request::WorkFail {
+        handle: handle.as_bytes(),
+    });
+    // It is woken when the pause is over.
+    worker.send(Request::PreSleep);
+    assert_eq!(worker.next().unwrap().trim(), "NOOP");
+    worker.send(Request::GrabJob(Grab::Plain));
+    assert!(worker.next().unwrap().starts_with("JOB_ASSIGN "));
+    worker.send(Request::WorkException {
+        handle: handle.as_bytes(),
+        data: b"no space left",
+    });
+    wait::until_true("the job to be given up", || {
+        let dead = daemon.admin_get("/-/dead").unwrap().text();
+        dead.contains("no space left")
+    })
+    .unwrap();
+    daemon.stop().unwrap();
+}
+
+#[test]
 fn the_file_of_debians_server_is_taken_over() {
     let Some(program) = ibex_testkit::skip::program("gearmand") else {
         return;
