@@ -3,7 +3,7 @@
 //! What is carried is the item with everything clients can see and its standing with eviction; where it lay is not, so the next shard may have another
 //! size. Does not know files: the caller keeps what it is shown, see `Item::write` for a form in bytes.
 
-use crate::item::{Bits, Parts, Raw};
+use crate::item::{Bits, ItemView, Parts, Raw};
 use crate::memory::Use;
 use crate::shard::{Aged, Full, Shard};
 
@@ -83,16 +83,20 @@ impl<'a, V: Iterator<Item = &'a [u8]>> Carried<'_, V> {
 }
 
 impl Shard {
-    /// Shows every live item to `visit` in its carried form, oldest first, giving memory back on the way. An error of `visit` ends it.
+    /// Shows every live item that `keeps` accepts by key and cas number to `visit` in its carried form, oldest first, giving memory back on the way.
+    /// An error of `visit` ends it.
     ///
     /// # Errors
     /// What `visit` returns.
     pub fn give_all<E>(
         mut self,
         now: u32,
+        keeps: impl Fn(&[u8], u64) -> bool,
         mut visit: impl FnMut(&dyn Fn(&mut Vec<u8>)) -> Result<(), E>,
     ) -> Result<(), E> {
         self.flush_if_due(now);
+        let wants =
+            |item: &ItemView<'_>| !item.raw.is_expired(now) && keeps(item.key(), item.cas());
         let mut aged: Vec<(u64, Aged)> =
             self.by_age.iter().map(|(at, aged)| (*at, *aged)).collect();
         for (number, segment) in (0_u32..).zip(&self.memory.segments) {
@@ -103,10 +107,10 @@ impl Shard {
         aged.sort_by_key(|(at, _)| *at);
         for (_, aged) in aged {
             match aged {
-                Aged::Segment(number) => self.give_segment(now, number, &mut visit)?,
+                Aged::Segment(number) => self.give_segment(&wants, number, &mut visit)?,
                 Aged::Big(id) => {
                     if let Some(stub) = self.bigs.by_id(id).map(|big| big.stub) {
-                        self.give(now, stub, &mut visit)?;
+                        self.give(&wants, stub, &mut visit)?;
                     }
                     self.drop_big(Some(id));
                     while self.memory.shrink() {}
@@ -118,7 +122,7 @@ impl Shard {
 
     fn give_segment<E>(
         &mut self,
-        now: u32,
+        wants: &impl Fn(&ItemView<'_>) -> bool,
         number: u32,
         visit: &mut impl FnMut(&dyn Fn(&mut Vec<u8>)) -> Result<(), E>,
     ) -> Result<(), E> {
@@ -134,7 +138,7 @@ impl Shard {
                 has_stubs = true;
                 continue;
             }
-            self.give(now, location, visit)?;
+            self.give(wants, location, visit)?;
         }
         // Stubs are needed until their big values have their turn.
         if !has_stubs {
@@ -146,12 +150,12 @@ impl Shard {
 
     fn give<E>(
         &self,
-        now: u32,
+        wants: &impl Fn(&ItemView<'_>) -> bool,
         location: u32,
         visit: &mut impl FnMut(&dyn Fn(&mut Vec<u8>)) -> Result<(), E>,
     ) -> Result<(), E> {
         let view = self.view_at(location);
-        if view.raw.is_expired(now) {
+        if !wants(&view) {
             return Ok(());
         }
         let hash = self.hash_of(view.key());

@@ -2,9 +2,9 @@
 //!
 //! 1. free cells that fill a segment are gathered; 2. a segment that is half dead is compacted; 3. the oldest segment or big value is evicted,
 //!    sparing what was read
-//!    since it came there. Also the sweep for expired items, which needs no reader to meet them.
+//!    since it came there, and what is small beside the others once or twice. Also the sweep for expired items, which needs no reader to meet them.
 
-use crate::index::Position;
+use crate::index::{FREQUENCY_MAX, Position};
 use crate::item::{Bits, Raw};
 use crate::memory::{CELLS, Cell, Use};
 use crate::shard::{Aged, EVICTED_MAX, Evicted, Full, Met, Shard};
@@ -15,6 +15,11 @@ const RESERVE: usize = 1;
 const COMPACTION_LOOKS_MAX: usize = 1024;
 /// Largest share of a segment that survives eviction, in quarters. Without a bound a shard in which everything is read often would copy for ever.
 const SURVIVORS_QUARTERS_MAX: usize = 3;
+
+/// An item this many times smaller than the mean is spared once without having been read.
+const SMALL: u64 = 2;
+/// An item this many times smaller than the mean is spared twice.
+const VERY_SMALL: u64 = 4;
 
 /// Which items of a segment are moved rather than dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +61,17 @@ impl Shard {
             if !can_shrink && !self.reclaim(now) {
                 return;
             }
+        }
+    }
+
+    /// Reads a new item is credited with, which is how often it is spared. A byte of a small item is hit more often than one of a large item, and sparing it
+    /// costs little: what is so spared is a minority of the bytes, since the mean is of all items.
+    pub(crate) fn head_start(&self, footprint: usize) -> u8 {
+        let mean = self.stats.bytes / self.stats.curr_items.max(1);
+        match mean / (footprint as u64).max(1) {
+            ..SMALL => 0,
+            SMALL..VERY_SMALL => 1,
+            VERY_SMALL.. => FREQUENCY_MAX,
         }
     }
 

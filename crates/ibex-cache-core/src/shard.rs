@@ -354,7 +354,8 @@ impl Shard {
         {
             return Ok(());
         }
-        self.place(now, hash, parts, new.value, 0)
+        let frequency = self.head_start(parts.footprint());
+        self.place(now, hash, parts, new.value, frequency)
     }
 
     /// Writes an item to where new ones go and points the index at it.

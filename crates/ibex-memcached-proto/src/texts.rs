@@ -140,6 +140,8 @@ texts! {
     WATCH_PIPELINED = "ERROR cannot pipeline other commands before watch";
     /// `watch` while twenty others watch.
     WATCH_TOO_MANY = "WATCHER_TOO_MANY log watcher limit reached";
+    /// `ns_invalidate` of yet another prefix.
+    NS_TOO_MANY = "SERVER_ERROR too many namespaces";
     /// `refresh_certs` without TLS.
     TLS_DISABLED = "Error TLS not enabled";
 

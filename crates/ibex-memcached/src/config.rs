@@ -80,6 +80,8 @@ ibex_kit::config! {
         restart idle_timeout: Duration = Duration::ZERO,
         /// No cas numbers: gets shows 0. The original's -C.
         restart no_cas: bool = false,
+        /// What ends the prefixes that `ns_invalidate` takes, one byte; empty = there are no namespaces. Needs cas numbers. The word -o ns.
+        restart ns_delimiter: String,
         /// Refuse flush_all. The original's -F.
         restart no_flush_all: bool = false,
         /// Refuse dumps of keys. The original's -X.
@@ -120,6 +122,16 @@ ibex_kit::config! {
 }
 
 impl Config {
+    fn check_namespaces(&self, require: &mut impl FnMut(bool, &str, &str)) {
+        let is_one_byte = self.ns_delimiter.len() <= 1 && !self.ns_delimiter.contains(' ');
+        require(is_one_byte, "ns_delimiter", "must be one byte, or empty");
+        require(
+            self.ns_delimiter.is_empty() || !self.no_cas,
+            "ns_delimiter",
+            "must be empty with no_cas: namespaces compare cas numbers",
+        );
+    }
+
     fn check_tls(&self, require: &mut impl FnMut(bool, &str, &str)) {
         let needs = |ok: bool| !self.tls || ok;
         require(
@@ -222,6 +234,7 @@ impl Validate for Config {
             "prefix_delimiter",
             "must be one byte",
         );
+        self.check_namespaces(&mut require);
         require(
             (12..=32).contains(&self.hash_power),
             "hash_power",

@@ -131,7 +131,7 @@ fn counters(shared: &Shared, totals: &Totals, items: &Stats) -> [Row; 18] {
     ]
 }
 
-fn gauges(shared: &Shared, items: &Stats) -> [Row; 8] {
+fn gauges(shared: &Shared, items: &Stats) -> [Row; 9] {
     [
         ("memcached_items", "Live items.", items.curr_items),
         ("memcached_items_bytes", "Bytes of live items.", items.bytes),
@@ -154,6 +154,11 @@ fn gauges(shared: &Shared, items: &Stats) -> [Row; 8] {
             "memcached_connection_buffer_bytes",
             "Bytes of connection buffers.",
             shared.buffer_bytes(),
+        ),
+        (
+            "memcached_namespaces",
+            "Prefixes that were invalidated.",
+            shared.namespaces.count() as u64,
         ),
         (
             "memcached_restored_items",

@@ -4,6 +4,7 @@ use crate::auth::Users;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::counters::{Counters, Gauges, Totals};
+use crate::namespaces::Namespaces;
 use crate::register::{Details, Register};
 use crate::store::Store;
 use crate::tls::Tls;
@@ -77,6 +78,7 @@ pub(crate) struct Shared {
     pub(crate) register: Register,
     pub(crate) details: Details,
     pub(crate) watch: Arc<Hub>,
+    pub(crate) namespaces: Namespaces,
     /// Who may log in; `None` lets everybody in.
     pub(crate) users: Option<Users>,
     /// Certificates, with TLS.
@@ -125,6 +127,7 @@ impl Shared {
             kit,
             register: Register::default(),
             details: Details::default(),
+            namespaces: Namespaces::new(config.ns_delimiter.bytes().next()),
             watch: Hub::new(
                 config.worker_logbuf_size.as_usize(),
                 config.watcher_logbuf_size.as_usize(),

@@ -602,6 +602,7 @@ fn cachedump_class(cx: &Cx<'_>, class: u64, limit: u64, out: &mut Vec<u8>) {
                 let is_over = item.expiry() != 0 && item.expiry() <= cx.now;
                 if left == 0
                     || is_over
+                    || cx.shared.namespaces.is_gone(item.key(), item.cas())
                     || cx.shared.store.bands.of(item.classic_size()) as u64 + 1 != class
                 {
                     return;

@@ -132,3 +132,26 @@ fn large_values_are_evicted_one_by_one() {
     shard.check_invariants();
     assert!(most * 11_000 > 14 * MIB as u64, "{most}");
 }
+
+/// Of items that nobody reads, those that are small beside the others stay longer; where all are alike, size changes nothing.
+#[test]
+fn small_items_outlive_large_ones() {
+    let left = |sizes: [usize; 2]| {
+        let mut shard = shard(16 * MIB);
+        for n in 0..20_000 {
+            for (kind, size) in sizes.into_iter().enumerate() {
+                store(&mut shard, &format!("kind{kind}:{n}"), &vec![b'x'; size]);
+            }
+        }
+        shard.check_invariants();
+        [0, 1].map(|kind| {
+            let keys = (0..20_000).map(|n| format!("kind{kind}:{n}").into_bytes());
+            keys.filter(|key| shard.find(1, Shard::hash(1, key), key).is_ok())
+                .count()
+        })
+    };
+    let [small, large] = left([200, 5000]);
+    assert!(small >= 2 * large && large > 1000, "{small} and {large}");
+    let [one, other] = left([2600, 2601]);
+    assert!(one.abs_diff(other) <= 200, "{one} and {other}");
+}

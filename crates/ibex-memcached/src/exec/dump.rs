@@ -82,6 +82,7 @@ impl Dump {
         let class = cx.shared.store.bands.of(item.classic_size()) + 1;
         let is_over = item.expiry() != 0 && item.expiry() <= cx.now;
         if is_over
+            || cx.shared.namespaces.is_gone(item.key(), item.cas())
             || self
                 .classes
                 .as_ref()

@@ -13,6 +13,7 @@ pub(crate) mod write;
 
 use crate::PROTOCOL_VERSION;
 use crate::counters::Counters;
+use crate::namespaces::Refused;
 use crate::register::PrefixCounts;
 use crate::shared::Shared;
 use crate::stats;
@@ -343,6 +344,20 @@ fn cache_memlimit(cx: &Cx<'_>, megabytes: u64) -> &'static [u8] {
     }
 }
 
+/// `ns_invalidate <prefix>`
+fn ns_invalidate(cx: &Cx<'_>, words: &[u8]) -> &'static [u8] {
+    let mut words = Words::new(words);
+    let (Some(prefix), None) = (words.next(), words.next()) else {
+        return texts::BAD_FORMAT;
+    };
+    let last_cas = cx.shared.store.cas();
+    match cx.shared.namespaces.invalidate(prefix, last_cas) {
+        Ok(()) => texts::OK,
+        Err(Refused::Off) => texts::ERROR,
+        Err(Refused::Full) => texts::NS_TOO_MANY,
+    }
+}
+
 /// `watch …`
 fn watch(cx: &Cx<'_>, words: &[u8], out: &mut Vec<u8>) -> After {
     let refusal = if cx.shared.config.no_watch {
@@ -378,9 +393,8 @@ fn admin(cx: &Cx<'_>, verb: AdminVerb, words: &[u8], out: &mut Vec<u8>) -> After
         AdminVerb::DebugTime if cx.shared.config.test_hooks => {
             out.extend_from_slice(admin_text::debugtime(cx, words))
         }
-        AdminVerb::DebugTime | AdminVerb::NamespaceInvalidate => {
-            out.extend_from_slice(texts::ERROR)
-        }
+        AdminVerb::DebugTime => out.extend_from_slice(texts::ERROR),
+        AdminVerb::NamespaceInvalidate => out.extend_from_slice(ns_invalidate(cx, words)),
     }
     After::Continue
 }

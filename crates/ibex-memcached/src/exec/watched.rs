@@ -1,4 +1,4 @@
-//! Lookups and stores that `watch` shows. While nobody watches each costs one relaxed load.
+//! Lookups and stores: what `watch` shows of them, and lookups in namespaces. While nobody watches and nothing was invalidated each costs two relaxed loads.
 
 use super::Cx;
 use crate::watch::Kinds;
@@ -20,11 +20,24 @@ impl Cx<'_> {
     /// Looks an item up, seen by those who watch.
     #[inline]
     pub(super) fn find(&self, shard: &mut Shard, hash: u64, key: &[u8]) -> Result<Found, Absent> {
-        let found = shard.find(self.now, hash, key);
+        let mut found = shard.find(self.now, hash, key);
+        if let (1.., Ok(item)) = (self.shared.namespaces.count(), found) {
+            found = self.in_namespace(shard, key, item);
+        }
         if self.shared.watch.wants(Kinds::FETCHERS) {
             self.show_lookup(shard, key, found);
         }
         found
+    }
+
+    /// The item, unless its namespace was invalidated after it was stored; then it is dropped here.
+    #[cold]
+    fn in_namespace(&self, shard: &mut Shard, key: &[u8], found: Found) -> Result<Found, Absent> {
+        if self.shared.namespaces.is_gone(key, shard.view(found).cas()) {
+            shard.remove(found);
+            return Err(Absent::Unknown);
+        }
+        Ok(found)
     }
 
     /// A lookup that is not needed here but that the original makes, and shows.

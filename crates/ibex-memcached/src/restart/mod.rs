@@ -228,7 +228,9 @@ pub(crate) fn save(shared: &Shared) -> Result<(), Failure> {
             };
             shared.kit.extend_startup(MORE_TIME, "saving items");
             let mut blocks = writer.shard(shard.stats().curr_items);
-            shard.give_all(now, |write| blocks.item(write))?;
+            // Marks of namespaces are not carried, so neither is what they make invisible.
+            let keeps = |key: &[u8], cas| !shared.namespaces.is_gone(key, cas);
+            shard.give_all(now, keeps, |write| blocks.item(write))?;
             blocks.finish()?;
         }
     };

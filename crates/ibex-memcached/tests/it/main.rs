@@ -7,6 +7,7 @@ mod hostile;
 mod life;
 mod limits;
 mod login;
+mod namespaces;
 mod numbers;
 mod restart;
 mod scripts;
