@@ -11,6 +11,7 @@
 )]
 
 mod faults;
+mod fuzzed;
 mod original;
 mod perl;
 mod sim;

@@ -7,10 +7,18 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// Deaths of one run; more with `IBEX_KILLS`.
+fn kills() -> usize {
+    std::env::var("IBEX_KILLS")
+        .ok()
+        .and_then(|count| count.parse().ok())
+        .unwrap_or(5)
+}
+
 #[test]
 fn acknowledged_inserts_and_finishes_survive_kill_nine() {
     let mut case = Case::start(&[]);
-    for _ in 0..5 {
+    for _ in 0..kills() {
         let over = AtomicBool::new(false);
         let addr = case.daemon.addr("schwartz").unwrap();
         let (inserted, finished) = std::thread::scope(|scope| {
