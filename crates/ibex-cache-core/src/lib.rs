@@ -13,7 +13,8 @@
 //! ```
 //! Items lie behind one another without size classes, so a changed mix of sizes costs nothing. Deleted and overwritten items leave dead bytes;
 //! a segment that is half dead is compacted before anything alive is evicted. Evicting means walking the oldest segment: items that were read since they came
-//! there are copied to a fresh segment, the others are dropped (second chance, in the manner of CLOCK and SIEVE).
+//! there are copied to a fresh segment, the others are dropped (second chance, in the manner of CLOCK and SIEVE). Items that are small beside the others
+//! are spared once or twice without having been read.
 //!
 //! Invariants, checked by `Shard::check_invariants` in tests:
 //! - segments, index and big-value table together never exceed the limit given, but for one step of the index;
