@@ -185,6 +185,7 @@ impl Args {
                 "watcher_logbuf_size" | "worker_logbuf_size" => {
                     set(word, value.map(|kilobytes| format!("{kilobytes}K").into()))
                 }
+                "track_sizes" => set("track_sizes", Some(true.into())),
                 "ns" => set("ns_delimiter", value.map(Into::into)),
                 "ssl_chain_cert" => set("tls_cert", value.map(Into::into)),
                 "ssl_key" => set("tls_key", value.map(Into::into)),

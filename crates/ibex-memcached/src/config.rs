@@ -80,6 +80,8 @@ ibex_kit::config! {
         restart idle_timeout: Duration = Duration::ZERO,
         /// No cas numbers: gets shows 0. The original's -C.
         restart no_cas: bool = false,
+        /// Tell sizes of items in `stats sizes`; they are counted when asked for. The original's -o track_sizes.
+        restart track_sizes: bool = false,
         /// What ends the prefixes that `ns_invalidate` takes, one byte; empty = there are no namespaces. Needs cas numbers. The word -o ns.
         restart ns_delimiter: String,
         /// Refuse flush_all. The original's -F.

@@ -128,6 +128,8 @@ enum Stop {
     NeedInput,
     OutputFull,
     TurnOver,
+    /// A long job has done a step.
+    GiveWay,
     Closing,
 }
 
@@ -254,7 +256,11 @@ impl Conn {
             self.input = input;
             let outcome = match stop {
                 Stop::NeedInput if self.readable => self.fill(turn, &mut budget),
-                Stop::NeedInput | Stop::OutputFull | Stop::TurnOver | Stop::Closing => Ok(stop),
+                Stop::NeedInput
+                | Stop::OutputFull
+                | Stop::TurnOver
+                | Stop::GiveWay
+                | Stop::Closing => Ok(stop),
             };
             let Ok(stop) = outcome else {
                 return Verdict::Close;
@@ -275,6 +281,7 @@ impl Conn {
                     turn.cx.counters.conn_yields.add(1);
                     return Verdict::Again;
                 }
+                Stop::GiveWay => return Verdict::Again,
                 Stop::OutputFull if is_taken => {}
                 Stop::NeedInput if self.readable => {}
                 Stop::OutputFull | Stop::NeedInput => return Verdict::Wait,
@@ -391,9 +398,12 @@ impl Conn {
                     self.out.drain(..std::mem::take(&mut self.sent));
                     let mut out = std::mem::take(&mut self.out);
                     let is_done = job.step(&turn.cx, &mut out, out_max);
+                    let gives_way = matches!(job, Job::Dump(_) | Job::Sizes(_));
                     self.out = out;
                     if is_done {
                         self.state = State::Command;
+                    } else if gives_way && !self.is_datagram() {
+                        return (at, Stop::GiveWay);
                     }
                 }
                 State::Command if rest.is_empty() => return (at, Stop::NeedInput),
@@ -535,7 +545,7 @@ impl Conn {
             After::Continue => {}
             After::Close => self.state = State::Closing,
             // COMPAT(memcached): a dump needs a connection of its own.
-            After::Start(Job::Dump(_)) if self.is_datagram() => {
+            After::Start(Job::Dump(_) | Job::Sizes(_)) if self.is_datagram() => {
                 self.out.clear();
                 self.out.extend_from_slice(texts::ERROR);
             }
@@ -635,7 +645,7 @@ impl Conn {
             State::Job(Job::Read { keys, .. }) => keys.capacity(),
             State::Command
             | State::Swallow { .. }
-            | State::Job(Job::Dump(_))
+            | State::Job(Job::Dump(_) | Job::Sizes(_))
             | State::Watch(_)
             | State::Closing => 0,
         };

@@ -6,7 +6,7 @@
 use crate::PROTOCOL_VERSION;
 use crate::config::Config;
 use crate::counters::Totals;
-use crate::exec::Cx;
+use crate::exec::{Cx, Sizes};
 use crate::register::PrefixCounts;
 use ibex_cache_core::Band;
 use ibex_memcached_proto::line::Words;
@@ -54,6 +54,11 @@ pub(crate) fn answer(cx: &Cx<'_>, words: &[u8], out: &mut Vec<u8>) {
         Some(b"settings") => settings(cx, out),
         Some(b"items") => items(cx, out),
         Some(b"slabs") => slabs(cx, out),
+        // A packet's statistics are answered at once; lines come here only while sizes are not told.
+        Some(b"sizes") if cx.shared.config.track_sizes => {
+            let mut sizes = Sizes::default();
+            while !sizes.step(cx, out) {}
+        }
         Some(b"sizes") => {
             let mut list = List { out };
             list.add("sizes_status", "disabled");
@@ -407,7 +412,7 @@ fn settings(cx: &Cx<'_>, out: &mut Vec<u8>) {
     list.add("watcher_logbuf_size", cx.shared.watch.buffer_max());
     list.add("worker_logbuf_size", cx.shared.watch.ring_max());
     list.add("read_buf_mem_limit", config.read_buf_mem_limit.bytes());
-    list.add("track_sizes", "no");
+    list.add("track_sizes", yes_no(config.track_sizes));
     list.add("inline_ascii_response", "no");
     tls_settings(config, &mut list);
     list.add("num_napi_ids", "NULL");

@@ -10,6 +10,9 @@ use std::sync::atomic::Ordering;
 /// Index buckets of one step: some hundred items, well under a millisecond.
 const BUCKETS_PER_STEP: u32 = 64;
 
+/// Holds of a lock per step, after which other connections have their turn.
+const HOLDS_PER_STEP: usize = 4;
+
 /// How a dump shows items.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DumpStyle {
@@ -57,9 +60,12 @@ impl Dump {
         })
     }
 
-    /// Writes items until the output is full; `true` when all were written.
+    /// Writes some items, unless the output is full; `true` when all were written.
     pub(super) fn step(&mut self, cx: &Cx<'_>, out: &mut Vec<u8>, out_max: usize) -> bool {
-        while out.len() <= out_max {
+        for _ in 0..HOLDS_PER_STEP {
+            if out.len() > out_max {
+                return false;
+            }
             let Some(shard) = cx.shared.store.by_number(self.shard) else {
                 out.extend_from_slice(match self.style {
                     DumpStyle::Metadump => b"END\r\n",

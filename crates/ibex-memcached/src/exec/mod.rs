@@ -8,6 +8,7 @@ pub(crate) mod binary;
 mod classic;
 mod dump;
 mod meta;
+mod sizes;
 mod watched;
 pub(crate) mod write;
 
@@ -25,6 +26,7 @@ use ibex_memcached_proto::texts;
 use std::sync::atomic::Ordering;
 
 pub(crate) use dump::Dump;
+pub(crate) use sizes::Sizes;
 
 /// Megabytes a limit may be set to at run time.
 const MEMLIMIT_MEGABYTES: std::ops::RangeInclusive<u64> = 8..=1_000_000_000;
@@ -98,6 +100,8 @@ pub(crate) enum Job {
     },
     /// A dump of all keys.
     Dump(Dump),
+    /// `stats sizes`.
+    Sizes(Sizes),
 }
 
 /// What the connection does after a request.
@@ -121,6 +125,7 @@ impl Job {
                 left == 0
             }
             Self::Dump(dump) => dump.step(cx, out, out_max),
+            Self::Sizes(sizes) => sizes.step(cx, out),
         }
     }
 }
@@ -376,6 +381,9 @@ fn watch(cx: &Cx<'_>, words: &[u8], out: &mut Vec<u8>) -> After {
 
 fn admin(cx: &Cx<'_>, verb: AdminVerb, words: &[u8], out: &mut Vec<u8>) -> After {
     match verb {
+        AdminVerb::Stats if cx.shared.config.track_sizes && words.trim_ascii() == b"sizes" => {
+            return After::Start(Job::Sizes(Sizes::default()));
+        }
         AdminVerb::Stats => stats::answer(cx, words, out),
         AdminVerb::Slabs => out.extend_from_slice(admin_text::slabs(cx, words)),
         AdminVerb::Lru => out.extend_from_slice(admin_text::lru(words)),

@@ -131,6 +131,33 @@ fn the_crawler_is_off_when_it_is_told_so() {
     daemon.stop().unwrap();
 }
 
+#[test]
+fn sizes_of_items() {
+    let daemon = Daemon::builder("ibex-memcached").start().unwrap();
+    let mut client = Client::new(&daemon);
+    let off = client.ask("stats sizes\r\n", "END\r\n");
+    assert_eq!(off, "STAT sizes_status disabled\r\nEND\r\n");
+    daemon.stop().unwrap();
+    let daemon = Daemon::builder("ibex-memcached")
+        .arg("-o")
+        .arg("track_sizes")
+        .start()
+        .unwrap();
+    let mut client = Client::new(&daemon);
+    assert_eq!(client.ask("stats sizes\r\n", "END\r\n"), "END\r\n");
+    for n in 1000..6000 {
+        client.send(format!("set k{n} 0 0 1 noreply\r\nx\r\n").as_bytes());
+    }
+    client.ask(
+        &format!("set big 0 0 400\r\n{}\r\n", "v".repeat(400)),
+        "STORED\r\n",
+    );
+    // 59 bytes, key and value: 65 and 462.
+    let sizes = client.ask("stats sizes\r\nmn\r\n", "MN\r\n");
+    assert_eq!(sizes, "STAT 96 5000\r\nSTAT 480 1\r\nEND\r\nMN\r\n");
+    daemon.stop().unwrap();
+}
+
 /// Whose dump is larger than all buffers and who reads it late gets every line, and others are served meanwhile.
 #[test]
 fn a_dump_read_late_holds_nobody_up() {
