@@ -51,6 +51,8 @@ ibex_kit::config! {
         restart output_max: ByteSize = ByteSize::from_mib(64),
         /// How long a connection may stay beyond output_max, 1s to 1h.
         restart slow_client_timeout: Duration = Duration::from_secs(30),
+        /// Connections from one address, for version 6 from one /64; 0 is no bound. Beyond: closed at once, counted. Unix sockets are not counted.
+        restart connections_per_address: u32 = 0,
         /// Jobs there may be; 0 is no bound. Beyond: ERROR QUEUE_ERROR.
         live jobs_max: u64 = 0,
         /// Memory of workloads, with 256 bytes per job; 0 is no bound. Beyond: ERROR QUEUE_ERROR.

@@ -11,7 +11,7 @@ use ibex_kit::Kit;
 use mio::Waker;
 
 use crate::conn::Socket;
-use crate::peers::{Peer, Peers};
+use crate::peers::{Origins, Peer, Peers};
 use crate::store::{Op, Requests};
 
 /// The job server and who is connected to it.
@@ -99,6 +99,8 @@ pub(crate) struct Traffic {
 pub(crate) struct Bounds {
     pub(crate) output_max: usize,
     pub(crate) slow_client_timeout: std::time::Duration,
+    /// Connections of one origin; 0 is no bound.
+    pub(crate) per_address_max: u32,
 }
 
 /// Everything reactors share.
@@ -109,6 +111,7 @@ pub(crate) struct Shared {
     pub(crate) decoder: Decoder,
     pub(crate) bounds: Bounds,
     pub(crate) traffic: Traffic,
+    pub(crate) origins: Origins,
     /// Store requests that are not done.
     pub(crate) store_backlog: Arc<AtomicUsize>,
     pub(crate) is_stopping: AtomicBool,
@@ -134,6 +137,7 @@ impl Shared {
             decoder,
             bounds,
             traffic: Traffic::default(),
+            origins: Origins::new(bounds.per_address_max),
             store_backlog,
             is_stopping: AtomicBool::new(false),
             is_queue_lost: AtomicBool::new(false),

@@ -350,6 +350,11 @@ impl Reactor {
             traffic.shed.fetch_add(1, Ordering::Relaxed);
             return;
         }
+        if !self.shared.origins.enter(peer.addr) {
+            traffic.shed.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(peer = %peer.address(), "too many connections from there");
+            return;
+        }
         traffic.open.fetch_add(1, Ordering::Relaxed);
         let to = self.next_reactor;
         self.next_reactor = (to + 1) % self.shared.mailboxes.len();
@@ -377,6 +382,7 @@ impl Reactor {
         {
             self.shared.traffic.open.fetch_sub(1, Ordering::Relaxed);
             self.shared.traffic.shed.fetch_add(1, Ordering::Relaxed);
+            self.shared.origins.leave(peer.addr);
             return;
         }
         self.generation = self.generation.wrapping_add(1);
@@ -580,8 +586,11 @@ impl Reactor {
         self.shared.traffic.open.fetch_sub(1, Ordering::Relaxed);
         let id = conn.id;
         debug_assert_eq!(reactor_of(id), self.conns.index);
+        let shared = Arc::clone(&self.shared);
         self.with_hub(|hub, now| {
-            hub.peers.remove(&id);
+            if let Some(peer) = hub.peers.remove(&id) {
+                shared.origins.leave(peer.addr);
+            }
             hub.server.handle(now, Input::Closed(id));
         });
         tracing::debug!(conn = id.0, "closed");

@@ -54,6 +54,7 @@ pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
     let bounds = Bounds {
         output_max: config.output_max.as_usize(),
         slow_client_timeout: config.slow_client_timeout.std(),
+        per_address_max: config.connections_per_address,
     };
     let decoder = Decoder::new(config.packet_size_max.as_usize());
     let shared = Arc::new(Shared::new(

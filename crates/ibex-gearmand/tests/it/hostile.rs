@@ -1,6 +1,6 @@
 //! Peers that mean harm or do not listen: each is dealt with, and nobody else notices.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -145,6 +145,39 @@ fn a_client_that_does_not_read_is_cut_off() {
     .unwrap();
     let resident = daemon.metric("process_resident_memory_bytes").unwrap();
     assert!(resident < 200e6, "{resident} bytes resident");
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn one_address_has_no_more_connections_than_it_may() {
+    let daemon = Daemon::builder("ibex-gearmand")
+        .set("connections_per_address", "3")
+        .start()
+        .unwrap();
+    let addr = daemon.addr("gearman").unwrap();
+    let mut wires: Vec<Wire> = (0..3).map(|_| Wire::connect(addr)).collect();
+    for wire in &mut wires {
+        assert!(wire.said().is_empty());
+    }
+    let mut refused = TcpStream::connect(addr).unwrap();
+    let mut answer = Vec::new();
+    // Closed at once: an end or a reset, never an answer.
+    drop(refused.read_to_end(&mut answer));
+    assert!(answer.is_empty(), "{answer:?}");
+    let shed = daemon
+        .metric("ibex_gearmand_connections_shed_total")
+        .unwrap();
+    assert!((shed - 1.0).abs() < f64::EPSILON, "{shed} were shed");
+    // A place that is free again is given again.
+    drop(wires.pop());
+    wait::until_true("a place to be free", || {
+        let mut stream = TcpStream::connect(addr).unwrap();
+        let mut answer = [0; 2];
+        stream.write_all(b"version\n").is_ok()
+            && stream.read_exact(&mut answer).is_ok()
+            && &answer == b"OK"
+    })
+    .unwrap();
     daemon.stop().unwrap();
 }
 
