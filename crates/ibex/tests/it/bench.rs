@@ -7,8 +7,8 @@ use std::time::Duration;
 
 const STALL: Duration = Duration::from_millis(500);
 
-/// A server of misses for one connection, which falls silent once, before its hundredth answer.
-fn stalling() -> SocketAddr {
+/// A server of misses for one connection, which falls silent once, after `answers` answers.
+fn stalling(answers: usize) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -16,7 +16,7 @@ fn stalling() -> SocketAddr {
         stream.set_nodelay(true).unwrap();
         let mut replies = stream.try_clone().unwrap();
         for (n, line) in BufReader::new(stream).lines().enumerate() {
-            if n == 99 {
+            if n == answers {
                 std::thread::sleep(STALL);
             }
             if line.is_err() || replies.write_all(b"END\r\n").is_err() {
@@ -54,7 +54,7 @@ fn an_open_loop_counts_the_stall_for_all_who_were_due_in_it() {
         "--duration",
         "1",
     ];
-    let rows = bench(stalling(), &open);
+    let rows = bench(stalling(100), &open);
     // A thousand requests were due, half of them in the stall: half of those waited for a quarter of a second or more.
     assert_eq!(number(&rows[0], "requests"), 1000.0, "{rows}");
     assert!(number(&rows[0], "p90_us") >= 250_000.0, "{rows}");
@@ -63,9 +63,9 @@ fn an_open_loop_counts_the_stall_for_all_who_were_due_in_it() {
 
 #[test]
 fn a_closed_loop_counts_it_for_one() {
-    let rows = bench(stalling(), &["--duration", "1"]);
+    let rows = bench(stalling(10), &["--duration", "1"]);
     assert!(number(&rows[0], "max_us") >= 490_000.0, "{rows}");
-    assert!(number(&rows[0], "requests") >= 100.0, "{rows}");
+    assert!(number(&rows[0], "requests") > 10.0, "{rows}");
 }
 
 #[test]
