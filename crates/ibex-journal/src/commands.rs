@@ -14,6 +14,9 @@ use ibex_sql::{Tx, params};
 use std::io::Write as _;
 use std::process::ExitCode;
 
+/// Deadline of a command's call to a database.
+const PATIENCE: ibex_kit::Duration = ibex_kit::Duration::from_secs(300);
+
 /// Runs a command to its end.
 #[must_use]
 pub fn run(cli: Cli) -> ExitCode {
@@ -76,8 +79,10 @@ fn configured(cli: Cli) -> Result<(), End> {
         role: Role::Serve,
         common,
     };
-    let config: Config =
+    let mut config: Config =
         ibex_kit::load::<Args, Config>(&crate::ABOUT, &args).map_err(End::Failure)?;
+    // Nobody waits for a page here, and one journal's whole content is one transaction.
+    config.db.call_timeout = config.db.call_timeout.max(PATIENCE);
     in_runtime(async move {
         let app = App::open(config).await?;
         execute(&app, cli.command).await

@@ -62,6 +62,8 @@ ibex_kit::config! {
     pub struct DbConfig {
         /// Bring schemas up to date when a database is opened.
         restart migrate: bool = true,
+        /// Deadline of one call to a database with its retries (1s to 10m). The commands that end have at least five minutes.
+        restart call_timeout: Duration = Duration::from_secs(5),
         /// The global database.
         table global: GlobalDbConfig,
     }
@@ -224,6 +226,9 @@ impl Validate for Config {
         if self.mail.from.parse::<lettre::message::Mailbox>().is_err() {
             problem("mail.from", format!("{:?} is no mailbox", self.mail.from));
         }
+        if !(1..=600).contains(&self.db.call_timeout.std().as_secs()) {
+            problem("db.call_timeout", "is from 1s to 10m".to_owned());
+        }
         if self.worker.resizers == 0 || self.worker.resizers > 64 {
             problem("worker.resizers", "is from 1 to 64".to_owned());
         }
@@ -248,6 +253,7 @@ impl Config {
             password: some(self.db.global.password.reveal()),
         };
         config.migrate = self.db.migrate;
+        config.call_timeout = self.db.call_timeout.std();
         config.gather_deadline = self.read.gather_deadline.std();
         for entry in &self.cluster {
             config.clusters.push(ibex_cluster::ClusterConfig {

@@ -13,4 +13,4 @@ if [ ! -d "$data/mysql" ]; then
   wait "$server"
 fi
 touch "$data/.filled"
-exec mariadbd --no-defaults --user=mysql --datadir="$data" --bind-address=0.0.0.0 --socket=/run/mysqld/mysqld.sock --skip-name-resolve
+exec mariadbd --no-defaults --user=mysql --datadir="$data" --bind-address=0.0.0.0 --socket=/run/mysqld/mysqld.sock --skip-name-resolve --innodb-flush-log-at-trx-commit=2
