@@ -268,7 +268,7 @@ fn store_numbers(cx: &Cx<'_>, items: &ibex_cache_core::Stats, list: &mut List<'_
         ("expired_unfetched", items.expired_unfetched),
         ("evicted_unfetched", items.evicted_unfetched),
         ("evictions", items.evictions),
-        ("reclaimed", items.reclaimed),
+        ("reclaimed", items.reclaimed + items.sweep_reclaimed),
         ("crawler_reclaimed", items.sweep_reclaimed),
         ("crawler_items_checked", items.sweep_checked),
         ("lrutail_reflocked", 0),
@@ -481,7 +481,8 @@ fn items(cx: &Cx<'_>, out: &mut Vec<u8>) {
         ] {
             add(name, 0);
         }
-        add("reclaimed", numbers.reclaimed);
+        // By readers and by the sweep, as the original counts its LRU threads' work; crawler_reclaimed is the sweep's part.
+        add("reclaimed", numbers.reclaimed + numbers.sweep_reclaimed);
         for name in ["expired_unfetched", "evicted_unfetched", "evicted_active"] {
             add(name, 0);
         }
