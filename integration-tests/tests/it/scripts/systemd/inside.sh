@@ -29,12 +29,15 @@ active_anew() { [ "$(show "$1" ActiveState)" = active ] && [ "$(show "$1" MainPI
 not_root() { ! [ "$(stat -c %u "/proc/$(show "$1" MainPID)")" = 0 ]; }
 no_capability() { grep -q '^CapBnd:[[:space:]]*0000000000000000$' "/proc/$(show "$1" MainPID)/status"; }
 restarted() { until_true active_anew "$1" "$2"; }
+logged() { journalctl --no-pager -u "ibex-$1" | grep -q "$2"; }
 killed() { local pid; pid=$(show "$1" MainPID); kill -9 "$pid" && restarted "$1" "$pid" && [ "$(show "$1" NRestarts)" -ge 1 ]; }
-stalled() { local pid; pid=$(show "$1" MainPID); kill -STOP "$pid" && restarted "$1" "$pid" && journalctl --no-pager -u "ibex-$1" | grep -q 'Watchdog timeout'; }
-reloaded() { systemctl reload "ibex-$1" && journalctl --no-pager -u "ibex-$1" | grep -q 'configuration reloaded'; }
+stalled() { local pid; pid=$(show "$1" MainPID); kill -STOP "$pid" && restarted "$1" "$pid" && until_true logged "$1" 'Watchdog timeout'; }
+# The reload is over when the daemon says so, which is after systemctl has sent the signal.
+reloaded() { systemctl reload "ibex-$1" && until_true logged "$1" 'configuration reloaded' && until_true is_active "$1"; }
+is_active() { [ "$(show "$1" ActiveState)" = active ]; }
 same_process() { [ "$(show "$1" MainPID)" = "$2" ]; }
-stopped() { systemctl stop "ibex-$1" && [ "$(show "$1" Result)" = success ] && [ "$(show "$1" ExecMainStatus)" = 0 ] && journalctl --no-pager -u "ibex-$1" | grep -q ' bye$'; }
-fields() { journalctl --no-pager -o json -u "ibex-$1" | grep '"MESSAGE":"listening' | grep -q '"F_LISTENER":"'; }
+stopped() { systemctl stop "ibex-$1" && [ "$(show "$1" Result)" = success ] && [ "$(show "$1" ExecMainStatus)" = 0 ] && until_true logged "$1" ' bye$'; }
+has_fields() { journalctl --no-pager -o json -u "ibex-$1" | grep '"MESSAGE":"listening' | grep -q '"F_LISTENER":"'; }
 has_status() { [ -n "$(show "$1" StatusText)" ]; }
 
 life() {
@@ -45,7 +48,7 @@ life() {
   check "$unit" unprivileged not_root "$unit"
   check "$unit" capabilities no_capability "$unit"
   check "$unit" status until_true has_status "$unit"
-  check "$unit" journal fields "$unit"
+  check "$unit" journal until_true has_fields "$unit"
   pid=$(show "$unit" MainPID)
   check "$unit" reload reloaded "$unit"
   check "$unit" reload-keeps-process same_process "$unit" "$pid"
@@ -77,9 +80,9 @@ done
 # Socket activation: the first client starts the daemon, is served, and the port survives the process.
 version() { [ "$(printf 'version\n' | timeout 20 bash -c 'exec 3<>/dev/tcp/127.0.0.1/4730; cat >&3; head -n 1 <&3')" != "" ]; }
 check gearmand socket systemctl start ibex-gearmand.socket
-check gearmand socket-starts-it version
-check gearmand socket-active [ "$(show gearmand ActiveState)" = active ]
+check gearmand socket-starts-it until_true version
+check gearmand socket-active until_true is_active gearmand
 check gearmand socket-killed killed gearmand
-check gearmand socket-serves-again version
+check gearmand socket-serves-again until_true version
 systemctl stop ibex-gearmand.socket ibex-gearmand.service
 echo end

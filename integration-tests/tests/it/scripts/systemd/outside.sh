@@ -33,15 +33,15 @@ done
 # The watchdog in test time; everything else as shipped.
 for unit in "$deploy"/systemd/ibex-*.service; do
   mkdir -p "$root/etc/systemd/system/${unit##*/}.d"
-  printf '[Service]\nWatchdogSec=2\n' >"$root/etc/systemd/system/${unit##*/}.d/test.conf"
+  printf '[Service]\nWatchdogSec=4\n' >"$root/etc/systemd/system/${unit##*/}.d/test.conf"
 done
 cat >"$root/etc/systemd/system/ibex-test.service" <<'UNIT'
 [Service]
 Type=oneshot
 ExecStart=/bin/bash /var/ibex-test/inside.sh
 ExecStopPost=/bin/systemctl poweroff --no-block
-StandardOutput=file:/var/ibex-test/answer
-StandardError=file:/var/ibex-test/answer
+StandardOutput=append:/var/ibex-test/answer
+StandardError=append:/var/ibex-test/console
 UNIT
 cat >"$root/etc/systemd/system/ibex-test.target" <<'UNIT'
 [Unit]
