@@ -118,13 +118,16 @@ pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
         handles.push(handle);
     }
     ports::publish(&listeners, &datagrams)?;
+    let mut asleep = Vec::new();
     if !datagrams.is_empty() {
         let udp =
             Udp::new(Arc::clone(&shared), datagrams).map_err(failed("make the udp thread"))?;
+        asleep.push(udp.waker());
         threads.push(thread("udp", move || udp.run())?);
     }
     let (acceptor, waker) = Acceptor::new(Arc::clone(&shared), listeners, handles)
         .map_err(failed("make the acceptor"))?;
+    asleep.push(waker);
     threads.push(thread("acceptor", move || acceptor.run())?);
     let for_upkeep = Arc::clone(&shared);
     let heartbeat = kit.heartbeat("upkeep");
@@ -133,15 +136,19 @@ pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
         Ok(())
     })?;
 
-    threads.push(watch_thread(&kit, &shared)?);
+    let watch = watch_thread(&kit, &shared)?;
 
     kit.ready().await?;
     kit.draining().cancelled().await;
     tracing::info!(connections = shared.connections(), "closing connections");
     shared.stopping.store(true, Ordering::Release);
-    waker.wake().map_err(failed("wake the acceptor"))?;
-    upkeep.thread().unpark();
-    threads.push(upkeep);
+    for waker in &asleep {
+        waker.wake().map_err(failed("wake a thread"))?;
+    }
+    for parked in [upkeep, watch] {
+        parked.thread().unpark();
+        threads.push(parked);
+    }
     join(threads).await?;
     if shared.keeps_items.load(Ordering::Acquire) && !shared.config.memory_file.is_empty() {
         blocking(move || restart::save(&shared)).await?;

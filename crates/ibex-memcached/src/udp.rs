@@ -13,7 +13,7 @@ use crate::stream::Stream;
 use ibex_kit::Heartbeat;
 use ibex_memcached_proto::udp::{self, DATAGRAM_BYTES_MAX};
 use mio::net::UdpSocket;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll, Token, Waker};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
@@ -40,6 +40,7 @@ pub(crate) fn shown(socket: &std::net::UdpSocket) -> (i32, String) {
 pub(crate) struct Udp {
     shared: Arc<Shared>,
     poll: Poll,
+    waker: Arc<Waker>,
     sockets: Vec<UdpSocket>,
     conn: Conn,
     request: Vec<u8>,
@@ -51,6 +52,7 @@ pub(crate) struct Udp {
 impl Udp {
     pub(crate) fn new(shared: Arc<Shared>, sockets: Vec<std::net::UdpSocket>) -> io::Result<Self> {
         let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), Token(usize::MAX))?);
         let mut sockets: Vec<UdpSocket> = sockets.into_iter().map(UdpSocket::from_std).collect();
         for (number, socket) in sockets.iter_mut().enumerate() {
             let token = Token(number);
@@ -62,6 +64,7 @@ impl Udp {
         Ok(Self {
             shared,
             poll,
+            waker,
             sockets,
             conn,
             request: vec![0; REQUEST_BYTES_MAX],
@@ -69,6 +72,11 @@ impl Udp {
             spares: Vec::new(),
             heartbeat,
         })
+    }
+
+    /// Wakes the thread, to see that the daemon stops.
+    pub(crate) fn waker(&self) -> Arc<Waker> {
+        Arc::clone(&self.waker)
     }
 
     /// Runs until the daemon stops.
