@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -21,6 +22,9 @@ use crate::config::types::ListenAddr;
 use crate::doors::{Bound, Doors};
 use crate::listen::{AsyncListener, Listener, Peer, Stream};
 use crate::{Connection, Kit, lock};
+
+/// After the kernel refused to accept for a reason that is not the connection's, the listener rests this long.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// A connection that was accepted.
 #[derive(Debug)]
@@ -208,8 +212,12 @@ async fn accept<S, F>(
         match accepted {
             Ok((stream, peer)) => shared.take(stream, peer),
             Err(error) => {
-                error!(listener = shared.name, address = %listener.address(), error = %error, "listener is broken");
-                return;
+                // The kernel is short of memory, say. It may pass; a listener that is given up does not come back.
+                error!(listener = shared.name, address = %listener.address(), error = %error, "connection not accepted");
+                tokio::select! {
+                    () = tokio::time::sleep(ACCEPT_PAUSE) => {}
+                    () = end.cancelled() => break,
+                }
             }
         }
     }
