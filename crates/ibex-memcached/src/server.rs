@@ -46,13 +46,14 @@ fn listen(kit: &Kit, config: &Config) -> Result<Vec<(Listener, Mode)>, Failure> 
     Ok(listeners)
 }
 
-pub(crate) fn make_store(config: &Config) -> Store {
+pub(crate) fn make_store(config: &Config, left: Option<&Left>) -> Store {
     Store::new(StoreOptions {
         limit_bytes: config.memory.as_usize(),
         item_size_max: config.item_size_max.as_usize(),
         threads: config.threads as usize,
         evicts: !config.no_evictions,
         bands: Bands::new(config.growth_factor, config.chunk_size as usize),
+        seed: left.and_then(Left::seed),
     })
 }
 
@@ -92,7 +93,7 @@ pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
     };
     let shared = Arc::new(Shared::new(
         config.clone(),
-        make_store(&config),
+        make_store(&config, left.as_ref()),
         kit.clone(),
         addresses,
         users,

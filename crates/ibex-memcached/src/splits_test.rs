@@ -32,7 +32,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let config = Config::default();
-        let store = make_store(&config);
+        let store = make_store(&config, None);
         let kit = ibex_kit::Kit::for_test(ABOUT);
         let shared = Shared::new(
             config,

@@ -46,6 +46,8 @@ pub(crate) struct StoreOptions {
     pub(crate) threads: usize,
     pub(crate) evicts: bool,
     pub(crate) bands: Bands,
+    /// Of the hash; another process's when its items are to be found in the same shards again.
+    pub(crate) seed: Option<u64>,
 }
 
 fn shard_count(options: &StoreOptions) -> usize {
@@ -69,7 +71,8 @@ fn shard_count(options: &StoreOptions) -> usize {
 impl Store {
     pub(crate) fn new(options: StoreOptions) -> Self {
         let count = shard_count(&options);
-        let seed = RandomState::new().hash_one(0_u8);
+        let fresh = || RandomState::new().hash_one(0_u8);
+        let seed = options.seed.unwrap_or_else(fresh);
         let config = ShardConfig {
             limit_bytes: options.limit_bytes / count,
             segment_bytes: ShardConfig::segment_bytes_for(options.limit_bytes),
@@ -87,6 +90,11 @@ impl Store {
             charged_bytes: AtomicUsize::new(0),
             bands: options.bands,
         }
+    }
+
+    /// Seed of the hash.
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed
     }
 
     #[inline]

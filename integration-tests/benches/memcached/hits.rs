@@ -28,16 +28,29 @@ impl Course {
     }
 }
 
+/// When a request is due, if time matters: `--hour` spreads the first half over an hour, in which the original may move its slabs.
+fn due(n: usize, trace: Trace, is_slow: bool) -> Option<Duration> {
+    let half = REQUESTS as f64 / 2.0;
+    let seconds = match trace.rate {
+        Some(rate) => n as f64 / f64::from(rate),
+        None if is_slow => {
+            let halves = n as f64 / half;
+            3600.0 * halves.min(1.0) + 900.0 * (halves - 1.0).max(0.0)
+        }
+        None => return None,
+    };
+    Some(Duration::from_secs_f64(seconds))
+}
+
 /// Reads the trace through `server`, storing what is missed.
-fn read_through(server: &Server, trace: Trace) -> Course {
+fn read_through(server: &Server, trace: Trace, is_slow: bool) -> Course {
     let mut talk = Talk::new(server);
     let mut hits = vec![0; WINDOWS];
     let mut missed: Vec<Request> = Vec::new();
     let requests: Vec<Request> = trace.requests().collect();
     let start = Instant::now();
     for (n, batch) in requests.chunks(BATCH).enumerate() {
-        if let Some(rate) = trace.rate {
-            let due = Duration::from_secs_f64((n * BATCH) as f64 / f64::from(rate));
+        if let Some(due) = due(n * BATCH, trace, is_slow) {
             std::thread::sleep(due.saturating_sub(start.elapsed()));
         }
         let stores = missed.len();
@@ -83,8 +96,9 @@ pub(crate) fn run(options: &Options) -> bool {
     let mut rows = Rows::new(&["trace", "ibex-memcached", "memcached", "items", "its items"]);
     let mut course: Vec<Vec<String>> = Vec::new();
     let mut is_above = true;
+    let is_slow = options.has("--hour");
     for trace in TRACES {
-        if !options.takes(trace.name) {
+        if !options.takes(trace.name) || (is_slow && trace.name != CHANGE) {
             continue;
         }
         let servers = start_all(MEGABYTES, &[]);
@@ -92,7 +106,7 @@ pub(crate) fn run(options: &Options) -> bool {
         let courses: Vec<Course> = std::thread::scope(|scope| {
             let reading: Vec<_> = servers
                 .iter()
-                .map(|server| scope.spawn(move || read_through(server, trace)))
+                .map(|server| scope.spawn(move || read_through(server, trace, is_slow)))
                 .collect();
             reading.into_iter().map(|one| one.join().unwrap()).collect()
         });
@@ -127,11 +141,14 @@ pub(crate) fn run(options: &Options) -> bool {
                 .collect();
         }
     }
-    rows.keep(options, "hit-ratio");
+    if !is_slow {
+        rows.keep(options, "hit-ratio");
+    }
     if course.first().is_some_and(|row| row.len() == 3) {
         let mut rows = Rows::new(&["requests", "ibex-memcached", "memcached"]);
         course.into_iter().for_each(|row| rows.push(row));
-        rows.keep(options, "size-mix");
+        let name = if is_slow { "size-mix-hour" } else { "size-mix" };
+        rows.keep(options, name);
     }
     is_above
 }

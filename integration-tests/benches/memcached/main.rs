@@ -1,10 +1,19 @@
 //! ibex-memcached beside the memcached of the system, both started here on loopback with the same flags.
 //!
-//! `cargo xtask bench memcached [-- MODE… --seconds 2 --rounds 3 --only NAME --data DIR]`. Modes: `--cpu` (the server's own time per operation, which
-//! repeats on a busy machine where throughput does not), `--memory`, `--hit-ratio`, `--policies` (eviction policies on the same traces, simulated),
-//! `--storms` (the memory bound under abuse; fails when ours breaks it), `--latency` (against load); `--cpu --memory` when none is given. Every mode writes
-//! what it measured as a file of tab-separated values to `--data` (default `docs/memcached/data`); `--plots` draws the files that are there. Without a
-//! memcached on the machine only ours is measured.
+//! `cargo xtask bench memcached [-- MODE… --seconds 2 --rounds 3 --only NAME --data DIR]`. Modes; `--cpu --memory` when none is given:
+//!
+//! - `--cpu`: the server's own time per operation, which repeats on a busy machine where throughput does not
+//! - `--memory`: resident bytes per item, items held
+//! - `--hit-ratio`: traces read through both; with `--hour` the one whose sizes change alone, the change after an hour
+//! - `--policies`: eviction policies on the same traces, simulated
+//! - `--storms`: the memory bound under abuse; fails when ours breaks it
+//! - `--latency`: against load
+//! - `--restart`: warm restart of a gigabyte
+//! - `--soak`: every answer compared with a model, for `--seconds`
+//! - `--plots`: draws the data files that are there
+//!
+//! Every mode writes what it measured as a file of tab-separated values to `--data` (default `docs/memcached/data`). Without a memcached on the machine
+//! only ours is measured.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -21,7 +30,9 @@ mod latency;
 mod memory;
 mod plots;
 mod policies;
+mod restart;
 mod servers;
+mod soak;
 mod storms;
 mod svg;
 mod traces;
@@ -80,13 +91,15 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     type Mode = (&'static str, fn(&Options) -> bool);
-    let modes: [Mode; 7] = [
+    let modes: [Mode; 9] = [
         ("--cpu", cpu::run),
         ("--memory", memory::run),
         ("--hit-ratio", hits::run),
         ("--policies", policies::run),
         ("--storms", storms::run),
         ("--latency", latency::run),
+        ("--restart", restart::run),
+        ("--soak", soak::run),
         ("--plots", plots::run),
     ];
     let is_any = modes.iter().any(|(name, _)| options.has(name));

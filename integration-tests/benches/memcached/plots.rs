@@ -77,27 +77,35 @@ fn hits(options: &Options) {
         };
         keep(options, "hit-ratio", &frame.bars(&groups(&rows)));
     }
-    let rows = read(options, "size-mix");
-    if rows.is_empty() {
-        return;
+    for (name, title) in [
+        ("size-mix", "Values grow from 100 to 400 bytes half way"),
+        (
+            "size-mix-hour",
+            "Values grow from 100 to 400 bytes after an hour",
+        ),
+    ] {
+        let rows = read(options, name);
+        if rows.is_empty() {
+            continue;
+        }
+        let line = |column| {
+            let points = rows
+                .iter()
+                .map(|row| (number(row, 0) / 1e6, number(row, column)));
+            points.collect::<Vec<_>>()
+        };
+        let frame = Frame {
+            title,
+            below: "million requests",
+            beside: "share of reads that hit",
+            series: &SERVERS,
+        };
+        keep(
+            options,
+            name,
+            &frame.lines(&[line(1), line(2)], Axis::Linear { top: 1.0 }),
+        );
     }
-    let line = |column| {
-        let points = rows
-            .iter()
-            .map(|row| (number(row, 0) / 1e6, number(row, column)));
-        points.collect::<Vec<_>>()
-    };
-    let frame = Frame {
-        title: "Values grow from 100 to 400 bytes half way",
-        below: "million requests",
-        beside: "share of reads that hit",
-        series: &SERVERS,
-    };
-    keep(
-        options,
-        "size-mix",
-        &frame.lines(&[line(1), line(2)], Axis::Linear { top: 1.0 }),
-    );
 }
 
 fn latency(options: &Options) {

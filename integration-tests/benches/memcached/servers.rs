@@ -21,26 +21,24 @@ pub(crate) struct Server {
     _dir: tempfile::TempDir,
 }
 
-fn programs() -> Vec<(&'static str, PathBuf, &'static [&'static str])> {
-    let ours = daemon::binary("ibex-memcached").unwrap();
-    let mut programs = vec![("ibex-memcached", ours, ["--admin", "none"].as_slice())];
-    if let Some(peer) = skip::find_program("memcached") {
-        programs.push(("memcached", peer, &[]));
-    }
-    programs
-}
-
 /// Both servers with `-m megabytes`, ours first.
 pub(crate) fn start_all(megabytes: u32, extra: &[&str]) -> Vec<Server> {
-    let programs = programs().into_iter();
-    programs
-        .map(|(name, program, own)| {
-            Server::start(name, &program, megabytes, &[own, extra].concat())
-        })
-        .collect()
+    let mut servers = vec![start_ours(megabytes, extra)];
+    if let Some(peer) = skip::find_program("memcached") {
+        servers.push(Server::start("memcached", &peer, megabytes, extra));
+    }
+    servers
+}
+
+/// Ours alone.
+pub(crate) fn start_ours(megabytes: u32, extra: &[&str]) -> Server {
+    let program = daemon::binary("ibex-memcached").unwrap();
+    let args = [["--admin", "none"].as_slice(), extra].concat();
+    Server::start("ibex-memcached", &program, megabytes, &args)
 }
 
 impl Server {
+    /// Starts `program` and waits until it listens.
     fn start(name: &'static str, program: &PathBuf, megabytes: u32, extra: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let ports = dir.path().join("ports");
@@ -71,6 +69,14 @@ impl Server {
             port,
             _dir: dir,
         }
+    }
+
+    /// SIGUSR1, and until it is gone.
+    pub(crate) fn stop_gracefully(mut self) {
+        let id = i32::try_from(self.child.id()).unwrap();
+        let pid = rustix::process::Pid::from_raw(id).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::USR1).unwrap();
+        assert!(self.child.wait().unwrap().success());
     }
 
     pub(crate) fn connect(&self) -> TcpStream {

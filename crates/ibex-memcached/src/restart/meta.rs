@@ -24,6 +24,8 @@ pub(super) struct Meta {
     pub(super) hash_power: u32,
     /// Second of a flush that is still to come, 0 for none.
     pub(super) flush_at: u32,
+    /// Seed of the hash; not in files of older versions.
+    pub(super) seed: Option<u64>,
 }
 
 impl Meta {
@@ -40,11 +42,15 @@ impl Meta {
             cas,
             hash_power,
             flush_at,
+            seed,
         } = self;
         let lines = format!(
             "bytes {bytes}\nblocks {blocks}\nitems {items}\ndigest {digest}\nzero_unix {zero_unix}\nnow {now}\ncas {cas}\nhash_power {hash_power}\nflush_at {flush_at}\n"
         );
         text.push_str(&lines);
+        if let Some(seed) = seed {
+            text.push_str(&format!("seed {seed}\n"));
+        }
         let check = xxh3_64(text.as_bytes());
         // Writing to a String cannot fail.
         let _written = writeln!(text, "check {check:016x}").is_ok();
@@ -83,6 +89,7 @@ impl Meta {
             cas: number(&body, "cas")?,
             hash_power: number(&body, "hash_power")?,
             flush_at: number(&body, "flush_at")?,
+            seed: number(&body, "seed").ok(),
         })
     }
 }
@@ -112,11 +119,14 @@ mod tests {
         cas: 1 << 50,
         hash_power: 17,
         flush_at: 0,
+        seed: Some(u64::MAX),
     };
 
     #[test]
     fn what_is_written_is_read() {
         assert_eq!(Meta::parse(META.text().as_bytes()), Ok(META));
+        let older = Meta { seed: None, ..META };
+        assert_eq!(Meta::parse(older.text().as_bytes()), Ok(older));
     }
 
     #[test]

@@ -115,6 +115,11 @@ impl Left {
         Clock::resumed(self.meta.zero_unix, self.meta.now)
     }
 
+    /// The other process's seed: with it every item finds the room it had, so that a full cache loses none. Files of before it was kept have none.
+    pub(crate) fn seed(&self) -> Option<u64> {
+        self.meta.seed
+    }
+
     /// The other process's size of its hash table, for the statistics.
     pub(crate) fn hash_power(&self) -> u32 {
         self.meta.hash_power
@@ -251,6 +256,7 @@ pub(crate) fn save(shared: &Shared) -> Result<(), Failure> {
         cas: shared.store.cas(),
         hash_power: shared.globals.hash_power.load(Ordering::Relaxed),
         flush_at: flush_at.unwrap_or(0),
+        seed: Some(shared.store.seed()),
     };
     write_meta(&path, &meta).map_err(failed(&meta_path(&path), "write"))?;
     let elapsed = started.elapsed().as_secs_f64();

@@ -79,6 +79,33 @@ fn check(client: &mut Client, items: usize) {
 }
 
 #[test]
+fn a_full_cache_loses_nothing() {
+    const ITEMS: usize = 15_000;
+    let folder = Folder::new();
+    // Four shards, which must be as full afterwards as they were before.
+    let args = ["-m", "64", "-t", "4"];
+    let held = |client: &mut Client| -> Vec<usize> {
+        let is_held = |n: &usize| {
+            let got = client.ask(&format!("mg big{n} s\r\n"), "\r\n");
+            got != "EN\r\n"
+        };
+        (0..ITEMS).filter(is_held).collect()
+    };
+    let daemon = folder.start(&args);
+    let mut client = Client::new(&daemon);
+    let value = "v".repeat(6000);
+    for n in 0..ITEMS {
+        client.ask(&format!("set big{n} 0 0 6000\r\n{value}\r\n"), "STORED\r\n");
+    }
+    let before = held(&mut client);
+    assert!(before.len() > 8000 && client.stat("evictions") > 0);
+    stop_gracefully(daemon, &folder.meta());
+    let daemon = folder.start(&args);
+    assert_eq!(held(&mut Client::new(&daemon)), before);
+    daemon.stop().unwrap();
+}
+
+#[test]
 fn items_are_as_they_were() {
     let folder = Folder::new();
     let daemon = folder.start(&[]);
