@@ -18,6 +18,16 @@ pub struct Band {
     pub bytes: u64,
     /// Items dropped for room.
     pub evicted: u64,
+    /// Of those, items that would have expired some day.
+    pub evicted_nonzero: u64,
+    /// Of those, items never read.
+    pub evicted_unfetched: u64,
+    /// Of those, items read lately.
+    pub evicted_active: u64,
+    /// Seconds since the last access of the item evicted last, as it was evicted; of several shards the longest.
+    pub evicted_idle: u64,
+    /// Expired items that were never read.
+    pub expired_unfetched: u64,
     /// Expired items freed.
     pub reclaimed: u64,
     /// Expired items freed by the sweep.
@@ -30,6 +40,11 @@ impl Band {
         self.items += other.items;
         self.bytes += other.bytes;
         self.evicted += other.evicted;
+        self.evicted_nonzero += other.evicted_nonzero;
+        self.evicted_unfetched += other.evicted_unfetched;
+        self.evicted_active += other.evicted_active;
+        self.evicted_idle = self.evicted_idle.max(other.evicted_idle);
+        self.expired_unfetched += other.expired_unfetched;
         self.reclaimed += other.reclaimed;
         self.sweep_reclaimed += other.sweep_reclaimed;
     }

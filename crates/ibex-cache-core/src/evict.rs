@@ -4,6 +4,7 @@
 //!    sparing what was read
 //!    since it came there, and what is small beside the others once or twice. Also the sweep for expired items, which needs no reader to meet them.
 
+use crate::ghost::Ghost;
 use crate::index::{FREQUENCY_MAX, Position};
 use crate::item::{Bits, Raw};
 use crate::memory::{CELLS, Cell, Use};
@@ -29,20 +30,31 @@ enum Keep {
 }
 
 impl Shard {
+    /// Passes of reclaiming that suffice if anything can be freed: each frees at least a quarter of a segment, moves stubs behind the big values or ages one.
+    pub(crate) fn passes_max(&self) -> usize {
+        4 * (self.memory.segments.len() + self.by_age.len()) + 16
+    }
+
+    /// A free segment, if there is one to spare or the limit leaves room for it.
+    pub(crate) fn spare_segment(&mut self) -> Option<u32> {
+        loop {
+            if self.memory.free.len() > RESERVE {
+                return self.memory.take_free();
+            }
+            let has_room =
+                self.memory_bytes() + self.memory.segment_bytes <= self.config.limit_bytes;
+            if !(has_room && self.memory.grow()) {
+                return None;
+            }
+        }
+    }
+
     /// A segment to write to.
     pub(crate) fn take_segment(&mut self, now: u32) -> Result<u32, Full> {
-        // Each pass frees at least a quarter of a segment, moves stubs behind the big values or ages one; more passes than this mean that nothing can be freed.
-        let mut passes_left = 4 * (self.memory.segments.len() + self.by_age.len()) + 16;
+        let mut passes_left = self.passes_max();
         loop {
-            if self.memory.free.len() > RESERVE
-                && let Some(number) = self.memory.free.pop()
-            {
+            if let Some(number) = self.spare_segment() {
                 return Ok(number);
-            }
-            if self.memory_bytes() + self.memory.segment_bytes <= self.config.limit_bytes
-                && self.memory.grow()
-            {
-                continue;
             }
             passes_left -= 1;
             if passes_left == 0 || !self.reclaim(now) {
@@ -54,9 +66,12 @@ impl Shard {
 
     /// Brings memory under the limit.
     pub(crate) fn enforce(&mut self, now: u32) {
-        let mut passes_left = 4 * (self.memory.segments.len() + self.by_age.len()) + 16;
+        let mut passes_left = self.passes_max();
         while self.memory_bytes() > self.config.limit_bytes && passes_left > 0 {
             passes_left -= 1;
+            if self.ghost.take().is_some() {
+                continue;
+            }
             let can_shrink = self.memory.free.len() > RESERVE && self.memory.shrink();
             if !can_shrink && !self.reclaim(now) {
                 return;
@@ -76,8 +91,8 @@ impl Shard {
     }
 
     /// Frees something; `false` if there is nothing that may be freed.
-    fn reclaim(&mut self, now: u32) -> bool {
-        if self.gather_cells() {
+    pub(crate) fn reclaim(&mut self, now: u32) -> bool {
+        if self.ghost.take().is_some() || self.gather_cells() {
             return true;
         }
         let threshold = if self.config.evicts {
@@ -101,7 +116,7 @@ impl Shard {
         };
         match oldest {
             Aged::Segment(number) => self.evacuate(now, number, Keep::Read),
-            Aged::Big(id) => self.evict_big(order, id),
+            Aged::Big(id) => self.evict_big(now, order, id),
         }
         true
     }
@@ -212,7 +227,7 @@ impl Shard {
     }
 
     /// A big value that was read gets a second chance, another is dropped.
-    fn evict_big(&mut self, order: u64, id: u32) {
+    fn evict_big(&mut self, now: u32, order: u64, id: u32) {
         let Some(big) = self.bigs.by_id(id) else {
             self.by_age.remove(&order);
             return;
@@ -224,7 +239,7 @@ impl Shard {
         };
         let frequency = self.index.frequency(position);
         if frequency == 0 {
-            self.count_evicted(stub, frequency);
+            self.count_evicted(now, stub, frequency);
             self.index.remove(hash, position);
             self.bury(stub);
             return;
@@ -238,12 +253,13 @@ impl Shard {
         }
     }
 
-    fn count_evicted(&mut self, location: u32, frequency: u8) {
+    fn count_evicted(&mut self, now: u32, location: u32, frequency: u8) {
         let view = self.view_at(location);
         let (is_fetched, band) = (
             view.has(Bits::FETCHED),
             self.config.bands.of(view.classic_size()),
         );
+        let (expiry, idle) = (view.expiry(), now.saturating_sub(view.last_access()));
         let evicted = self
             .evicted
             .as_ref()
@@ -262,7 +278,12 @@ impl Shard {
         self.stats.evictions += 1;
         self.stats.evicted_unfetched += u64::from(!is_fetched);
         self.stats.evicted_active += u64::from(frequency > 0);
-        self.bands[band].evicted += 1;
+        let band = &mut self.bands[band];
+        band.evicted += 1;
+        band.evicted_nonzero += u64::from(expiry != 0);
+        band.evicted_unfetched += u64::from(!is_fetched);
+        band.evicted_active += u64::from(frequency > 0);
+        band.evicted_idle = u64::from(idle);
     }
 
     /// Moves what is kept out of a sealed segment, drops the rest, frees it.
@@ -303,7 +324,7 @@ impl Shard {
             if is_expired {
                 self.count_expired(location, Met::ByReader);
             } else {
-                self.count_evicted(location, frequency);
+                self.count_evicted(now, location, frequency);
             }
             self.index.remove(hash, position);
             self.bury(location);
@@ -372,8 +393,7 @@ impl Shard {
         }
         let number = self
             .memory
-            .free
-            .pop()
+            .take_free()
             .expect("the reserve is never used for anything else");
         let born = match keep {
             Keep::All => order,
@@ -395,6 +415,9 @@ impl Shard {
         for _ in 0..segments {
             let Some(segment) = self.memory.segments.get(self.sweep_at) else {
                 self.sweep_at = 0;
+                if self.ghost.as_mut().is_some_and(Ghost::is_old) {
+                    self.ghost = None;
+                }
                 return true;
             };
             let has_items = matches!(segment.usage, Use::Open | Use::Sealed(_));

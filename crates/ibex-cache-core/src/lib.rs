@@ -26,6 +26,7 @@ mod bands;
 mod big;
 mod carry;
 mod evict;
+mod ghost;
 mod index;
 mod item;
 mod memory;

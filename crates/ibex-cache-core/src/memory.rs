@@ -35,6 +35,8 @@ pub(crate) struct Segment {
     pub(crate) born: u64,
     /// Bit set: that cell is free.
     pub(crate) cells_free: u64,
+    /// The bytes are still those of items that were flushed.
+    pub(crate) is_flushed: bool,
     /// Owners of the cells in use: big value and position in it.
     pub(crate) owners: Vec<(u32, u32)>,
 }
@@ -50,6 +52,7 @@ impl Segment {
             next_expiry: u32::MAX,
             born: 0,
             cells_free: 0,
+            is_flushed: false,
             owners: Vec::new(),
         }
     }
@@ -183,6 +186,26 @@ impl Memory {
         true
     }
 
+    /// Takes a segment off the free list.
+    pub(crate) fn take_free(&mut self) -> Option<u32> {
+        let number = self.free.pop()?;
+        self.segments[number as usize].is_flushed = false;
+        Some(number)
+    }
+
+    /// Puts a segment on the free list whose items were flushed.
+    pub(crate) fn release_flushed(&mut self, number: u32) {
+        let held_items = matches!(self.segment(number).usage, Use::Open | Use::Sealed(_));
+        self.release(number);
+        self.segments[number as usize].is_flushed = held_items;
+    }
+
+    /// Whether a flushed item's bytes still stand at `location`.
+    pub(crate) fn is_flushed(&self, location: u32) -> bool {
+        let (segment, _) = self.place(location);
+        self.segments[segment as usize].is_flushed
+    }
+
     /// Puts a segment on the free list.
     pub(crate) fn release(&mut self, number: u32) {
         let segment = &mut self.segments[number as usize];
@@ -198,7 +221,7 @@ impl Memory {
 
     /// Gives the memory of one free segment back to the system.
     pub(crate) fn shrink(&mut self) -> bool {
-        let Some(number) = self.free.pop() else {
+        let Some(number) = self.take_free() else {
             return false;
         };
         self.segments[number as usize].buf = Box::default();

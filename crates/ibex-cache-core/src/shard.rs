@@ -5,6 +5,7 @@
 
 use crate::bands::{BAND_COUNT_MAX, Band, Bands};
 use crate::big::{Big, BigTable};
+use crate::ghost::Ghost;
 use crate::index::{FREQUENCY_MAX, Index, Position};
 use crate::item::{self, Bits, ItemView, Parts, Raw, classic_size};
 use crate::memory::{CELLS, Cell, Memory, Use};
@@ -67,6 +68,8 @@ pub enum Absent {
     Unknown,
     /// It was there and had expired; it is gone now.
     Expired,
+    /// It was there and was flushed. Told once of an item, and not for ever.
+    Flushed,
 }
 
 /// A live item's place.
@@ -134,6 +137,8 @@ pub struct Shard {
     pub(crate) sweep_at: usize,
     pub(crate) scan_at: usize,
     flush_at: Option<u32>,
+    /// What the last flush left behind.
+    pub(crate) ghost: Option<Ghost>,
     /// Evicted items, while somebody wants to know them.
     pub(crate) evicted: Option<Vec<Evicted>>,
 }
@@ -165,6 +170,7 @@ impl Shard {
             sweep_at: 0,
             scan_at: 0,
             flush_at: None,
+            ghost: None,
             evicted: None,
             config,
         }
@@ -183,7 +189,8 @@ impl Shard {
     /// Memory in use, in bytes.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        self.memory.bytes() + self.index.bytes() + self.bigs.bytes()
+        let ghost = self.ghost.as_ref().map_or(0, Ghost::bytes);
+        self.memory.bytes() + self.index.bytes() + self.bigs.bytes() + ghost
     }
 
     /// Gauges and counters.
@@ -257,7 +264,9 @@ impl Shard {
         let found = self
             .index
             .find(hash, |location| Raw(memory.tail(location)).key() == key);
-        let (position, location) = found.ok_or(Absent::Unknown)?;
+        let Some((position, location)) = found else {
+            return Err(self.absent(hash, key));
+        };
         let found = Found {
             location,
             position,
@@ -269,6 +278,19 @@ impl Shard {
             return Err(Absent::Expired);
         }
         Ok(found)
+    }
+
+    fn absent(&mut self, hash: u64, key: &[u8]) -> Absent {
+        if self.was_flushed(hash, key) {
+            Absent::Flushed
+        } else {
+            Absent::Unknown
+        }
+    }
+
+    fn was_flushed(&mut self, hash: u64, key: &[u8]) -> bool {
+        let ghost = self.ghost.as_mut();
+        ghost.is_some_and(|ghost| ghost.take(&self.memory, hash, key))
     }
 
     /// The item.
@@ -467,6 +489,8 @@ impl Shard {
             self.bury(old_location);
             return;
         }
+        // The place of a flushed item is taken again.
+        self.stats.reclaimed += u64::from(self.was_flushed(hash, key));
         let (memory, seed) = (&self.memory, self.config.seed);
         self.index.insert(hash, location, frequency, |location| {
             Self::hash(seed, Raw(memory.tail(location)).key())
@@ -595,6 +619,7 @@ impl Shard {
                 band.sweep_reclaimed += 1;
             }
         }
+        band.expired_unfetched += u64::from(!is_fetched);
         self.stats.expired_unfetched += u64::from(!is_fetched);
     }
 
@@ -639,14 +664,22 @@ impl Shard {
 
     /// A free cell, now owned by `owner`.
     fn take_cell(&mut self, now: u32, owner: (u32, u32)) -> Option<Cell> {
-        if self.partial.is_empty() {
-            let number = self.take_segment(now).ok()?;
-            // Making room may have freed cells meanwhile; then there are two.
-            let segment = self.memory.segment_mut(number);
-            segment.usage = Use::Cells;
-            segment.cells_free = u64::MAX;
-            segment.owners = vec![(u32::MAX, 0); CELLS as usize];
-            self.partial.push(number);
+        let mut passes_left = self.passes_max();
+        while self.partial.is_empty() {
+            if let Some(number) = self.spare_segment() {
+                let segment = self.memory.segment_mut(number);
+                segment.usage = Use::Cells;
+                segment.cells_free = u64::MAX;
+                segment.owners = vec![(u32::MAX, 0); CELLS as usize];
+                self.partial.push(number);
+                continue;
+            }
+            // One big value dropped for another of its size frees the cells that are needed: no whole segment has to come free.
+            passes_left -= 1;
+            if passes_left == 0 || !self.reclaim(now) {
+                return None;
+            }
+            self.stats.direct_reclaims += 1;
         }
         let number = *self.partial.last()?;
         let segment = self.memory.segment_mut(number);
@@ -685,7 +718,8 @@ impl Shard {
     /// Makes everything stored until now invisible.
     pub fn flush(&mut self) {
         self.flush_at = None;
-        self.index = Index::new();
+        let index = std::mem::replace(&mut self.index, Index::new());
+        self.ghost = Ghost::new(index);
         self.bigs = BigTable::default();
         self.by_age.clear();
         self.open = [None; TTL_CLASSES_MAX];
@@ -694,7 +728,7 @@ impl Shard {
         for number in 0..self.memory.segments.len() {
             if self.memory.segments[number].usage != Use::Free {
                 self.memory
-                    .release(u32::try_from(number).expect("segment numbers are 32 bits"));
+                    .release_flushed(u32::try_from(number).expect("segment numbers are 32 bits"));
             }
         }
         (self.stats.curr_items, self.stats.bytes) = (0, 0);

@@ -3,6 +3,7 @@
 //! Owns [`CommonArgs`] and the way flags become configuration keys. It parses nothing itself: clap does; and it acts on
 //! nothing: [`crate::main`] does.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// Flags of every daemon; flatten it into the daemon's own struct.
@@ -71,6 +72,19 @@ pub trait DaemonArgs: clap::Parser {
     /// Flags given that are accepted for compatibility and do nothing here; each is logged once at WARN.
     fn ignored(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// The command line as it shall be read: for a daemon whose original has files of flags.
+    ///
+    /// # Errors
+    /// What is wrong with such a file; ends the program as wrong usage.
+    fn arguments(given: Vec<OsString>) -> Result<Vec<OsString>, String> {
+        Ok(given)
+    }
+
+    /// A text that is all the flags ask for; it is printed and the program ends.
+    fn answer(&self) -> Option<String> {
+        None
     }
 
     /// How to detach, drop privileges and leave a pid file, if the original's flags asked for it.

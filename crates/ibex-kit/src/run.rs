@@ -91,6 +91,9 @@ where
     let passed = passed::take();
     let schema = Schema::of::<C>(&about).map_err(|errors| Failure::bug(errors.to_string()))?;
     let args: A = parse(&about, &schema)?;
+    if let Some(text) = args.answer() {
+        return print(&text);
+    }
     if let Some(text) = generated::<A>(&about, args.common(), &schema)? {
         return print(&text);
     }
@@ -248,8 +251,9 @@ fn launch(
 
 fn parse<A: DaemonArgs>(about: &About, schema: &Schema) -> Result<A, End> {
     let command = generate::command::<A>(about, schema);
+    let given = A::arguments(std::env::args_os().collect()).map_err(Failure::usage)?;
     let parsed = command
-        .try_get_matches()
+        .try_get_matches_from(given)
         .and_then(|mut matches| A::from_arg_matches_mut(&mut matches));
     parsed.map_err(|error| {
         use clap::error::ErrorKind;

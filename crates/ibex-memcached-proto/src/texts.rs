@@ -63,8 +63,6 @@ texts! {
     MEMLIMIT_FAILED = "MEMLIMIT_ADJUST_FAILED out of bounds or unable to adjust";
     /// A connection closed for what it was sending: all buffers together are over their limit.
     NO_MEMORY_READING = "SERVER_ERROR out of memory reading request";
-    /// A connection closed for replies it does not take: all buffers together are over their limit.
-    NO_MEMORY_WRITING = "SERVER_ERROR out of memory writing get response";
     /// A reply longer than may be sent in datagrams.
     UDP_REPLY_TOO_LARGE = "SERVER_ERROR reply too large for UDP";
     /// More clients than the daemon takes.

@@ -5,14 +5,16 @@
 
 use crate::shared::Shared;
 use crate::stream::{Door, Stream};
-use crate::tls::Mode;
+use crate::ways::Way;
 use crate::worker::{Arrival, Handle};
-use ibex_kit::{Heartbeat, Listener};
+use ibex_kit::{Doors, Heartbeat, Listener};
 use ibex_memcached_proto::texts;
 use mio::{Events, Poll, Token, Waker};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 const WAKER: Token = Token(usize::MAX);
@@ -23,12 +25,73 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// Accepts of one door in a row.
 const BATCH: usize = 256;
 
+/// A listener that comes or goes.
+#[derive(Debug)]
+enum Change {
+    Open(Listener, Way),
+    Close(String),
+}
+
+/// Hands the listeners of one way to the acceptor: those of the start, and those that a reload adds and removes.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    way: Way,
+    changes: Sender<Change>,
+    waker: Arc<Waker>,
+    backlog: i32,
+    unix_mode: u32,
+}
+
+impl Gate {
+    /// The acceptor's thread ends with the daemon; what comes later is of no consequence.
+    fn tell(&self, change: Change) {
+        if self.changes.send(change).is_ok()
+            && let Err(error) = self.waker.wake()
+        {
+            tracing::warn!(%error, "acceptor was not woken");
+        }
+    }
+
+    /// What the configuration says of every listener.
+    fn tune(&self, listener: &Listener) -> io::Result<()> {
+        match listener {
+            Listener::Tcp(listener) => rustix::net::listen(listener, self.backlog)?,
+            Listener::Unix(listener) => {
+                rustix::net::listen(listener, self.backlog)?;
+                if let Some(path) = listener.local_addr()?.as_pathname() {
+                    use std::os::unix::fs::PermissionsExt as _;
+                    let mode = std::fs::Permissions::from_mode(self.unix_mode);
+                    std::fs::set_permissions(path, mode)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Doors for Gate {
+    fn open(&self, listener: Listener) {
+        if let Err(error) = self.tune(&listener) {
+            tracing::warn!(address = %listener.address(), %error, "listener keeps its defaults");
+        }
+        self.tell(Change::Open(listener, self.way));
+    }
+
+    fn close(&self, address: &str) {
+        self.tell(Change::Close(address.to_owned()));
+    }
+}
+
 /// The thread's state.
 #[derive(Debug)]
 pub(crate) struct Acceptor {
     shared: Arc<Shared>,
     poll: Poll,
-    doors: Vec<Door>,
+    waker: Arc<Waker>,
+    changes: (Sender<Change>, Receiver<Change>),
+    /// By token.
+    doors: BTreeMap<usize, Door>,
+    next_token: usize,
     workers: Vec<Handle>,
     limit: u64,
     heartbeat: Heartbeat,
@@ -37,34 +100,82 @@ pub(crate) struct Acceptor {
 }
 
 impl Acceptor {
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        listeners: Vec<(Listener, Mode)>,
-        workers: Vec<Handle>,
-    ) -> io::Result<(Self, Arc<Waker>)> {
+    pub(crate) fn new(shared: Arc<Shared>, workers: Vec<Handle>) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
-        let mut doors: Vec<Door> = listeners
-            .into_iter()
-            .map(|(listener, mode)| Door::new(listener, mode))
-            .collect();
-        for (number, door) in doors.iter_mut().enumerate() {
-            door.register(poll.registry(), Token(number))?;
-        }
         let limit = u64::from(shared.kit.common().limits.connections);
         let heartbeat = shared.kit.heartbeat("acceptor");
-        Ok((
-            Self {
-                shared,
-                poll,
-                doors,
-                workers,
-                limit,
-                heartbeat,
-                full_since: None,
-            },
+        Ok(Self {
+            shared,
+            poll,
             waker,
-        ))
+            changes: channel(),
+            doors: BTreeMap::new(),
+            next_token: 0,
+            workers,
+            limit,
+            heartbeat,
+            full_since: None,
+        })
+    }
+
+    /// Wakes the thread, to see that the daemon stops.
+    pub(crate) fn waker(&self) -> Arc<Waker> {
+        Arc::clone(&self.waker)
+    }
+
+    /// Where listeners of a way are handed in.
+    pub(crate) fn gate(&self, way: Way) -> Gate {
+        let config = &self.shared.config;
+        Gate {
+            way,
+            changes: self.changes.0.clone(),
+            waker: self.waker(),
+            backlog: i32::try_from(config.backlog).unwrap_or(i32::MAX),
+            unix_mode: config.unix_mask,
+        }
+    }
+
+    /// Takes up the listeners that came and lets go of those that went.
+    ///
+    /// # Errors
+    /// A listener cannot be polled.
+    pub(crate) fn change_doors(&mut self) -> io::Result<()> {
+        while let Ok(change) = self.changes.1.try_recv() {
+            match change {
+                Change::Open(listener, way) => {
+                    let mut door = Door::new(listener, way);
+                    door.register(self.poll.registry(), Token(self.next_token))?;
+                    let shown = (door.fd(), door.address.to_string());
+                    self.shared.change_listeners(|all| all.push(shown));
+                    self.doors.insert(self.next_token, door);
+                    self.next_token += 1;
+                }
+                Change::Close(address) => self.close_door(&address),
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes a listener; who is in its queue already comes in.
+    fn close_door(&mut self, address: &str) {
+        let found = self
+            .doors
+            .iter()
+            .find(|(_, door)| *door.address == *address);
+        let Some((token, fd)) = found.map(|(token, door)| (*token, door.fd())) else {
+            return;
+        };
+        if let Some(door) = self.doors.remove(&token) {
+            while !self.is_full() || self.shared.config.maxconns_fast {
+                match door.accept(self.shared.tls.as_ref()) {
+                    Ok((stream, peer)) => self.take(stream, peer, &door),
+                    Err(_) => break,
+                }
+            }
+        }
+        self.shared
+            .change_listeners(|all| all.retain(|(known, _)| *known != fd));
     }
 
     /// Runs until the daemon stops; the doors close with it.
@@ -78,6 +189,7 @@ impl Acceptor {
                 other => other?,
             }
             self.heartbeat.beat();
+            self.change_doors()?;
             let is_ready = pending || !events.is_empty();
             pending = is_ready && self.accept_all();
             self.note_time();
@@ -91,7 +203,7 @@ impl Acceptor {
     /// Accepts what waits; `true` if somebody may still wait and it must be tried again.
     fn accept_all(&self) -> bool {
         let mut again = false;
-        for door in &self.doors {
+        for door in self.doors.values() {
             for turn in 0.. {
                 if turn == BATCH || (self.is_full() && !self.shared.config.maxconns_fast) {
                     again = true;
@@ -99,7 +211,7 @@ impl Acceptor {
                     break;
                 }
                 match door.accept(self.shared.tls.as_ref()) {
-                    Ok((stream, peer, listener)) => self.take(stream, peer, listener),
+                    Ok((stream, peer)) => self.take(stream, peer, door),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error)
                         if error.kind() == io::ErrorKind::ConnectionAborted
@@ -140,7 +252,7 @@ impl Acceptor {
         self.shared.connections() >= self.limit
     }
 
-    fn take(&self, mut stream: Stream, peer: String, listener: Arc<str>) {
+    fn take(&self, mut stream: Stream, peer: String, door: &Door) {
         if self.is_full() {
             self.shared
                 .globals
@@ -170,7 +282,8 @@ impl Acceptor {
             .send(Arrival {
                 stream,
                 peer,
-                listener,
+                listener: Arc::clone(&door.address),
+                speaks: door.way.speaks,
             })
             .is_ok()
             && worker.waker.wake().is_ok();

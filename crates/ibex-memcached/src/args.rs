@@ -1,12 +1,14 @@
 //! Flags: the family's, and the letters of memcached's own command line.
 
-use crate::ABOUT;
+use crate::ways::{Item, Mode, Speaks, Way};
+use crate::{ABOUT, PROTOCOL_VERSION};
 use ibex_kit::{CommonArgs, DaemonArgs, Detach};
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// Flags of ibex-memcached.
 #[derive(Debug, clap::Parser)]
-#[command(name = ABOUT.name, about = ABOUT.summary)]
+#[command(name = ABOUT.name, about = ABOUT.summary, disable_version_flag = true)]
 pub struct Args {
     /// Flags of every daemon.
     #[command(flatten)]
@@ -26,13 +28,13 @@ pub struct Args {
     /// Accept the shutdown command.
     #[arg(short = 'A', long)]
     enable_shutdown: bool,
-    /// Addresses to listen on, comma list of [notls:|mtls:]host[:port]; may be repeated.
+    /// Addresses to listen on, comma list of [notls:|btls:|mtls:][proto[ascii|binary|negotiating]:][tag[NAME]:]host[:port]; may be repeated.
     #[arg(short = 'l', value_name = "ADDR")]
     interfaces: Vec<String>,
     /// Go into the background.
     #[arg(short = 'd', long)]
     daemon: bool,
-    /// Accepted and ignored: core size is the supervisor's business.
+    /// Let a crash write a core file of any size.
     #[arg(short = 'r', long)]
     enable_coredumps: bool,
     /// Become this user when started as root.
@@ -47,7 +49,7 @@ pub struct Args {
     /// Connections at one time.
     #[arg(short = 'c', long, value_name = "NUM")]
     conn_limit: Option<u32>,
-    /// Accepted and ignored: locking memory needs a privilege the service does not have.
+    /// Lock all memory; without the privilege a warning is all that comes of it.
     #[arg(short = 'k', long)]
     lock_memory: bool,
     /// More log; twice for debug, three times for trace.
@@ -104,6 +106,18 @@ pub struct Args {
     /// Extended options, comma list.
     #[arg(short = 'o', long = "extended", value_name = "LIST")]
     extended: Vec<String>,
+    /// Accepted and ignored: network cards have no say in which thread serves a connection.
+    #[arg(short = 'N', long, value_name = "NUM")]
+    napi_ids: Option<u32>,
+    /// Print the version of the protocol, then ours, and end.
+    #[arg(short = 'V')]
+    protocol_version: bool,
+    /// Print the version and end.
+    #[arg(long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
+    /// Print the licence and end.
+    #[arg(short = 'i', long)]
+    license: bool,
     /// TLS on all TCP addresses, but those of -l notls:…
     #[arg(short = 'Z', long)]
     enable_ssl: bool,
@@ -115,37 +129,46 @@ pub struct Args {
     test_hooks: bool,
 }
 
+/// What `-i` prints.
+const LICENCE: &str = "ibex-memcached is free software under the MIT licence or the Apache License, Version 2.0, at your choice.\n\
+    It shares no code with memcached, whose protocol it speaks.\n";
+
 /// Words of `-o` without effect here: the memory they tune does not exist in this daemon.
 const IGNORED_WORDS: &[&str] = &[
     "no_hashexpand",
-    "slab_reassign",
-    "no_slab_reassign",
-    "slab_automove",
-    "no_slab_automove",
+    "slab_sizes",
+    "no_inline_ascii_resp",
+    "inline_ascii_resp",
+    "modern",
+    "no_drop_privileges",
+    "drop_privileges",
+    "resp_obj_mem_limit",
+    "relaxed_privileges",
+    "ssl_kernel_tls",
+];
+
+/// Words of `-o` that are read, checked and shown by `stats settings`.
+const SHOWN_WORDS: &[&str] = &[
     "slab_automove_ratio",
     "slab_automove_window",
-    "tail_repair_time",
-    "hash_algorithm",
+    "slab_chunk_max",
     "lru_crawler_sleep",
     "lru_crawler_tocrawl",
+    "tail_repair_time",
+    "hash_algorithm",
     "hot_lru_pct",
     "warm_lru_pct",
     "hot_max_factor",
     "warm_max_factor",
     "temporary_ttl",
-    "slab_sizes",
-    "slab_chunk_max",
-    "no_inline_ascii_resp",
-    "inline_ascii_resp",
-    "modern",
-    "no_chunked_items",
-    "no_drop_privileges",
-    "drop_privileges",
-    "resp_obj_mem_limit",
-    "relaxed_privileges",
-    "ssl_keyformat",
-    "ssl_ciphers",
-    "ssl_kernel_tls",
+];
+
+/// What `no_modern` stands for, as far as it is only shown.
+const SHOWN_OF_NO_MODERN: &[&str] = &[
+    "slab_reassign=no",
+    "slab_automove=0",
+    "slab_chunk_max=1024",
+    "hash_algorithm=jenkins",
 ];
 
 impl Args {
@@ -161,63 +184,45 @@ impl Args {
         })
     }
 
-    /// The settings of `-o`, in the order they were written: the last one counts.
+    /// The settings of `-o`, in the order they were written: the last one counts. A word without the value it needs becomes one that the loader refuses.
     fn extended_settings(&self) -> Vec<(String, toml::Value)> {
         let mut settings: Vec<(String, toml::Value)> = Vec::new();
-        let mut set = |key: &str, value: Option<toml::Value>| {
-            settings.extend(value.map(|value| (key.to_owned(), value)));
-        };
-        for (word, value) in self.words() {
+        let mut shown: Vec<toml::Value> = Vec::new();
+        for (word, given) in self.words() {
+            let mut set = |key: &str, value: toml::Value| settings.push((key.to_owned(), value));
+            let value = given.unwrap_or_default();
             match word {
-                "maxconns_fast" => set("maxconns_fast", Some(true.into())),
-                "no_maxconns_fast" => set("maxconns_fast", Some(false.into())),
-                "lru_crawler" | "no_lru_crawler" => {
-                    set("lru_crawler", Some((word == "lru_crawler").into()))
+                "maxconns_fast" | "lru_crawler" | "lru_maintainer" | "track_sizes" => {
+                    set(word, true.into());
                 }
-                "lru_maintainer" | "no_lru_maintainer" => {
-                    set("lru_maintainer", Some((word == "lru_maintainer").into()))
-                }
+                "no_maxconns_fast" => set("maxconns_fast", false.into()),
+                "no_lru_crawler" => set("lru_crawler", false.into()),
+                "no_lru_maintainer" => set("lru_maintainer", false.into()),
                 "no_modern" => {
                     for key in ["maxconns_fast", "lru_crawler", "lru_maintainer"] {
-                        set(key, Some(false.into()));
+                        set(key, false.into());
                     }
+                    shown.extend(SHOWN_OF_NO_MODERN.iter().map(|text| (*text).into()));
                 }
-                "watcher_logbuf_size" | "worker_logbuf_size" => {
-                    set(word, value.map(|kilobytes| format!("{kilobytes}K").into()))
+                "slab_reassign" => shown.push("slab_reassign=yes".into()),
+                "no_slab_reassign" => shown.push("slab_reassign=no".into()),
+                "slab_automove" => {
+                    shown.push(format!("slab_automove={}", given.unwrap_or("1")).into());
                 }
-                "track_sizes" => set("track_sizes", Some(true.into())),
-                "ns" => set("ns_delimiter", value.map(Into::into)),
-                "ssl_chain_cert" => set("tls_cert", value.map(Into::into)),
-                "ssl_key" => set("tls_key", value.map(Into::into)),
-                "ssl_ca_cert" => set("tls_ca", value.map(Into::into)),
-                "ssl_verify_mode" => set("tls_verify", value.map(integer)),
-                "ssl_session_cache" => set("tls_session_cache", Some(true.into())),
-                "ssl_wbuf_size" => set(
-                    "tls_write_buffer",
-                    value.map(|kilobytes| format!("{kilobytes}K").into()),
-                ),
-                // DIFFERS(memcached): TLS 1.0 and 1.1 are not spoken; who asks for them gets 1.2.
-                "ssl_min_version" => set(
-                    "tls_min_version",
-                    value.map(|version| match version {
-                        "0" | "1" | "2" => "1.2".into(),
-                        "3" => "1.3".into(),
-                        other => other.into(),
-                    }),
-                ),
-                "read_buf_mem_limit" => set(
-                    "read_buf_mem_limit",
-                    value.map(|megabytes| format!("{megabytes}M").into()),
-                ),
-                "idle_timeout" => set(
-                    "idle_timeout",
-                    value.map(|seconds| format!("{seconds}s").into()),
-                ),
-                "hashpower" => set("hash_power", value.map(integer)),
+                "no_slab_automove" => shown.push("slab_automove=0".into()),
+                "no_chunked_items" => shown.push("slab_chunk_max=1024".into()),
+                known if SHOWN_WORDS.contains(&known) => {
+                    shown.push(format!("{known}={value}").into());
+                }
                 known if IGNORED_WORDS.contains(&known) => {}
-                // An unknown key is refused by the loader, with a suggestion.
-                unknown => set(unknown, Some(value.unwrap_or("true").into())),
+                known => {
+                    let (key, value) = valued(known, given);
+                    set(&key, value);
+                }
             }
+        }
+        if !shown.is_empty() {
+            settings.push(("original_settings".to_owned(), shown.into()));
         }
         settings
     }
@@ -231,54 +236,49 @@ impl Args {
         self.auth_file.clone().or_else(from_environment)
     }
 
-    /// The addresses the original's letters ask for, in the family's notation.
-    fn addresses(&self) -> Vec<String> {
-        if let Some(path) = &self.unix_socket {
-            return vec![format!("unix:{}", path.display())];
-        }
-        let mut addresses = self.common.listen.clone();
+    /// The port of `-p`; `-U` without it sets both. `Some(0)` is no TCP at all.
+    fn given_port(&self) -> Option<i32> {
         // COMPAT(memcached): -U without -p sets both ports (memcached.c, main).
-        let given = self.port.or(self.udp_port.filter(|port| *port != 0));
-        if given == Some(0) {
-            return addresses;
-        }
-        let port = given.map_or(11211, any_port);
-        let of_mode = self.interfaces_of("").collect::<Vec<_>>();
-        addresses.extend(
-            of_mode
-                .into_iter()
-                .map(|interface| address(interface, port)),
-        );
-        if addresses.is_empty() && given.is_some() && self.interfaces().next().is_none() {
-            addresses.push(format!(":{port}"));
-        }
-        addresses
+        self.port.or(self.udp_port.filter(|port| *port != 0))
     }
 
     fn interfaces(&self) -> impl Iterator<Item = &str> {
-        self.interfaces
-            .iter()
-            .flat_map(|list| list.split(','))
+        let lists = self.common.listen.iter().chain(&self.interfaces);
+        lists
+            .flat_map(|list| list.split([',', ';']))
             .filter(|interface| !interface.is_empty())
     }
 
-    /// Interfaces with a prefix such as `notls:`, which is taken off; the empty one means those without.
-    fn interfaces_of(&self, prefix: &str) -> impl Iterator<Item = &str> {
-        self.interfaces().filter_map(move |interface| {
-            let known = TLS_PREFIXES
-                .iter()
-                .find_map(|known| Some((*known, interface.strip_prefix(known)?)));
-            let (found, host) = known.unwrap_or(("", interface));
-            (found == prefix).then_some(host)
-        })
-    }
-
-    fn addresses_of(&self, prefix: &str) -> Vec<String> {
-        let port = self.port.map_or(11211, any_port);
-        let interfaces = self.interfaces_of(prefix);
-        interfaces
-            .map(|interface| address(interface, port))
-            .collect()
+    /// The addresses of `-l` and `-p` in the family's notation, by key. What cannot be read is left for the loader to refuse.
+    fn addresses(&self) -> Vec<(&'static str, Vec<String>)> {
+        if let Some(path) = &self.unix_socket {
+            return vec![("listen", vec![format!("unix:{}", path.display())])];
+        }
+        let given = self.given_port();
+        if given == Some(0) {
+            return vec![("listen", Vec::new())];
+        }
+        let port = given.map_or(11211, any_port);
+        let mut by_key =
+            ["listen", "listen_plain", "listen_mtls", "listen_as"].map(|key| (key, Vec::new()));
+        for interface in self.interfaces() {
+            let (key, text) = match Item::parse(interface) {
+                Ok(Item { way, host }) => placed(way, &address(host, port)),
+                Err(_) => (OTHERS, interface.to_owned()),
+            };
+            by_key[key].1.push(text);
+        }
+        let [(_, usual), others @ ..] = &mut by_key;
+        let has_others = others.iter().any(|(_, list)| !list.is_empty());
+        if usual.is_empty() && !has_others && given.is_some() {
+            usual.push(format!(":{port}"));
+        }
+        // With addresses of other kinds only, the default one is not meant.
+        let sets_usual = has_others || !usual.is_empty();
+        let is_set =
+            |key: &str, list: &[String]| !list.is_empty() || (key == "listen" && sets_usual);
+        let by_key = by_key.into_iter();
+        by_key.filter(|(key, list)| is_set(key, list)).collect()
     }
 
     /// The addresses for datagrams.
@@ -288,12 +288,10 @@ impl Args {
             Some(_) if self.unix_socket.is_some() => return Vec::new(),
             Some(port) => any_port(port),
         };
-        let plain = |interface| {
-            let mut prefixes = TLS_PREFIXES.iter();
-            let stripped = prefixes.find_map(|prefix| str::strip_prefix(interface, prefix));
-            stripped.unwrap_or(interface)
-        };
-        let hosts = self.interfaces().map(plain);
+        let hosts = self
+            .interfaces()
+            .map(|interface| Item::parse(interface).map_or(interface, |item| item.host))
+            .filter(|host| !is_family_form(host));
         let mut addresses: Vec<String> = hosts.map(|host| with_port(host, port)).collect();
         // Two listeners of one host make one address.
         addresses.sort_unstable();
@@ -305,8 +303,55 @@ impl Args {
     }
 }
 
-/// Prefixes of `-l`.
-const TLS_PREFIXES: [&str; 2] = ["notls:", "mtls:"];
+/// Index of the key for what the other keys of addresses cannot say.
+const OTHERS: usize = 3;
+
+/// Which of the keys of addresses an address belongs to, and its text there.
+fn placed(way: Way, address: &str) -> (usize, String) {
+    let key = match (way.mode, way.speaks) {
+        (Mode::Usual, Speaks::Usual) => 0,
+        (Mode::Plain, Speaks::Usual) => 1,
+        (Mode::Mutual, Speaks::Usual) => 2,
+        _ => return (OTHERS, format!("{way}{address}")),
+    };
+    (key, address.to_owned())
+}
+
+/// Addresses that only the family's notation has.
+fn is_family_form(host: &str) -> bool {
+    host.starts_with("unix:") || host.starts_with("fd:")
+}
+
+/// A word of `-o` with a value, as key and value of the configuration. An unknown key is refused by the loader, with a suggestion.
+fn valued(word: &str, given: Option<&str>) -> (String, toml::Value) {
+    let value = given.unwrap_or_default();
+    let (key, value): (&str, toml::Value) = match word {
+        "watcher_logbuf_size" | "worker_logbuf_size" => (word, format!("{value}K").into()),
+        "ns" => ("ns_delimiter", given.unwrap_or("none given").into()),
+        "ssl_chain_cert" => ("tls_cert", value.into()),
+        "ssl_key" => ("tls_key", value.into()),
+        "ssl_keyformat" => ("tls_key_format", integer(value)),
+        "ssl_ca_cert" => ("tls_ca", value.into()),
+        "ssl_verify_mode" => ("tls_verify", integer(value)),
+        "ssl_ciphers" => ("tls_ciphers", given.unwrap_or("none given").into()),
+        "ssl_session_cache" => ("tls_session_cache", true.into()),
+        "ssl_wbuf_size" => ("tls_write_buffer", format!("{value}K").into()),
+        // DIFFERS(memcached): TLS 1.0 and 1.1 are not spoken; who asks for them gets 1.2.
+        "ssl_min_version" => {
+            let version = match value {
+                "0" | "1" | "2" => "1.2",
+                "3" => "1.3",
+                other => other,
+            };
+            ("tls_min_version", version.into())
+        }
+        "read_buf_mem_limit" => (word, format!("{value}M").into()),
+        "idle_timeout" => (word, format!("{value}s").into()),
+        "hashpower" => ("hash_power", integer(value)),
+        unknown => (unknown, given.unwrap_or("true").into()),
+    };
+    (key.to_owned(), value)
+}
 
 /// -1 lets the system choose.
 fn any_port(port: i32) -> i32 {
@@ -324,6 +369,9 @@ fn with_port(interface: &str, port: i32) -> String {
 
 /// `host`, `host:port`, `[v6]:port` or a bare IPv6 address, with the port of `-p` where none is given.
 fn address(interface: &str, port: i32) -> String {
+    if is_family_form(interface) {
+        return interface.to_owned();
+    }
     if interface.parse::<std::net::Ipv6Addr>().is_ok() {
         return format!("[{interface}]:{port}");
     }
@@ -365,24 +413,16 @@ impl DaemonArgs for Args {
         let on = |given: bool| given.then_some(toml::Value::Boolean(true));
         let number =
             |number: Option<u32>| number.map(|number| toml::Value::Integer(i64::from(number)));
-        let addresses = self.addresses();
         let list = |addresses: Vec<String>| {
             let addresses: Vec<toml::Value> = addresses.into_iter().map(Into::into).collect();
             toml::Value::from(addresses)
         };
-        let has_others = TLS_PREFIXES
-            .iter()
-            .any(|prefix| self.interfaces_of(prefix).next().is_some());
-        let is_tcp_off = (self.port == Some(0) || has_others) && self.unix_socket.is_none();
-        set(
-            "listen",
-            (is_tcp_off || !addresses.is_empty()).then(|| list(addresses)),
-        );
-        set("tls", on(self.enable_ssl));
-        for (key, prefix) in [("listen_plain", "notls:"), ("listen_mtls", "mtls:")] {
-            let addresses = self.addresses_of(prefix);
-            set(key, (!addresses.is_empty()).then(|| list(addresses)));
+        for (key, addresses) in self.addresses() {
+            set(key, Some(list(addresses)));
         }
+        set("tls", on(self.enable_ssl));
+        set("lock_memory", on(self.lock_memory));
+        set("core_files", on(self.enable_coredumps));
         let datagrams = self.datagram_addresses();
         set("udp", (!datagrams.is_empty()).then(|| list(datagrams)));
         set(
@@ -444,9 +484,8 @@ impl DaemonArgs for Args {
 
     fn ignored(&self) -> Vec<String> {
         let flags = [
-            (self.enable_coredumps, "-r"),
-            (self.lock_memory, "-k"),
             (self.enable_largepages, "-L"),
+            (self.napi_ids.is_some(), "-N"),
         ];
         let flags = flags
             .iter()
@@ -457,6 +496,23 @@ impl DaemonArgs for Args {
             .filter(|(word, _)| IGNORED_WORDS.contains(word))
             .map(|(word, _)| format!("-o {word}"));
         flags.chain(words).collect()
+    }
+
+    fn arguments(given: Vec<OsString>) -> Result<Vec<OsString>, String> {
+        crate::conf_file::expand(given)
+    }
+
+    fn answer(&self) -> Option<String> {
+        // COMPAT(memcached): scripts read the second word of the first line.
+        let version = || {
+            format!(
+                "memcached {PROTOCOL_VERSION}\n{} {}\n",
+                ABOUT.name,
+                ABOUT.version_line()
+            )
+        };
+        let version = self.protocol_version.then(version);
+        version.or_else(|| self.license.then(|| LICENCE.to_owned()))
     }
 
     fn detach(&self) -> Detach {

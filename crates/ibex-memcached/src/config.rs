@@ -1,5 +1,7 @@
 //! The whole configuration as one documented struct.
 
+use crate::shown;
+use crate::ways::{DoorAddr, Mode, Speaks};
 use ibex_kit::{AdminConfig, ByteSize, Duration, LimitsConfig, ListenAddr, Problem, Validate};
 
 /// Memory for items by default, as the original's `-m 64`.
@@ -25,17 +27,24 @@ ibex_kit::config! {
     /// Whole configuration of ibex-memcached.
     pub struct Config {
         /// Data addresses, TCP and unix sockets.
-        restart listen: Vec<ListenAddr> = vec![ListenAddr::Tcp { host: None, port: 11211 }],
+        live listen: Vec<ListenAddr> = vec![ListenAddr::Tcp { host: None, port: 11211 }],
         /// TLS on all TCP addresses of `listen`. The original's -Z.
         restart tls: bool = false,
         /// Addresses without TLS although `tls` is on. The original's -l notls:…
-        restart listen_plain: Vec<ListenAddr>,
+        live listen_plain: Vec<ListenAddr>,
         /// Addresses with TLS that require a client certificate signed by `tls_ca`. The original's -l mtls:…
-        restart listen_mtls: Vec<ListenAddr>,
+        live listen_mtls: Vec<ListenAddr>,
+        /// Further addresses, each with a way of its own: [notls:|btls:|mtls:][proto[ascii|binary|negotiating]:]ADDRESS. btls: is TLS that asks for no client
+        /// certificate. The original's -l proto[…]:… and btls:…
+        live listen_as: Vec<DoorAddr>,
         /// Certificate chain, PEM. Read again on SIGHUP and `refresh_certs`. The original's -o ssl_chain_cert.
         restart tls_cert: String,
-        /// Private key, PEM. The original's -o ssl_key.
+        /// Private key. The original's -o ssl_key.
         restart tls_key: String,
+        /// Form of the private key's file: 1 is PEM, 2 is DER. The original's -o ssl_keyformat.
+        restart tls_key_format: u32 = 1,
+        /// Cipher suites that are spoken, OpenSSL's names with colons between; empty = all there are. The original's -o ssl_ciphers.
+        restart tls_ciphers: String,
         /// Client certificates: 0 none, 1 checked if one is given, 2 and 3 required. The original's -o ssl_verify_mode.
         restart tls_verify: u32 = 0,
         /// Certificates that sign those of clients, PEM. The original's -o ssl_ca_cert.
@@ -106,10 +115,16 @@ ibex_kit::config! {
         restart chunk_size: u32 = 48,
         /// Shown as hash_power_level until more items are held. The original's -o hashpower.
         restart hash_power: u32 = 16,
-        /// Length of the queue of connections not yet accepted. The original's -b.
+        /// Length of the queue of connections not yet accepted, of each address. The original's -b.
         restart backlog: u32 = 1024,
-        /// Directory mode of unix sockets as `stats settings` shows it, octal. The original's -a.
+        /// Mode of unix sockets' files: who may connect. The original's -a, which is octal.
         restart unix_mask: u32 = 0o700,
+        /// Lock all memory, so that nothing of it is ever swapped out. The original's -k.
+        restart lock_memory: bool = false,
+        /// Let a crash write a core file of any size. The original's -r.
+        restart core_files: bool = false,
+        /// Settings of the original that mean nothing here and are shown by `stats settings`, each NAME=VALUE. The original's -o words of slabs and LRU.
+        restart original_settings: Vec<String>,
         /// Commands that only tests need (debugtime).
         restart test_hooks: bool = false,
         /// Free expired items without waiting for somebody to meet them. The original's -o lru_crawler, changed by the lru_crawler command.
@@ -134,6 +149,25 @@ impl Config {
         );
     }
 
+    fn check_protocols(&self, require: &mut impl FnMut(bool, &str, &str)) {
+        let speaks = |protocol| {
+            self.listen_as
+                .iter()
+                .any(|door| door.way.speaks == protocol)
+        };
+        let has_users = !self.auth_file.is_empty();
+        require(
+            !(has_users && !self.sasl && speaks(Speaks::Binary)),
+            "listen_as",
+            "must not have proto[binary] with auth_file without sasl",
+        );
+        require(
+            !(self.sasl && (speaks(Speaks::Ascii) || speaks(Speaks::Negotiating))),
+            "listen_as",
+            "must have no other protocol than binary with sasl",
+        );
+    }
+
     fn check_tls(&self, require: &mut impl FnMut(bool, &str, &str)) {
         let needs = |ok: bool| !self.tls || ok;
         require(
@@ -146,17 +180,28 @@ impl Config {
             "tls_key",
             "is needed with tls",
         );
-        let wants_ca = self.tls_verify > 0 || !self.listen_mtls.is_empty();
         require(
-            needs(!wants_ca || !self.tls_ca.is_empty()),
+            needs(self.tls_verify == 0 || !self.tls_ca.is_empty()),
             "tls_ca",
             "is needed to check client certificates",
         );
-        require(
-            self.tls || self.listen_mtls.is_empty(),
-            "listen_mtls",
-            "is for tls, which is off",
-        );
+        for (key, has_some) in [
+            ("listen_plain", !self.listen_plain.is_empty()),
+            ("listen_mtls", !self.listen_mtls.is_empty()),
+            (
+                "listen_as",
+                self.listen_as
+                    .iter()
+                    .any(|door| door.way.mode != Mode::Usual),
+            ),
+        ] {
+            require(self.tls || !has_some, key, "is for tls, which is off");
+        }
+        let is_format = matches!(self.tls_key_format, 1 | 2);
+        require(is_format, "tls_key_format", "must be 1 (PEM) or 2 (DER)");
+        if let Err(reason) = crate::tls::suites(&self.tls_ciphers) {
+            require(false, "tls_ciphers", &reason);
+        }
         require(self.tls_verify <= 3, "tls_verify", "must be from 0 to 3");
         let is_version = matches!(self.tls_min_version.as_str(), "1.2" | "1.3");
         require(is_version, "tls_min_version", "must be 1.2 or 1.3");
@@ -173,14 +218,6 @@ impl Validate for Config {
                 problems.push(Problem::new(key, message));
             }
         };
-        require(
-            !(self.listen.is_empty()
-                && self.listen_plain.is_empty()
-                && self.listen_mtls.is_empty()
-                && self.udp.is_empty()),
-            "listen",
-            "is empty: there must be an address to listen on",
-        );
         require(
             self.udp.is_empty() || self.auth_file.is_empty(),
             "udp",
@@ -254,6 +291,15 @@ impl Validate for Config {
             "protocol",
             "must not be ascii with sasl",
         );
+        for problem in shown::check(&self.original_settings) {
+            require(false, "original_settings", &problem);
+        }
+        require(
+            self.unix_mask <= 0o777,
+            "unix_mask",
+            "must be at most 0o777 (511)",
+        );
+        self.check_protocols(&mut require);
         let is_text_login = !self.auth_file.is_empty() && !self.sasl;
         require(
             !is_text_login || self.protocol != "binary",
@@ -265,5 +311,30 @@ impl Validate for Config {
         } else {
             Err(problems)
         }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let has_mutual = !self.listen_mtls.is_empty()
+            || self
+                .listen_as
+                .iter()
+                .any(|door| door.way.mode == Mode::Mutual);
+        if has_mutual && self.tls_ca.is_empty() {
+            warnings.push("tls_ca is empty: no client certificate is valid, so nobody can connect to an mtls address".to_owned());
+        }
+        let listens = [
+            &self.listen,
+            &self.listen_plain,
+            &self.listen_mtls,
+            &self.udp,
+        ];
+        if listens.iter().all(|list| list.is_empty()) && self.listen_as.is_empty() {
+            warnings.push(
+                "there is no address to listen on: nobody can connect until a reload adds one"
+                    .to_owned(),
+            );
+        }
+        warnings
     }
 }

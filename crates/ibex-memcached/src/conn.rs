@@ -19,6 +19,7 @@ use crate::shared::{Shared, WorkerNumbers};
 use crate::stream::Stream;
 use crate::watch::lines::Reason;
 use crate::watch::{Kinds, Seat};
+use crate::ways::Speaks;
 use ibex_memcached_proto::binary::{
     Body, HEADER_BYTES, Header, Opcode, REQUEST_MAGIC, Status, WrongMagic,
 };
@@ -111,14 +112,23 @@ enum Protocol {
 }
 
 impl Protocol {
-    /// What a new peer may speak.
-    fn of(config: &Config) -> Self {
-        match config.protocol.as_str() {
+    /// What a new peer may speak that came in by a listener for `speaks`.
+    fn of(config: &Config, speaks: Speaks) -> Self {
+        let usual = match config.protocol.as_str() {
+            _ if config.sasl => Self::Binary,
             "ascii" => Self::Text,
             "binary" => Self::Binary,
-            _ if config.sasl => Self::Binary,
             _ => Self::Undecided,
-        }
+        };
+        let wanted = match speaks {
+            Speaks::Usual => usual,
+            Speaks::Ascii => Self::Text,
+            Speaks::Binary => Self::Binary,
+            Speaks::Negotiating => Self::Undecided,
+        };
+        // COMPAT(memcached): with a text login packets are not understood at all.
+        let has_text_login = !config.auth_file.is_empty() && !config.sasl;
+        if has_text_login { Self::Text } else { wanted }
     }
 }
 
@@ -162,11 +172,16 @@ pub(crate) struct Conn {
 }
 
 impl Conn {
-    pub(crate) fn new(stream: Stream, entry: Arc<ConnEntry>, shared: &Shared) -> Self {
+    pub(crate) fn new(
+        stream: Stream,
+        entry: Arc<ConnEntry>,
+        shared: &Shared,
+        speaks: Speaks,
+    ) -> Self {
         Self {
             stream,
             entry,
-            protocol: Protocol::of(&shared.config),
+            protocol: Protocol::of(&shared.config, speaks),
             is_admitted: shared.users.is_none(),
             input: Vec::new(),
             start: 0,
@@ -220,20 +235,17 @@ impl Conn {
     /// Over the limit of all connections' buffers: who holds some when that is noticed is told and closed.
     fn shed(&mut self, turn: &mut Turn<'_>) -> Verdict {
         let counters = turn.cx.counters;
-        let text = match (self.charged_read, self.charged_write) {
+        match (self.charged_read, self.charged_write) {
             (0, 0) => return Verdict::Wait,
             (read, write) if read >= write => {
                 counters.read_buf_oom.add(1);
-                texts::NO_MEMORY_READING
+                if self.out.is_empty() {
+                    // Who does not take the line learns it from the closed connection.
+                    let _told = self.stream.write(texts::NO_MEMORY_READING).is_ok();
+                }
             }
-            _ => {
-                counters.response_obj_oom.add(1);
-                texts::NO_MEMORY_WRITING
-            }
-        };
-        if self.out.is_empty() {
-            // Who does not take the line learns it from the closed connection.
-            let _told = self.stream.write(text).is_ok();
+            // In the middle of a reply that is not taken there is no way to tell.
+            _ => counters.response_obj_oom.add(1),
         }
         self.reason = Reason::Error;
         Verdict::Close
@@ -697,7 +709,7 @@ impl Conn {
         payload: &[u8],
         reply_max: usize,
     ) -> (Vec<u8>, bool) {
-        self.protocol = Protocol::of(&turn.cx.shared.config);
+        self.protocol = Protocol::of(&turn.cx.shared.config, Speaks::Usual);
         let mut budget = u32::MAX;
         let (used, stop) = self.process(turn, payload, &mut budget);
         let is_whole = used == payload.len() || stop != Stop::NeedInput;

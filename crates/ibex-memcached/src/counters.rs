@@ -68,6 +68,8 @@ counters! {
     get_misses,
     /// Keys found expired.
     get_expired,
+    /// Keys found flushed.
+    get_flushed,
     /// delete without item.
     delete_misses,
     /// delete of an item.

@@ -23,6 +23,7 @@ mod acceptor;
 mod args;
 mod auth;
 mod clock;
+mod conf_file;
 mod config;
 mod conn;
 mod counters;
@@ -30,25 +31,34 @@ mod exec;
 mod login;
 mod metrics;
 mod namespaces;
+#[cfg(test)]
+mod namespaces_test;
 mod ports;
 mod register;
 mod restart;
 mod server;
 mod shared;
+mod shown;
 #[cfg(test)]
 mod splits_test;
 mod stats;
 mod store;
 mod stream;
+#[cfg(test)]
+mod stress_test;
+#[cfg(test)]
+mod testing;
 mod tls;
 mod udp;
 mod upkeep;
 mod watch;
+mod ways;
 mod worker;
 
 pub use args::Args;
 pub use config::Config;
 pub use server::run;
+pub use ways::DoorAddr;
 
 /// Who this daemon is.
 pub const ABOUT: ibex_kit::About = ibex_kit::About {
@@ -57,7 +67,9 @@ pub const ABOUT: ibex_kit::About = ibex_kit::About {
     summary: "cache daemon speaking the memcached protocols",
     version: env!("CARGO_PKG_VERSION"),
     admin_port: 9811,
-    original_flags: "The flags of memcached 1.6 are accepted; those about slab classes and LRU threads are kept for the statistics and change nothing.",
+    original_flags: "The flags of memcached 1.6 are accepted; those about slab classes and LRU threads are kept for the statistics and change nothing. \
+        --config also takes a file of flags, one a line, as Debian's /etc/memcached.conf. Extensions: -o ns=CHAR (namespaces, see ns_invalidate), and every key of the \
+        configuration that -o does not know from memcached, as -o KEY=VALUE.",
 };
 
 /// What `version` answers. Clients read the number to learn which commands there are: it names the release whose protocol this is.

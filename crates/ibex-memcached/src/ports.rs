@@ -1,23 +1,19 @@
 //! `MEMCACHED_PORT_FILENAME`: the original's way to tell tests which port it got.
 
-use crate::tls::Mode;
-use ibex_kit::{Failure, Listener};
+use ibex_kit::Failure;
 use std::fmt::Write as _;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 
 /// Writes `TCP INET: <port>` and `UDP INET: <port>` lines, first to a file with `.lck` behind its name, then renamed.
 pub(crate) fn publish(
-    listeners: &[(Listener, Mode)],
+    streams: impl Iterator<Item = SocketAddr>,
     datagrams: &[UdpSocket],
 ) -> Result<(), Failure> {
     let Some(path) = std::env::var_os("MEMCACHED_PORT_FILENAME").map(PathBuf::from) else {
         return Ok(());
     };
     let mut text = String::new();
-    let streams = listeners
-        .iter()
-        .filter_map(|(listener, _)| listener.tcp_addr());
     let streams = streams.map(|addr| ("TCP", addr));
     let datagrams = datagrams
         .iter()

@@ -7,13 +7,17 @@ use crate::config::Config;
 use crate::restart::{self, Left};
 use crate::shared::Shared;
 use crate::store::{Store, StoreOptions};
-use crate::tls::{Mode, Tls};
+use crate::tls::Tls;
 use crate::udp::{self, Udp};
 use crate::watch::{EvictionsWatched, Kinds, Ring, lines};
+use crate::ways::{WAYS, Way};
 use crate::worker::Worker;
 use crate::{metrics, ports, upkeep};
 use ibex_cache_core::Bands;
-use ibex_kit::{Failure, Kit, Listener};
+use ibex_kit::{Bound, Failure, Kit};
+use rustix::fs::Mode;
+use rustix::mm::MlockAllFlags;
+use rustix::process::{Resource, Rlimit};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,27 +27,33 @@ fn failed(what: &str) -> impl Fn(io::Error) -> Failure {
     move |error| Failure::io(format!("{what}: {error}"))
 }
 
-fn descriptor(listener: &Listener) -> i32 {
-    use std::os::fd::AsRawFd;
-    match listener {
-        Listener::Tcp(listener) => listener.as_raw_fd(),
-        Listener::Unix(listener) => listener.as_raw_fd(),
-    }
+/// All listeners of the start, by the way they are for. Those of unix sockets are never open to more than `unix_mask` says.
+fn bind(kit: &Kit, config: &Config) -> Result<Vec<(Way, Bound)>, Failure> {
+    let closed = Mode::from_raw_mode(!config.unix_mask & 0o777);
+    let usual = rustix::process::umask(closed);
+    let bound = WAYS.map(|(way, name)| Ok((way, kit.bind(name, &way.addresses(config))?)));
+    rustix::process::umask(usual);
+    bound.into_iter().collect()
 }
 
-/// All listeners and what they ask of their clients.
-fn listen(kit: &Kit, config: &Config) -> Result<Vec<(Listener, Mode)>, Failure> {
-    let usual = if config.tls { Mode::Tls } else { Mode::Plain };
-    let mut listeners = Vec::new();
-    for (name, addresses, mode) in [
-        ("memcached", &config.listen, usual),
-        ("memcached_plain", &config.listen_plain, Mode::Plain),
-        ("memcached_mtls", &config.listen_mtls, Mode::Mutual),
-    ] {
-        let bound = kit.listen(name, addresses)?;
-        listeners.extend(bound.into_iter().map(|listener| (listener, mode)));
+/// What the process asks of the system for itself.
+fn ask_system(config: &Config) -> Result<(), Failure> {
+    if config.core_files {
+        let limit = rustix::process::getrlimit(Resource::Core);
+        let raised = Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        };
+        rustix::process::setrlimit(Resource::Core, raised)
+            .map_err(|error| Failure::io(format!("core_files: {error}")))?;
     }
-    Ok(listeners)
+    if config.lock_memory {
+        let all = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE;
+        if let Err(error) = rustix::mm::mlockall(all) {
+            tracing::warn!(%error, "memory is not locked (LimitMEMLOCK, CAP_IPC_LOCK)");
+        }
+    }
+    Ok(())
 }
 
 pub(crate) fn make_store(config: &Config, left: Option<&Left>) -> Store {
@@ -72,13 +82,10 @@ fn thread(
 /// # Errors
 /// [`Failure`] if an address cannot be had, a thread cannot be started, or a thread failed.
 pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
-    let listeners = listen(&kit, &config)?;
+    ask_system(&config)?;
+    let bound = bind(&kit, &config)?;
     let datagrams = kit.listen_udp("memcached_udp", &config.udp)?;
-    let addresses = listeners
-        .iter()
-        .map(|(listener, _)| (descriptor(listener), listener.address()))
-        .chain(datagrams.iter().map(udp::shown))
-        .collect();
+    let addresses = datagrams.iter().map(udp::shown).collect();
     let users = match config.auth_file.as_str() {
         "" => None,
         path => Some(Users::open(path)?),
@@ -118,17 +125,31 @@ pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
         wakers.push(Arc::clone(&handle.waker));
         handles.push(handle);
     }
-    ports::publish(&listeners, &datagrams)?;
     let mut asleep = Vec::new();
+    let mut acceptor =
+        Acceptor::new(Arc::clone(&shared), handles).map_err(failed("make the acceptor"))?;
+    for (way, bound) in bound {
+        bound.follow(
+            move |config: &Config| way.addresses(config),
+            acceptor.gate(way),
+        );
+    }
+    acceptor
+        .change_doors()
+        .map_err(failed("watch a listener"))?;
+    let streams = shared.listeners();
+    let streams = streams
+        .iter()
+        .filter(|(_, address)| !udp::is_datagram(address));
+    let streams = streams.filter_map(|(_, address)| address.parse().ok());
+    ports::publish(streams, &datagrams)?;
     if !datagrams.is_empty() {
         let udp =
             Udp::new(Arc::clone(&shared), datagrams).map_err(failed("make the udp thread"))?;
         asleep.push(udp.waker());
         threads.push(thread("udp", move || udp.run())?);
     }
-    let (acceptor, waker) = Acceptor::new(Arc::clone(&shared), listeners, handles)
-        .map_err(failed("make the acceptor"))?;
-    asleep.push(waker);
+    asleep.push(acceptor.waker());
     threads.push(thread("acceptor", move || acceptor.run())?);
     let for_upkeep = Arc::clone(&shared);
     let heartbeat = kit.heartbeat("upkeep");

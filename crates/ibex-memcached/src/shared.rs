@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::counters::{Counters, Gauges, Totals};
 use crate::namespaces::Namespaces;
 use crate::register::{Details, Register};
+use crate::shown::Shown;
 use crate::store::Store;
 use crate::tls::Tls;
 use crate::watch::{Hub, Ring};
@@ -30,9 +31,11 @@ pub(crate) struct WorkerNumbers {
 #[derive(Debug)]
 pub(crate) struct Live {
     pub(crate) verbosity: AtomicU32,
-    pub(crate) slab_automove: AtomicU32,
-    pub(crate) crawler_sleep: AtomicU32,
-    pub(crate) crawler_tocrawl: AtomicU32,
+    /// Settings that mean nothing here.
+    pub(crate) shown: Shown,
+    /// Two more of them, shown as yes and no.
+    pub(crate) lru_segmented: AtomicBool,
+    pub(crate) temp_lru: AtomicBool,
     pub(crate) crawler_enabled: AtomicBool,
     pub(crate) crawl_now: AtomicBool,
     /// One dump of all keys at a time.
@@ -84,7 +87,7 @@ pub(crate) struct Shared {
     /// Certificates, with TLS.
     pub(crate) tls: Option<Tls>,
     /// Listening sockets as the statistics show them: descriptor and address.
-    pub(crate) listeners: Vec<(i32, String)>,
+    listeners: Mutex<Vec<(i32, String)>>,
 }
 
 impl Shared {
@@ -99,9 +102,14 @@ impl Shared {
     ) -> Self {
         let live = Live {
             verbosity: AtomicU32::new(config.verbosity),
-            slab_automove: AtomicU32::new(1),
-            crawler_sleep: AtomicU32::new(100),
-            crawler_tocrawl: AtomicU32::new(0),
+            shown: Shown::new(&config.original_settings),
+            lru_segmented: AtomicBool::new(config.lru_maintainer),
+            temp_lru: AtomicBool::new(
+                config
+                    .original_settings
+                    .iter()
+                    .any(|setting| setting.starts_with("temporary_ttl=")),
+            ),
             crawler_enabled: AtomicBool::new(config.lru_crawler),
             crawl_now: AtomicBool::new(false),
             crawling: AtomicBool::new(false),
@@ -134,9 +142,27 @@ impl Shared {
             ),
             users,
             tls,
-            listeners,
+            listeners: Mutex::new(listeners),
             config,
         }
+    }
+
+    /// Listening sockets: descriptor and address.
+    pub(crate) fn listeners(&self) -> Vec<(i32, String)> {
+        self.listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Notes that sockets were opened or closed.
+    pub(crate) fn change_listeners(&self, change: impl FnOnce(&mut Vec<(i32, String)>)) {
+        change(
+            &mut self
+                .listeners
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
     }
 
     fn raw_totals(&self) -> Totals {

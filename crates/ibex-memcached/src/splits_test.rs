@@ -1,105 +1,10 @@
 //! Any split of a byte stream gives the same replies: random streams of good, odd and broken requests, whole and in pieces.
 
-use crate::ABOUT;
-use crate::clock::Clock;
-use crate::config::Config;
-use crate::conn::{Conn, Turn, Verdict};
-use crate::exec::Cx;
-use crate::register::ConnEntry;
-use crate::server::make_store;
-use crate::shared::Shared;
-use crate::stream::Stream;
+use crate::testing::Bench;
 use ibex_base::rng::Rng;
 use ibex_memcached_proto::binary::Header;
-use std::io::{Read as _, Write as _};
-use std::os::unix::net::UnixStream;
 
 const SEEDS: u64 = 256;
-/// The clock stands still.
-const NOW: u32 = 1000;
-/// So do dates.
-const ZERO_UNIX: i64 = 1_700_000_000;
-
-/// One connection and everything behind it.
-struct Bench {
-    shared: Shared,
-    conn: Conn,
-    far: UnixStream,
-    replies: Vec<u8>,
-    is_closed: bool,
-}
-
-impl Bench {
-    fn new() -> Self {
-        let config = Config::default();
-        let store = make_store(&config, None);
-        let kit = ibex_kit::Kit::for_test(ABOUT);
-        let shared = Shared::new(
-            config,
-            store,
-            kit,
-            Vec::new(),
-            None,
-            Clock::resumed(ZERO_UNIX, 0),
-            None,
-        );
-        let (near, far) = UnixStream::pair().unwrap();
-        near.set_nonblocking(true).unwrap();
-        far.set_nonblocking(true).unwrap();
-        let stream = Stream::Unix(mio::net::UnixStream::from_std(near));
-        let conn = Conn::new(stream, ConnEntry::unlisted(), &shared);
-        Self {
-            shared,
-            conn,
-            far,
-            replies: Vec::new(),
-            is_closed: false,
-        }
-    }
-
-    /// Takes what was answered; whether that was anything.
-    fn drain(&mut self) -> bool {
-        let had = self.replies.len();
-        let mut buffer = [0; 65_536];
-        while let Ok(read @ 1..) = self.far.read(&mut buffer) {
-            self.replies.extend_from_slice(&buffer[..read]);
-        }
-        self.replies.len() > had
-    }
-
-    fn feed(&mut self, mut bytes: &[u8]) {
-        let (mut scratch, mut spares) = (vec![0; 65_536], Vec::new());
-        while !self.is_closed {
-            match self.far.write(bytes) {
-                Ok(written) => bytes = &bytes[written..],
-                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
-            }
-            self.conn.readable = true;
-            self.conn.set_writable();
-            let numbers = &self.shared.workers[0];
-            let cx = Cx {
-                shared: &self.shared,
-                counters: &numbers.counters,
-                ring: &numbers.ring,
-                fd: 0,
-                now: NOW,
-            };
-            let verdict = self.conn.turn(&mut Turn {
-                cx,
-                numbers,
-                waker: None,
-                buffers_max: u64::MAX,
-                scratch: &mut scratch,
-                spares: &mut spares,
-            });
-            self.is_closed = verdict == Verdict::Close;
-            let is_quiet = !self.drain() && verdict == Verdict::Wait;
-            if is_quiet && bytes.is_empty() {
-                return;
-            }
-        }
-    }
-}
 
 fn key(rng: &mut Rng) -> String {
     match rng.below(12) {

@@ -132,7 +132,7 @@ fn general(cx: &Cx<'_>, out: &mut Vec<u8>) {
         ("get_hits", totals.get_hits),
         ("get_misses", totals.get_misses),
         ("get_expired", totals.get_expired),
-        ("get_flushed", 0),
+        ("get_flushed", totals.get_flushed),
         ("delete_misses", totals.delete_misses),
         ("delete_hits", totals.delete_hits),
         ("incr_misses", totals.incr_misses),
@@ -301,20 +301,19 @@ fn first_settings(cx: &Cx<'_>, list: &mut List<'_>) {
     let (shared, config) = (cx.shared, &cx.shared.config);
     let port_of = |address: &str| address.rsplit_once(':')?.1.parse::<u16>().ok();
     let is_udp = |address: &str| address.starts_with(UDP_PREFIX);
+    let listeners = shared.listeners();
     let port_where = |wants_udp: bool| {
-        let mut addresses = shared.listeners.iter().map(|(_, address)| address.as_str());
+        let mut addresses = listeners.iter().map(|(_, address)| address.as_str());
         addresses
             .find_map(|address| port_of(address).filter(|_| is_udp(address) == wants_udp))
             .unwrap_or(0)
     };
     let (port, udp_port) = (port_where(false), port_where(true));
-    let inter = shared
-        .listeners
+    let inter = listeners
         .iter()
         .filter(|(_, address)| !is_udp(address))
         .find_map(|(_, address)| address.rsplit_once(':').map(|(host, _)| host.to_owned()));
-    let socket = shared
-        .listeners
+    let socket = listeners
         .iter()
         .find_map(|(_, address)| address.strip_prefix("unix:").map(str::to_owned));
     let is_any = inter
@@ -379,35 +378,45 @@ fn settings(cx: &Cx<'_>, out: &mut Vec<u8>) {
     let (live, config) = (&cx.shared.live, &cx.shared.config);
     let mut list = List { out };
     first_settings(cx, &mut list);
-    list.add("slab_reassign", "yes");
-    list.add("slab_automove", live.slab_automove.load(Ordering::Relaxed));
-    list.add("slab_automove_ratio", "0.80");
-    list.add("slab_automove_window", 30);
-    list.add("slab_chunk_max", 524_288);
+    let shown = |name| live.shown.get(name);
+    for name in [
+        "slab_reassign",
+        "slab_automove",
+        "slab_automove_ratio",
+        "slab_automove_window",
+        "slab_chunk_max",
+    ] {
+        list.add(name, shown(name));
+    }
     list.add(
         "lru_crawler",
         yes_no(live.crawler_enabled.load(Ordering::Relaxed)),
     );
-    list.add(
+    for name in [
         "lru_crawler_sleep",
-        live.crawler_sleep.load(Ordering::Relaxed),
-    );
-    list.add(
         "lru_crawler_tocrawl",
-        live.crawler_tocrawl.load(Ordering::Relaxed),
-    );
-    list.add("tail_repair_time", 0);
+        "tail_repair_time",
+    ] {
+        list.add(name, shown(name));
+    }
     list.add("flush_enabled", yes_no(!config.no_flush_all));
     list.add("dump_enabled", yes_no(!config.no_dumping));
-    list.add("hash_algorithm", "xxh3");
+    list.add("hash_algorithm", shown("hash_algorithm"));
     list.add("lru_maintainer_thread", yes_no(config.lru_maintainer));
-    list.add("lru_segmented", yes_no(config.lru_maintainer));
-    list.add("hot_lru_pct", 20);
-    list.add("warm_lru_pct", 40);
-    list.add("hot_max_factor", "0.20");
-    list.add("warm_max_factor", "2.00");
-    list.add("temp_lru", "no");
-    list.add("temporary_ttl", 61);
+    list.add(
+        "lru_segmented",
+        yes_no(live.lru_segmented.load(Ordering::Relaxed)),
+    );
+    for name in [
+        "hot_lru_pct",
+        "warm_lru_pct",
+        "hot_max_factor",
+        "warm_max_factor",
+    ] {
+        list.add(name, shown(name));
+    }
+    list.add("temp_lru", yes_no(live.temp_lru.load(Ordering::Relaxed)));
+    list.add("temporary_ttl", shown("temporary_ttl"));
     list.add("idle_timeout", config.idle_timeout.std().as_secs());
     list.add("watcher_logbuf_size", cx.shared.watch.buffer_max());
     list.add("worker_logbuf_size", cx.shared.watch.ring_max());
@@ -437,8 +446,8 @@ fn tls_settings(config: &Config, list: &mut List<'_>) {
     list.add("ssl_chain_cert", &config.tls_cert);
     list.add("ssl_key", &config.tls_key);
     list.add("ssl_verify_mode", config.tls_verify);
-    list.add("ssl_keyformat", 1);
-    list.add("ssl_ciphers", "NULL");
+    list.add("ssl_keyformat", config.tls_key_format);
+    list.add("ssl_ciphers", or_null(&config.tls_ciphers));
     list.add("ssl_ca_cert", or_null(&config.tls_ca));
     list.add("ssl_wbuf_size", config.tls_write_buffer.bytes());
     list.add("ssl_session_cache", yes_no(config.tls_session_cache));
@@ -473,19 +482,15 @@ fn items(cx: &Cx<'_>, out: &mut Vec<u8>) {
         }
         add("mem_requested", numbers.bytes);
         add("evicted", numbers.evicted);
-        for name in [
-            "evicted_nonzero",
-            "evicted_time",
-            "outofmemory",
-            "tailrepairs",
-        ] {
-            add(name, 0);
-        }
+        add("evicted_nonzero", numbers.evicted_nonzero);
+        add("evicted_time", numbers.evicted_idle);
+        add("outofmemory", 0);
+        add("tailrepairs", 0);
         // By readers and by the sweep, as the original counts its LRU threads' work; crawler_reclaimed is the sweep's part.
         add("reclaimed", numbers.reclaimed + numbers.sweep_reclaimed);
-        for name in ["expired_unfetched", "evicted_unfetched", "evicted_active"] {
-            add(name, 0);
-        }
+        add("expired_unfetched", numbers.expired_unfetched);
+        add("evicted_unfetched", numbers.evicted_unfetched);
+        add("evicted_active", numbers.evicted_active);
         add("crawler_reclaimed", numbers.sweep_reclaimed);
         for name in [
             "crawler_items_checked",
@@ -631,7 +636,7 @@ fn cachedump_class(cx: &Cx<'_>, class: u64, limit: u64, out: &mut Vec<u8>) {
 /// Listeners first, then clients, each under its descriptor.
 fn conns(cx: &Cx<'_>, out: &mut Vec<u8>) {
     let mut list = List { out };
-    for (fd, address) in &cx.shared.listeners {
+    for (fd, address) in &cx.shared.listeners() {
         list.add(&format!("{fd}:addr"), transport(address));
         let is_udp = address.starts_with(UDP_PREFIX);
         list.add(

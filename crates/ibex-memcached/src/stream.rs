@@ -1,6 +1,7 @@
 //! A client's socket: TCP or unix, non-blocking, under mio.
 
-use crate::tls::{Mode, Tls, TlsStream};
+use crate::tls::{Tls, TlsStream};
+use crate::ways::{Mode, Way};
 use ibex_kit::Listener;
 use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
@@ -91,49 +92,63 @@ impl Stream {
 
 /// A listening socket.
 #[derive(Debug)]
-pub(crate) enum Door {
-    Tcp(TcpListener, Arc<str>, Mode),
-    Unix(UnixListener, Arc<str>),
+pub(crate) struct Door {
+    socket: DoorSocket,
+    pub(crate) address: Arc<str>,
+    pub(crate) way: Way,
+}
+
+#[derive(Debug)]
+enum DoorSocket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
 }
 
 impl Door {
-    /// A unix socket has no use for TLS.
-    pub(crate) fn new(listener: Listener, mode: Mode) -> Self {
-        let address: Arc<str> = listener.address().into();
-        match listener {
-            Listener::Tcp(listener) => Self::Tcp(TcpListener::from_std(listener), address, mode),
-            Listener::Unix(listener) => Self::Unix(UnixListener::from_std(listener), address),
+    pub(crate) fn new(listener: Listener, way: Way) -> Self {
+        let address = listener.address().into();
+        let socket = match listener {
+            Listener::Tcp(listener) => DoorSocket::Tcp(TcpListener::from_std(listener)),
+            Listener::Unix(listener) => DoorSocket::Unix(UnixListener::from_std(listener)),
+        };
+        Self {
+            socket,
+            address,
+            way,
+        }
+    }
+
+    pub(crate) fn fd(&self) -> i32 {
+        use std::os::fd::AsRawFd;
+        match &self.socket {
+            DoorSocket::Tcp(listener) => listener.as_raw_fd(),
+            DoorSocket::Unix(listener) => listener.as_raw_fd(),
         }
     }
 
     pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        match self {
-            Self::Tcp(listener, _, _) => registry.register(listener, token, Interest::READABLE),
-            Self::Unix(listener, _) => registry.register(listener, token, Interest::READABLE),
+        match &mut self.socket {
+            DoorSocket::Tcp(listener) => registry.register(listener, token, Interest::READABLE),
+            DoorSocket::Unix(listener) => registry.register(listener, token, Interest::READABLE),
         }
     }
 
-    /// A connection, its peer, and the address it came in by.
-    pub(crate) fn accept(&self, tls: Option<&Tls>) -> io::Result<(Stream, String, Arc<str>)> {
-        match self {
-            Self::Tcp(listener, address, mode) => {
+    /// A connection and its peer. A unix socket has no use for TLS.
+    pub(crate) fn accept(&self, tls: Option<&Tls>) -> io::Result<(Stream, String)> {
+        match &self.socket {
+            DoorSocket::Tcp(listener) => {
                 let (stream, peer) = listener.accept()?;
                 stream.set_nodelay(true)?;
-                let stream = match (mode, tls) {
-                    (Mode::Tls | Mode::Mutual, Some(tls)) => {
-                        Stream::Tls(Box::new(tls.accept(stream, *mode)?))
-                    }
-                    _ => Stream::Tcp(stream),
+                let mode = self.way.mode;
+                let stream = match tls.filter(|_| mode != Mode::Plain) {
+                    Some(tls) => Stream::Tls(Box::new(tls.accept(stream, mode)?)),
+                    None => Stream::Tcp(stream),
                 };
-                Ok((stream, format!("tcp:{peer}"), Arc::clone(address)))
+                Ok((stream, format!("tcp:{peer}")))
             }
-            Self::Unix(listener, address) => {
+            DoorSocket::Unix(listener) => {
                 let (stream, _) = listener.accept()?;
-                Ok((
-                    Stream::Unix(stream),
-                    address.to_string(),
-                    Arc::clone(address),
-                ))
+                Ok((Stream::Unix(stream), self.address.to_string()))
             }
         }
     }

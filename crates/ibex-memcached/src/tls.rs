@@ -5,31 +5,28 @@
 //! for those that come later.
 
 use crate::config::Config;
+use crate::ways::Mode;
 use mio::net::TcpStream;
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::ring::{self, cipher_suite};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::{RootCertStore, ServerConfig, ServerConnection, SupportedProtocolVersion};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
+    ServerConnection, SignatureScheme, SupportedCipherSuite, SupportedProtocolVersion,
+};
 use std::io::{self, Read as _, Write as _};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// What a listener asks of its clients.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mode {
-    /// No TLS.
-    Plain,
-    /// TLS; client certificates as configured.
-    Tls,
-    /// TLS with a client certificate in any case.
-    Mutual,
-}
-
 #[derive(Debug, Clone)]
 struct Loaded {
     usual: Arc<ServerConfig>,
-    mutual: Option<Arc<ServerConfig>>,
+    basic: Arc<ServerConfig>,
+    mutual: Arc<ServerConfig>,
 }
 
 /// The daemon's certificates.
@@ -38,6 +35,149 @@ pub(crate) struct Tls {
     loaded: RwLock<Loaded>,
     refreshed_at: AtomicU32,
     write_buffer: usize,
+}
+
+/// OpenSSL's names of the cipher suites there are.
+const SUITE_NAMES: [(&str, SupportedCipherSuite); 9] = [
+    (
+        "TLS_AES_256_GCM_SHA384",
+        cipher_suite::TLS13_AES_256_GCM_SHA384,
+    ),
+    (
+        "TLS_AES_128_GCM_SHA256",
+        cipher_suite::TLS13_AES_128_GCM_SHA256,
+    ),
+    (
+        "TLS_CHACHA20_POLY1305_SHA256",
+        cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+    ),
+    (
+        "ECDHE-ECDSA-AES256-GCM-SHA384",
+        cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+    ),
+    (
+        "ECDHE-ECDSA-AES128-GCM-SHA256",
+        cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    ),
+    (
+        "ECDHE-ECDSA-CHACHA20-POLY1305",
+        cipher_suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+    ),
+    (
+        "ECDHE-RSA-AES256-GCM-SHA384",
+        cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+    ),
+    (
+        "ECDHE-RSA-AES128-GCM-SHA256",
+        cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+    ),
+    (
+        "ECDHE-RSA-CHACHA20-POLY1305",
+        cipher_suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+    ),
+];
+
+/// The cipher suites `names` lists, in its order; all there are if it is empty.
+///
+/// DIFFERS(memcached): the original hands the text to OpenSSL, which takes classes and exclusions (`HIGH:!aNULL`) and skips what it does not know.
+///
+/// # Errors
+/// A name that is none of a suite there is.
+pub(crate) fn suites(names: &str) -> Result<Vec<SupportedCipherSuite>, String> {
+    if names.is_empty() {
+        return Ok(ring::default_provider().cipher_suites);
+    }
+    let suite = |name: &str| {
+        let known = SUITE_NAMES.iter().find(|(known, _)| *known == name);
+        known.map(|(_, suite)| *suite).ok_or_else(|| {
+            let all: Vec<&str> = SUITE_NAMES.iter().map(|(name, _)| *name).collect();
+            format!(
+                "{name:?} is none of the suites that are spoken: {}",
+                all.join(":")
+            )
+        })
+    };
+    names.split(':').map(suite).collect()
+}
+
+/// A verifier without a single authority: every client certificate is refused, and none too.
+#[derive(Debug)]
+struct NobodyKnown(Arc<CryptoProvider>);
+
+impl ClientCertVerifier for NobodyKnown {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Err(CertificateError::UnknownIssuer.into())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let known = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, cert, dss, known)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let known = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, cert, dss, known)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// The authorities of `tls_ca` as a verifier; certificates are required unless `optional`.
+fn verifier(
+    config: &Config,
+    provider: &Arc<CryptoProvider>,
+    optional: bool,
+) -> Result<Arc<dyn ClientCertVerifier>, String> {
+    if config.tls_ca.is_empty() {
+        return Ok(Arc::new(NobodyKnown(Arc::clone(provider))));
+    }
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates("tls_ca", &config.tls_ca)? {
+        let added = roots.add(certificate);
+        added.map_err(|error| format!("tls_ca {}: {error}", config.tls_ca))?;
+    }
+    let builder =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+    let builder = if optional {
+        builder.allow_unauthenticated()
+    } else {
+        builder
+    };
+    builder
+        .build()
+        .map(|verifier| verifier as Arc<dyn ClientCertVerifier>)
+        .map_err(|error| error.to_string())
+}
+
+fn private_key(config: &Config) -> Result<PrivateKeyDer<'static>, String> {
+    let path = &config.tls_key;
+    if config.tls_key_format != KEY_FORMAT_DER {
+        let key = PrivateKeyDer::from_pem_file(path);
+        return key.map_err(|error| format!("tls_key {path}: {error}"));
+    }
+    let bytes = std::fs::read(path).map_err(|error| format!("tls_key {path}: {error}"))?;
+    PrivateKeyDer::try_from(bytes).map_err(|error| format!("tls_key {path}: {error}"))
 }
 
 fn versions(min_version: &str) -> &'static [&'static SupportedProtocolVersion] {
@@ -61,6 +201,9 @@ fn certificates(what: &str, path: &str) -> Result<Vec<CertificateDer<'static>>, 
     Ok(all)
 }
 
+/// A `tls_key_format`, OpenSSL's SSL_FILETYPE_ASN1.
+const KEY_FORMAT_DER: u32 = 2;
+
 /// `verify`: 0 none, 1 asked for, 2 and 3 required.
 fn server_config(
     config: &Config,
@@ -68,27 +211,14 @@ fn server_config(
     verify: u32,
 ) -> Result<Arc<ServerConfig>, String> {
     let chain = certificates("tls_cert", &config.tls_cert)?;
-    let key = PrivateKeyDer::from_pem_file(&config.tls_key)
-        .map_err(|error| format!("tls_key {}: {error}", config.tls_key))?;
+    let key = private_key(config)?;
     let builder = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(versions(&config.tls_min_version))
         .map_err(|error| error.to_string())?;
     let builder = if verify == 0 {
         builder.with_no_client_auth()
     } else {
-        let mut roots = RootCertStore::empty();
-        for certificate in certificates("tls_ca", &config.tls_ca)? {
-            let added = roots.add(certificate);
-            added.map_err(|error| format!("tls_ca {}: {error}", config.tls_ca))?;
-        }
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
-        let verifier = if verify == 1 {
-            verifier.allow_unauthenticated()
-        } else {
-            verifier
-        };
-        builder.with_client_cert_verifier(verifier.build().map_err(|error| error.to_string())?)
+        builder.with_client_cert_verifier(verifier(config, provider, verify == 1)?)
     };
     let mut made = builder
         .with_single_cert(chain, key)
@@ -100,14 +230,15 @@ fn server_config(
 }
 
 fn load(config: &Config) -> Result<Loaded, String> {
-    let provider = Arc::new(ring::default_provider());
-    let usual = server_config(config, &provider, config.tls_verify)?;
-    let mutual = if config.listen_mtls.is_empty() {
-        None
-    } else {
-        Some(server_config(config, &provider, 2)?)
-    };
-    Ok(Loaded { usual, mutual })
+    let provider = Arc::new(CryptoProvider {
+        cipher_suites: suites(&config.tls_ciphers)?,
+        ..ring::default_provider()
+    });
+    Ok(Loaded {
+        usual: server_config(config, &provider, config.tls_verify)?,
+        basic: server_config(config, &provider, 0)?,
+        mutual: server_config(config, &provider, 2)?,
+    })
 }
 
 impl Tls {
@@ -142,10 +273,11 @@ impl Tls {
     /// A stream over a socket that was just accepted.
     pub(crate) fn accept(&self, socket: TcpStream, mode: Mode) -> io::Result<TlsStream> {
         let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
-        let config = match (mode, &loaded.mutual) {
-            (Mode::Mutual, Some(mutual)) => Arc::clone(mutual),
-            _ => Arc::clone(&loaded.usual),
-        };
+        let config = Arc::clone(match mode {
+            Mode::Mutual => &loaded.mutual,
+            Mode::Basic => &loaded.basic,
+            Mode::Usual | Mode::Plain => &loaded.usual,
+        });
         drop(loaded);
         let mut session = ServerConnection::new(config).map_err(io::Error::other)?;
         session.set_buffer_limit(Some(self.write_buffer));

@@ -10,6 +10,7 @@ use crate::register::ConnEntry;
 use crate::shared::Shared;
 use crate::stats::UDP_PREFIX;
 use crate::stream::Stream;
+use crate::ways::Speaks;
 use ibex_kit::Heartbeat;
 use ibex_memcached_proto::udp::{self, DATAGRAM_BYTES_MAX};
 use mio::net::UdpSocket;
@@ -33,6 +34,11 @@ pub(crate) fn shown(socket: &std::net::UdpSocket) -> (i32, String) {
         .local_addr()
         .map_or_else(|_| "unknown".to_owned(), |address| address.to_string());
     (socket.as_raw_fd(), format!("{UDP_PREFIX}{address}"))
+}
+
+/// Whether an address is shown as one of datagrams.
+pub(crate) fn is_datagram(shown: &str) -> bool {
+    shown.starts_with(UDP_PREFIX)
 }
 
 /// The thread's state.
@@ -59,7 +65,12 @@ impl Udp {
             poll.registry()
                 .register(socket, token, Interest::READABLE)?;
         }
-        let conn = Conn::new(Stream::Datagram, ConnEntry::unlisted(), &shared);
+        let conn = Conn::new(
+            Stream::Datagram,
+            ConnEntry::unlisted(),
+            &shared,
+            Speaks::Usual,
+        );
         let heartbeat = shared.kit.heartbeat("udp");
         Ok(Self {
             shared,

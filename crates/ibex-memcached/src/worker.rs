@@ -8,6 +8,7 @@ use crate::shared::{Shared, WorkerNumbers};
 use crate::stream::Stream;
 use crate::watch::Kinds;
 use crate::watch::lines::{self, Reason};
+use crate::ways::Speaks;
 use ibex_kit::Heartbeat;
 use mio::{Events, Poll, Token, Waker};
 use std::collections::VecDeque;
@@ -33,6 +34,8 @@ pub(crate) struct Arrival {
     pub(crate) peer: String,
     /// The address it came in by.
     pub(crate) listener: Arc<str>,
+    /// What that listener is for.
+    pub(crate) speaks: Speaks,
 }
 
 /// How others reach a worker.
@@ -153,12 +156,13 @@ impl Worker {
             stream,
             peer,
             listener,
+            speaks,
         }) = self.arrivals.try_recv()
         {
             let registered = self.shared.register.enter(stream.fd(), peer, listener, now);
             let entry = self.conns.vacant_entry();
             let id = entry.key();
-            let conn = entry.insert(Conn::new(stream, registered, &self.shared));
+            let conn = entry.insert(Conn::new(stream, registered, &self.shared, speaks));
             if conn
                 .stream
                 .register(self.poll.registry(), Token(id))

@@ -75,8 +75,11 @@ impl Pair {
                     self.live(key).is_none() || evictions > 0,
                     "nothing is lost without eviction"
                 );
-                if absent == Absent::Expired {
-                    assert!(self.live(key).is_none(), "what is said to be expired is");
+                if absent != Absent::Unknown {
+                    assert!(
+                        self.live(key).is_none(),
+                        "what is said to be expired or flushed is"
+                    );
                 }
                 self.model.remove(key);
             }
@@ -295,5 +298,101 @@ mod carried {
                 }
             }
         }
+    }
+}
+
+/// What a flush leaves behind.
+mod flushed {
+    use ibex_cache_core::{Absent, Bands, Bits, NewItem, Shard, ShardConfig};
+
+    fn shard() -> Shard {
+        Shard::new(ShardConfig {
+            limit_bytes: 256 << 10,
+            segment_bytes: 4096,
+            evicts: true,
+            seed: 1,
+            bands: Bands::new(1.25, 48),
+        })
+    }
+
+    fn store(shard: &mut Shard, key: &str, bytes: usize) {
+        let new = NewItem {
+            key: key.as_bytes(),
+            value: &[&vec![b'v'; bytes]],
+            flags: 0,
+            expiry: 0,
+            cas: 1,
+            bits: Bits::default(),
+        };
+        let hash = Shard::hash(1, key.as_bytes());
+        assert!(shard.insert(1, hash, &new).is_ok());
+    }
+
+    fn absent(shard: &mut Shard, key: &str) -> Option<Absent> {
+        shard
+            .find(1, Shard::hash(1, key.as_bytes()), key.as_bytes())
+            .err()
+    }
+
+    #[test]
+    fn is_told_once_of_each_item() {
+        let mut shard = shard();
+        for (key, bytes) in [("a", 10), ("b", 10), ("c", 10), ("large", 3000)] {
+            store(&mut shard, key, bytes);
+        }
+        shard.flush();
+        assert_eq!(absent(&mut shard, "never"), Some(Absent::Unknown));
+        assert_eq!(absent(&mut shard, "a"), Some(Absent::Flushed));
+        assert_eq!(absent(&mut shard, "a"), Some(Absent::Unknown));
+        assert_eq!(absent(&mut shard, "large"), Some(Absent::Flushed));
+        // A place that is taken again counts as reclaimed.
+        let before = shard.stats().reclaimed;
+        store(&mut shard, "b", 10);
+        assert_eq!(shard.stats().reclaimed, before + 1);
+        assert_eq!(absent(&mut shard, "b"), None);
+        shard.check_invariants();
+        shard.flush();
+        assert_eq!(absent(&mut shard, "b"), Some(Absent::Flushed));
+        assert_eq!(
+            absent(&mut shard, "c"),
+            Some(Absent::Unknown),
+            "two flushes ago"
+        );
+    }
+
+    #[test]
+    fn goes_when_memory_is_needed_and_with_time() {
+        let mut shard = shard();
+        let fill = |shard: &mut Shard| {
+            for n in 0..200 {
+                store(shard, &format!("new{n}"), 900);
+            }
+        };
+        store(&mut shard, "old", 10);
+        shard.flush();
+        fill(&mut shard);
+        assert_eq!(absent(&mut shard, "old"), Some(Absent::Unknown));
+        shard.check_invariants();
+        shard.flush();
+        for _ in 0..70 {
+            while !shard.sweep(1, 1000) {}
+        }
+        assert_eq!(absent(&mut shard, "new199"), Some(Absent::Unknown));
+    }
+
+    /// A large value makes room for another of its size: one goes for one that comes.
+    #[test]
+    fn one_large_value_goes_for_one_that_comes() {
+        let mut shard = shard();
+        for n in 0..400 {
+            store(&mut shard, &format!("k{n}"), 700);
+        }
+        let before = shard.stats().evictions;
+        for n in 400..800 {
+            store(&mut shard, &format!("k{n}"), 700);
+        }
+        let evicted = shard.stats().evictions - before;
+        assert!((395..=405).contains(&evicted), "{evicted}");
+        shard.check_invariants();
     }
 }

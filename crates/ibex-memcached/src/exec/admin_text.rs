@@ -5,6 +5,7 @@
 
 use super::dump::{Dump, DumpStyle};
 use super::{After, Cx, Job};
+use crate::shown::{LRU_PERCENT_MAX, Shown};
 use ibex_base::ascii::{parse_i64, parse_u64};
 use ibex_cache_core::BAND_COUNT_MAX;
 use ibex_memcached_proto::line::Words;
@@ -16,38 +17,50 @@ use std::sync::atomic::Ordering;
 const CRAWLER_SLEEP_MAX: u64 = 1_000_000;
 /// Range of the automove window.
 const AUTOMOVE_WINDOW: std::ops::RangeInclusive<u64> = 3..=1800;
-/// Largest sum of the hot and warm shares, in percent.
-const LRU_PERCENT_MAX: u64 = 80;
 
 /// `slabs …`
 pub(super) fn slabs(cx: &Cx<'_>, words: &[u8]) -> &'static [u8] {
     let mut words = Words::new(words);
     match (words.next(), words.next(), words.next()) {
         (Some(b"reassign"), Some(from), Some(to)) => reassign(from, to),
-        (Some(b"automove"), Some(b"ratio" | b"freeratio"), Some(ratio)) => {
-            let is_number =
-                std::str::from_utf8(ratio).is_ok_and(|text| text.parse::<f64>().is_ok());
-            if is_number {
+        (Some(b"automove"), Some(word), value) => automove(&cx.shared.live.shown, word, value),
+        (Some(b"automove"), None, _) => texts::BAD_FORMAT,
+        _ => texts::ERROR,
+    }
+}
+
+/// `slabs automove …`
+fn automove(shown: &Shown, word: &[u8], value: Option<&[u8]>) -> &'static [u8] {
+    match (word, value) {
+        (b"ratio" | b"freeratio", ratio) => match ratio.and_then(decimal) {
+            Some(ratio) if word == b"ratio" => {
+                shown.set("slab_automove_ratio", format!("{ratio:.2}"));
                 texts::OK
-            } else {
-                texts::BAD_FORMAT
             }
-        }
-        (Some(b"automove"), Some(b"window"), Some(window)) => match parse_u64(window) {
-            None => texts::BAD_FORMAT,
-            Some(window) if AUTOMOVE_WINDOW.contains(&window) => texts::OK,
-            Some(_) => texts::AUTOMOVE_WINDOW,
+            Some(_) => texts::OK,
+            None => texts::ERROR,
         },
-        (Some(b"automove"), Some(level), None) => match parse_u64(level).map(u32::try_from) {
+        (b"window", window) => match window.and_then(parse_u64) {
+            Some(window) if AUTOMOVE_WINDOW.contains(&window) => {
+                shown.set("slab_automove_window", window.to_string());
+                texts::OK
+            }
+            Some(_) => texts::AUTOMOVE_WINDOW,
             None => texts::BAD_FORMAT,
-            Some(Ok(level @ 0..=2)) => {
-                cx.shared.live.slab_automove.store(level, Ordering::Relaxed);
+        },
+        (level, _) => match parse_u64(level) {
+            Some(level @ 0..=2) => {
+                shown.set("slab_automove", level.to_string());
                 texts::OK
             }
             Some(_) => texts::ERROR,
+            None => texts::BAD_FORMAT,
         },
-        _ => texts::ERROR,
     }
+}
+
+fn decimal(text: &[u8]) -> Option<f64> {
+    std::str::from_utf8(text).ok()?.parse().ok()
 }
 
 fn reassign(from: &[u8], to: &[u8]) -> &'static [u8] {
@@ -68,35 +81,50 @@ fn reassign(from: &[u8], to: &[u8]) -> &'static [u8] {
 }
 
 /// `lru …`
-pub(super) fn lru(words: &[u8]) -> &'static [u8] {
+pub(super) fn lru(cx: &Cx<'_>, words: &[u8]) -> &'static [u8] {
+    let live = &cx.shared.live;
+    // COMPAT(memcached): without its thread, mode and temp_ttl are unknown (proto_text.c, process_lru_command).
+    let has_maintainer = cx.shared.config.lru_maintainer;
     let words: Vec<&[u8]> = Words::new(words).collect();
     match words.as_slice() {
-        [b"tune", hot, warm, hot_factor, warm_factor] => {
-            let factor = |text: &[u8]| {
-                std::str::from_utf8(text)
-                    .ok()
-                    .and_then(|text| text.parse::<f64>().ok())
-            };
-            match (
+        [b"tune", hot, warm, hot_factor, warm_factor, ..] => {
+            let numbers = (
                 parse_u64(hot),
                 parse_u64(warm),
-                factor(hot_factor),
-                factor(warm_factor),
-            ) {
-                (Some(hot), Some(warm), Some(hot_factor), Some(warm_factor)) => {
-                    if hot.saturating_add(warm) > LRU_PERCENT_MAX {
-                        texts::LRU_PERCENT
-                    } else if hot_factor <= 0.0 || warm_factor <= 0.0 {
-                        texts::LRU_FACTOR
-                    } else {
-                        texts::OK
-                    }
-                }
-                _ => texts::ERROR,
+                decimal(hot_factor),
+                decimal(warm_factor),
+            );
+            let (Some(hot), Some(warm), Some(hot_factor), Some(warm_factor)) = numbers else {
+                return texts::ERROR;
+            };
+            if hot.saturating_add(warm) > LRU_PERCENT_MAX {
+                return texts::LRU_PERCENT;
             }
+            if hot_factor <= 0.0 || warm_factor <= 0.0 {
+                return texts::LRU_FACTOR;
+            }
+            live.shown.set("hot_lru_pct", hot.to_string());
+            live.shown.set("warm_lru_pct", warm.to_string());
+            live.shown.set("hot_max_factor", format!("{hot_factor:.2}"));
+            live.shown
+                .set("warm_max_factor", format!("{warm_factor:.2}"));
+            texts::OK
         }
-        [b"mode", b"flat" | b"segmented"] => texts::OK,
-        [b"temp_ttl", seconds] if parse_i64(seconds).is_some() => texts::OK,
+        [b"mode", mode @ (b"flat" | b"segmented"), ..] if has_maintainer => {
+            live.lru_segmented
+                .store(*mode == b"segmented", Ordering::Relaxed);
+            texts::OK
+        }
+        [b"temp_ttl", seconds, ..] if has_maintainer => match parse_i64(seconds) {
+            Some(seconds) => {
+                live.temp_lru.store(seconds >= 0, Ordering::Relaxed);
+                if seconds >= 0 {
+                    live.shown.set("temporary_ttl", seconds.to_string());
+                }
+                texts::OK
+            }
+            None => texts::ERROR,
+        },
         _ => texts::ERROR,
     }
 }
@@ -118,14 +146,13 @@ pub(super) fn lru_crawler(cx: &Cx<'_>, words: &[u8], out: &mut Vec<u8>) -> After
             None => texts::BAD_FORMAT,
             Some(micros) if micros > CRAWLER_SLEEP_MAX => texts::CRAWLER_SLEEP,
             Some(micros) => {
-                live.crawler_sleep
-                    .store(u32::try_from(micros).unwrap_or(u32::MAX), Ordering::Relaxed);
+                live.shown.set("lru_crawler_sleep", micros.to_string());
                 texts::OK
             }
         },
         (Some(b"tocrawl"), Some(count)) => match parse_u64(count).map(u32::try_from) {
             Some(Ok(count)) => {
-                live.crawler_tocrawl.store(count, Ordering::Relaxed);
+                live.shown.set("lru_crawler_tocrawl", count.to_string());
                 texts::OK
             }
             _ => texts::BAD_FORMAT,

@@ -135,6 +135,9 @@ fn count_read(cx: &Cx<'_>, touches: bool, found: Result<Found, Absent>) {
             counters
                 .get_expired
                 .add(u64::from(absent == Absent::Expired));
+            counters
+                .get_flushed
+                .add(u64::from(absent == Absent::Flushed));
         }
     }
 }

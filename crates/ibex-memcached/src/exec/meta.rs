@@ -105,6 +105,9 @@ fn count_get(cx: &Cx<'_>, flags: &Flags<'_>, found: Result<Found, Absent>) {
             counters
                 .get_expired
                 .add(u64::from(absent == Absent::Expired));
+            counters
+                .get_flushed
+                .add(u64::from(absent == Absent::Flushed));
         }
     }
 }

@@ -386,7 +386,7 @@ fn admin(cx: &Cx<'_>, verb: AdminVerb, words: &[u8], out: &mut Vec<u8>) -> After
         }
         AdminVerb::Stats => stats::answer(cx, words, out),
         AdminVerb::Slabs => out.extend_from_slice(admin_text::slabs(cx, words)),
-        AdminVerb::Lru => out.extend_from_slice(admin_text::lru(words)),
+        AdminVerb::Lru => out.extend_from_slice(admin_text::lru(cx, words)),
         AdminVerb::LruCrawler => return admin_text::lru_crawler(cx, words, out),
         AdminVerb::Watch => return watch(cx, words, out),
         AdminVerb::RefreshCerts => match cx.shared.refresh_certificates() {

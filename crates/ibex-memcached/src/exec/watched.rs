@@ -61,6 +61,7 @@ impl Cx<'_> {
             }
             Err(Absent::Unknown) => (b"not_found", 0, 0),
             Err(Absent::Expired) => (b"expired", 0, 0),
+            Err(Absent::Flushed) => (b"flushed", 0, 0),
         };
         let item = Shown {
             key,

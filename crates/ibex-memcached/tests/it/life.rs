@@ -43,26 +43,3 @@ fn a_unix_socket_serves() {
     assert_eq!(&reply, b"MN\r\n");
     daemon.stop().unwrap();
 }
-
-#[test]
-fn the_originals_mistakes_are_refused() {
-    for args in [
-        &["-c", "0"][..],
-        &["-t", "0"],
-        &["-n", "0"],
-        &["-f", "1"],
-        &["-R", "0"],
-        &["-I", "10"],
-        &["-B", "http"],
-        &["-o", "nonsense"],
-        &["-Y", "/does/not/exist"],
-    ] {
-        let outcome = args
-            .iter()
-            .fold(Daemon::builder("ibex-memcached"), |builder, arg| {
-                builder.arg(*arg)
-            })
-            .start();
-        assert!(outcome.is_err(), "{args:?} was accepted");
-    }
-}

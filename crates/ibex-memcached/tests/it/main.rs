@@ -3,14 +3,17 @@
 
 mod client;
 mod compare;
+mod flags;
 mod hostile;
 mod life;
 mod limits;
 mod login;
 mod namespaces;
 mod numbers;
+mod reload;
 mod restart;
 mod scripts;
+mod texts;
 mod tls;
 mod udp;
 mod watch;

@@ -95,3 +95,25 @@ fn it_stays_a_miss_over_a_warm_restart() {
     );
     daemon.stop().unwrap();
 }
+
+#[test]
+fn one_prefix_too_many_is_refused() {
+    const PREFIXES_MAX: usize = 65_536;
+    let daemon = Daemon::builder("ibex-memcached")
+        .arg("-o")
+        .arg("ns=:")
+        .start()
+        .unwrap();
+    let mut client = Client::new(&daemon);
+    for round in 0..64 {
+        let lines: String = (0..PREFIXES_MAX / 64)
+            .map(|n| format!("ns_invalidate {round}.{n}\r\n"))
+            .collect();
+        let replies = client.ask(&format!("{lines}mn\r\n"), "MN\r\n");
+        assert_eq!(replies.matches("OK").count(), PREFIXES_MAX / 64);
+    }
+    let refused = client.ask("ns_invalidate more\r\n", "\r\n");
+    assert_eq!(refused, "SERVER_ERROR too many namespaces\r\n");
+    assert_eq!(client.ask("ns_invalidate 0.0\r\n", "\r\n"), "OK\r\n");
+    daemon.stop().unwrap();
+}

@@ -182,6 +182,10 @@ fn a_dump_read_late_holds_nobody_up() {
     .unwrap();
     assert_eq!(client.ask("mn\r\n", "MN\r\n"), "MN\r\n");
     assert!(buffers().unwrap() < 4e6);
+    assert_eq!(
+        client.ask("lru_crawler mgdump all\r\n", "\r\n"),
+        "BUSY currently processing crawler request\r\n"
+    );
     let dump = late.until(b"END\r\n");
     let lines = dump.split(|byte| *byte == b'\n');
     assert_eq!(

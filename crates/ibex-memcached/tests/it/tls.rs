@@ -261,3 +261,111 @@ fn strangers_and_wrong_files() {
     let other = format!("ssl_key={}", file("first.key").display());
     assert!(refused(&["-Z", "-o", &cert, "-o", &other]).contains("tls_cert and tls_key"));
 }
+
+/// A listener may ask for no certificate although the others do; without any authority nobody has a valid one.
+#[test]
+fn each_listener_asks_for_what_its_item_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let list = "127.0.0.1:0,btls:127.0.0.1:0,mtls:proto[ascii]:127.0.0.1:0";
+    let daemon = start(dir.path(), &["-l", list, "-o", "ssl_verify_mode=2"]);
+    let ask = |listener: &str, with_certificate: bool| {
+        let mut client =
+            TlsClient::new(&daemon, listener, "localhost", &VERSIONS, with_certificate);
+        client.try_ask("mn\r\n", "\r\n").is_ok()
+    };
+    for (listener, with_certificate, is_let_in) in [
+        ("memcached", true, true),
+        ("memcached", false, false),
+        ("memcached_btls", false, true),
+        ("memcached_mtls_ascii", true, true),
+        ("memcached_mtls_ascii", false, false),
+    ] {
+        assert_eq!(
+            ask(listener, with_certificate),
+            is_let_in,
+            "{listener} {with_certificate}"
+        );
+    }
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn without_an_authority_no_certificate_is_valid() {
+    let dir = tempfile::tempdir().unwrap();
+    put(dir.path(), "first");
+    let cert = format!("ssl_chain_cert={}", dir.path().join("cert").display());
+    let key = format!("ssl_key={}", dir.path().join("key").display());
+    let args = [
+        "-Z",
+        "-o",
+        &cert,
+        "-o",
+        &key,
+        "-l",
+        "127.0.0.1:0,mtls:127.0.0.1:0",
+    ];
+    let builder = Daemon::builder("ibex-memcached").announce("tls_ca is empty");
+    let builder = args.iter().fold(builder, |builder, arg| builder.arg(*arg));
+    let daemon = builder.start().unwrap();
+    assert_eq!(TlsClient::usual(&daemon).ask("mn\r\n", "\r\n"), "MN\r\n");
+    for version in VERSIONS {
+        for with_certificate in [true, false] {
+            let mut client = TlsClient::new(
+                &daemon,
+                "memcached_mtls",
+                "localhost",
+                &[version],
+                with_certificate,
+            );
+            assert!(client.try_ask("mn\r\n", "\r\n").is_err());
+        }
+    }
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn cipher_suites_are_those_that_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    for (names, version, is_spoken) in [
+        (
+            "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256",
+            VERSIONS[0],
+            true,
+        ),
+        (
+            "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256",
+            VERSIONS[1],
+            false,
+        ),
+        ("TLS_AES_128_GCM_SHA256", VERSIONS[1], true),
+        ("TLS_AES_128_GCM_SHA256", VERSIONS[0], false),
+    ] {
+        let daemon = start(dir.path(), &["-o", &format!("ssl_ciphers={names}")]);
+        let mut client = TlsClient::new(&daemon, "memcached", "localhost", &[version], false);
+        assert_eq!(
+            client.try_ask("mn\r\n", "\r\n").is_ok(),
+            is_spoken,
+            "{names}"
+        );
+        if is_spoken {
+            let suite = client.stream.conn.negotiated_cipher_suite().unwrap();
+            let suite = format!("{:?}", suite.suite());
+            assert!(suite.contains("AES_128_GCM"), "{suite}");
+            let settings = client.ask("stats settings\r\n", "END\r\n");
+            assert!(settings.contains(&format!("STAT ssl_ciphers {names}\r\n")));
+        }
+        daemon.stop().unwrap();
+    }
+}
+
+#[test]
+fn a_key_may_be_in_der() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = PrivateKeyDer::from_pem_file(file("first.key")).unwrap();
+    let der = dir.path().join("key.der");
+    std::fs::write(&der, key.secret_der()).unwrap();
+    let key = format!("ssl_key={},ssl_keyformat=2", der.display());
+    let daemon = start(dir.path(), &["-o", &key]);
+    assert_eq!(TlsClient::usual(&daemon).ask("mn\r\n", "\r\n"), "MN\r\n");
+    daemon.stop().unwrap();
+}
