@@ -58,6 +58,20 @@ pub enum Error {
         /// The server's words.
         text: String,
     },
+    /// The server is older than memcached 1.6 (or [`crate::Protocol::Classic`] was asked for) and has no such operation; nothing was sent.
+    #[error("{server} is too old for {operation}")]
+    Unsupported {
+        /// Its name.
+        server: String,
+        /// The operation.
+        operation: &'static str,
+    },
+    /// A stored value cannot be read, or one cannot be made: wrong compression, not the type that was asked for, or too large.
+    #[error("value: {0}")]
+    Codec(String),
+    /// A raw request that no reply would end.
+    #[error("invalid request: {0}")]
+    Request(String),
 }
 
 impl Error {
@@ -65,9 +79,13 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Dead { .. } | Self::Connect { .. } | Self::Lost { .. } => true,
-            Self::Config(_) | Self::Key | Self::OutcomeUnknown { .. } | Self::Refused { .. } => {
-                false
-            }
+            Self::Config(_)
+            | Self::Key
+            | Self::OutcomeUnknown { .. }
+            | Self::Refused { .. }
+            | Self::Unsupported { .. }
+            | Self::Codec(_)
+            | Self::Request(_) => false,
         }
     }
 
@@ -78,7 +96,12 @@ impl Error {
             | Self::Connect { .. }
             | Self::Lost { .. }
             | Self::OutcomeUnknown { .. } => true,
-            Self::Config(_) | Self::Key | Self::Refused { .. } => false,
+            Self::Config(_)
+            | Self::Key
+            | Self::Refused { .. }
+            | Self::Unsupported { .. }
+            | Self::Codec(_)
+            | Self::Request(_) => false,
         }
     }
 }

@@ -28,6 +28,18 @@ fn whole_seconds(span: Duration) -> u64 {
 }
 
 impl Expiry {
+    /// This, but no later than `max` from now.
+    pub(crate) fn at_most(self, max: Duration) -> Self {
+        match self {
+            Self::Never => Self::After(max),
+            Self::After(span) => Self::After(span.min(max)),
+            Self::At(time) => match time.duration_since(SystemTime::now()) {
+                Ok(span) if span > max => Self::After(max),
+                Ok(_) | Err(_) => self,
+            },
+        }
+    }
+
     /// The number on the wire.
     pub(crate) fn on_wire(self) -> i64 {
         let seconds = match self {
@@ -64,6 +76,25 @@ mod tests {
         assert_eq!(Expiry::After(Duration::ZERO).on_wire(), 1);
         assert_eq!(Expiry::After(Duration::from_millis(1001)).on_wire(), 2);
         assert_eq!(Expiry::At(UNIX_EPOCH).on_wire(), -1);
+    }
+
+    #[test]
+    fn a_bound_shortens_and_never_lengthens() {
+        let seconds = Duration::from_secs;
+        let max = seconds(10);
+        assert_eq!(Expiry::Never.at_most(max), Expiry::After(max));
+        assert_eq!(
+            Expiry::After(seconds(11)).at_most(max),
+            Expiry::After(seconds(10))
+        );
+        assert_eq!(
+            Expiry::After(seconds(9)).at_most(max),
+            Expiry::After(seconds(9))
+        );
+        let past = Expiry::At(UNIX_EPOCH);
+        assert_eq!(past.at_most(max), past);
+        let future = Expiry::At(SystemTime::now() + seconds(3600));
+        assert_eq!(future.at_most(max), Expiry::After(max));
     }
 
     #[test]

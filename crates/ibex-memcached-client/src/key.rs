@@ -51,6 +51,47 @@ impl<'k, H: AsRef<[u8]> + ?Sized, K: AsRef<[u8]> + ?Sized> From<(&'k H, &'k K)> 
     }
 }
 
+/// The server that gave a cas number; only there it means something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place(pub(crate) usize);
+
+/// The number of a stored version, and the server that gave it: numbers of different servers cannot be compared, so a compare-and-swap goes to this server
+/// even if calls for the key go elsewhere meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cas {
+    number: u64,
+    place: Option<Place>,
+}
+
+impl Cas {
+    pub(crate) fn at(number: u64, place: Place) -> Self {
+        Self {
+            number,
+            place: Some(place),
+        }
+    }
+
+    /// The number on the wire.
+    #[must_use]
+    pub fn number(self) -> u64 {
+        self.number
+    }
+
+    pub(crate) fn place(self) -> Option<Place> {
+        self.place
+    }
+}
+
+/// A number without its server, as another program may have handed it over: the server that is responsible for the key is asked.
+impl From<u64> for Cas {
+    fn from(number: u64) -> Self {
+        Self {
+            number,
+            place: None,
+        }
+    }
+}
+
 /// A stored value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
@@ -59,5 +100,5 @@ pub struct Item {
     /// The client flags it was stored with.
     pub flags: u32,
     /// Its cas number, if the server gave one.
-    pub cas: Option<u64>,
+    pub cas: Option<Cas>,
 }

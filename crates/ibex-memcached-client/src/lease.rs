@@ -6,12 +6,14 @@
 //! given (`ms … C<cas>`), which fails if the item was invalidated (`md key I`) or deleted meanwhile. Inside one process callers of the same key are
 //! gathered first, so that only one of them asks the server.
 
-use crate::key::{Item, Key};
-use crate::server::{Effect, Flow};
-use crate::{Client, Error, Expiry, done, item, refused};
+use crate::conn::Flow;
+use crate::key::{Cas, Item, Key, Place};
+use crate::route::Route;
+use crate::server::{Dialect, Effect};
+use crate::{Client, Error, Expiry, done, item, item_of_value, refused};
 use bytes::{Bytes, BytesMut};
-use ibex_memcached_proto::encode::Meta;
-use ibex_memcached_proto::reply::{Code, Reply};
+use ibex_memcached_proto::encode::{self, Meta};
+use ibex_memcached_proto::reply::{Code, Reply, ReplyFlags};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -75,10 +77,11 @@ impl LeaseOptions {
     }
 }
 
-/// The right to store a computed value, until the item changes.
+/// The right to store a computed value, until the item changes. Good at the server that gave it and nowhere else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ticket {
     cas: u64,
+    place: Place,
     lease: On,
 }
 
@@ -91,6 +94,8 @@ enum On {
     Outdated,
     /// A value that is still good and only to be refreshed.
     Current,
+    /// A miss at a server that knows no leases: everybody computes, and the first value stays.
+    Unknown,
 }
 
 /// What a read with a lease found.
@@ -173,6 +178,14 @@ impl Flights {
             .remove(wire);
     }
 
+    /// [`Flights::forget`] for every key.
+    pub(crate) fn forget_all(&self) {
+        self.flights
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+
     /// Closes `flight` to later callers: its result is from before they came.
     fn close(&self, wire: &[u8], flight: &Arc<Flight>) {
         let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
@@ -215,8 +228,58 @@ fn whole_seconds(span: Duration) -> u64 {
     (span.as_secs() + u64::from(span.subsec_nanos() > 0)).max(1)
 }
 
+/// What a meta hit says about the item's lease.
+fn leased(flags: &ReplyFlags<'_>, data: &[u8], place: Place) -> Leased {
+    let item = item(flags, data, place);
+    let ticket = Ticket {
+        cas: item.cas.map_or(0, Cas::number),
+        place,
+        lease: match (flags.has(b'X'), data.is_empty()) {
+            (true, _) => On::Outdated,
+            (false, true) => On::Nothing,
+            (false, false) => On::Current,
+        },
+    };
+    let (won, busy, stale) = (flags.has(b'W'), flags.has(b'Z'), flags.has(b'X'));
+    // A placeholder is empty; so may be a value, but then neither W, Z nor X stands beside it, or it is as good as none.
+    let old = (!data.is_empty()).then(|| item.clone());
+    match (won, busy, stale) {
+        (true, _, _) => Leased::Fill { ticket, old },
+        (false, true, false) if old.is_some() => Leased::Hit(item),
+        (false, true, _) | (false, false, true) => Leased::Busy { old },
+        (false, false, false) => Leased::Hit(item),
+    }
+}
+
+async fn invalidate_at(route: Route<'_>, wire: &[u8], stale_for: Duration) -> Result<(), Error> {
+    let request = |dialect, out: &mut BytesMut| {
+        match dialect {
+            Dialect::Classic => encode::words(out, b"delete", [wire]),
+            Dialect::Meta => Meta::new(out, b"md", wire)
+                .flags(b"I")
+                .number(b'T', whole_seconds(stale_for))
+                .end(),
+        }
+        Ok(())
+    };
+    let read = |reply: Reply<'_>| match reply {
+        Reply::Meta {
+            code: Code::Hd | Code::Nf,
+            ..
+        }
+        | Reply::Deleted
+        | Reply::NotFound => Ok(Flow::Done),
+        other => refused(&other),
+    };
+    route
+        .server
+        .exchange("invalidate", Effect::Writes, request, read)
+        .await
+}
+
 impl Client {
-    /// Reads `key` and, if it is missing or outdated, takes the lease on it for `lease` (whole seconds).
+    /// Reads `key` and, if it is missing or outdated, takes the lease on it for `lease` (whole seconds). A server before memcached 1.6 has no leases: everybody
+    /// who misses is told to compute.
     ///
     /// # Errors
     /// See [`Error`].
@@ -228,55 +291,65 @@ impl Client {
     ) -> Result<Leased, Error> {
         let key = key.into();
         let wire = self.wire_key(key)?;
-        let mut request = BytesMut::new();
-        let mut meta = Meta::new(&mut request, b"mg", &wire)
-            .flags(b"vfc")
-            .number(b'N', whole_seconds(lease));
-        if let Some(left) = refresh_before {
-            meta = meta.number(b'R', whole_seconds(left));
-        }
-        meta.end();
+        let Route { server, place, .. } = self.route(key).await?;
+        let request = |dialect, out: &mut BytesMut| {
+            match dialect {
+                Dialect::Classic => encode::words(out, b"gets", [wire.as_slice()]),
+                Dialect::Meta => {
+                    let mut meta = Meta::new(out, b"mg", &wire)
+                        .flags(b"vfc")
+                        .number(b'N', whole_seconds(lease));
+                    if let Some(left) = refresh_before {
+                        meta = meta.number(b'R', whole_seconds(left));
+                    }
+                    meta.end();
+                }
+            }
+            Ok(())
+        };
         let mut found = None;
         let read = |reply: Reply<'_>| match reply {
             Reply::Meta {
                 code: Code::Va,
                 flags,
                 data,
-            } => {
-                let item = item(&flags, data);
-                let ticket = Ticket {
-                    cas: item.cas.unwrap_or(0),
-                    lease: match (flags.has(b'X'), data.is_empty()) {
-                        (true, _) => On::Outdated,
-                        (false, true) => On::Nothing,
-                        (false, false) => On::Current,
+            } => done(&mut found, leased(&flags, data, place)),
+            Reply::Value(value) => {
+                found = Some(Leased::Hit(item_of_value(&value, place)));
+                Ok(Flow::More)
+            }
+            Reply::End => {
+                found.get_or_insert(Leased::Fill {
+                    ticket: Ticket {
+                        cas: 0,
+                        place,
+                        lease: On::Unknown,
                     },
-                };
-                let (won, busy, stale) = (flags.has(b'W'), flags.has(b'Z'), flags.has(b'X'));
-                // A placeholder is empty; so may be a value, but then neither W, Z nor X stands beside it, or it is as good as none.
-                let old = (!data.is_empty()).then(|| item.clone());
-                done(
-                    &mut found,
-                    match (won, busy, stale) {
-                        (true, _, _) => Leased::Fill { ticket, old },
-                        (false, true, false) if old.is_some() => Leased::Hit(item),
-                        (false, true, _) | (false, false, true) => Leased::Busy { old },
-                        (false, false, false) => Leased::Hit(item),
-                    },
-                )
+                    old: None,
+                });
+                Ok(Flow::Done)
             }
             other => refused(&other),
         };
-        self.server_of(key)?
-            .exchange("get with lease", Effect::Writes, &request, read)
+        server
+            .exchange("get with lease", Effect::Writes, request, read)
             .await?;
-        Ok(found.unwrap_or(Leased::Busy { old: None }))
+        let readable = |old: Option<Item>| old.and_then(|old| self.decoded_item(old).ok());
+        Ok(match found {
+            Some(Leased::Hit(item)) => Leased::Hit(self.decoded_item(item)?),
+            Some(Leased::Fill { ticket, old }) => Leased::Fill {
+                ticket,
+                old: readable(old),
+            },
+            Some(Leased::Busy { old }) => Leased::Busy { old: readable(old) },
+            None => Leased::Busy { old: None },
+        })
     }
 
     /// Stores a computed value, unless the item changed since the lease was taken; whether it did.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// See [`Error`]. [`Error::Dead`] if the server that gave the ticket is, whatever the policy.
     pub async fn fill<'k>(
         &self,
         key: impl Into<Key<'k>>,
@@ -285,27 +358,52 @@ impl Client {
         flags: u32,
         expiry: Expiry,
     ) -> Result<bool, Error> {
-        let key = key.into();
-        let wire = self.wire_key(key)?;
-        let value = value.as_ref();
-        let mut request = BytesMut::new();
-        let meta = Meta::store(&mut request, &wire, value.len())
-            .number(b'C', ticket.cas)
-            .number(b'F', u64::from(flags));
-        meta.signed(b'T', expiry.on_wire()).end_with(value);
-        let mut stored = None;
+        let (value, flags) = self.encoded(value.as_ref(), flags)?;
+        let wire = self.wire_key(key.into())?;
+        let route = self.route_back(ticket.place).await?;
+        let exptime = route.expiry(expiry);
+        let request = |_, out: &mut BytesMut| {
+            if ticket.lease == On::Unknown {
+                let store = encode::Store {
+                    key: &wire,
+                    flags,
+                    exptime,
+                    cas: None,
+                    value: &value,
+                };
+                encode::store(out, b"add", &store);
+            } else {
+                Meta::store(out, &wire, value.len())
+                    .number(b'C', ticket.cas)
+                    .number(b'F', u64::from(flags))
+                    .signed(b'T', exptime)
+                    .end_with(&value);
+            }
+            Ok(())
+        };
+        let mut is_stored = false;
         let read = |reply: Reply<'_>| match reply {
-            Reply::Meta { code: Code::Hd, .. } => done(&mut stored, true),
+            Reply::Meta { code: Code::Hd, .. } | Reply::Stored => {
+                is_stored = true;
+                Ok(Flow::Done)
+            }
             Reply::Meta {
                 code: Code::Ex | Code::Nf | Code::Ns,
                 ..
-            } => done(&mut stored, false),
+            }
+            | Reply::NotStored => Ok(Flow::Done),
             other => refused(&other),
         };
-        self.server_of(key)?
-            .exchange("fill", Effect::Writes, &request, read)
-            .await?;
-        Ok(stored.unwrap_or(false))
+        let told = route
+            .server
+            .exchange("fill", Effect::Writes, request, read)
+            .await;
+        // Only the copies: who waits for this value in this process is to have it.
+        if let Some(near) = &self.pool.near {
+            near.forget(&wire);
+        }
+        told?;
+        Ok(is_stored)
     }
 
     /// Gives the lease back when there will be no value: the next reader is told to compute at once, not when the lease is over.
@@ -317,19 +415,20 @@ impl Client {
         key: impl Into<Key<'k>>,
         ticket: Ticket,
     ) -> Result<(), Error> {
-        let key = key.into();
         let flags = match ticket.lease {
             On::Nothing => b"".as_slice(),
             On::Outdated => b"I",
             // The value is good until it expires; asking for another refresh of it would need a new expiry.
-            On::Current => return Ok(()),
+            On::Current | On::Unknown => return Ok(()),
         };
-        let wire = self.wire_key(key)?;
-        let mut request = BytesMut::new();
-        Meta::new(&mut request, b"md", &wire)
-            .flags(flags)
-            .number(b'C', ticket.cas)
-            .end();
+        let wire = self.wire_key(key.into())?;
+        let request = |_, out: &mut BytesMut| {
+            Meta::new(out, b"md", &wire)
+                .flags(flags)
+                .number(b'C', ticket.cas)
+                .end();
+            Ok(())
+        };
         let read = |reply: Reply<'_>| match reply {
             Reply::Meta {
                 code: Code::Hd | Code::Nf | Code::Ex,
@@ -337,13 +436,16 @@ impl Client {
             } => Ok(Flow::Done),
             other => refused(&other),
         };
-        self.server_of(key)?
-            .exchange("give lease back", Effect::Writes, &request, read)
+        self.route_back(ticket.place)
+            .await?
+            .server
+            .exchange("give lease back", Effect::Writes, request, read)
             .await
     }
 
     /// Makes the value outdated: readers that may use it still do, for at most `stale_for`; one reader is told to compute it anew; computations begun
-    /// before this call cannot be stored. A dead server is an error under every policy.
+    /// before this call cannot be stored. A dead server is an error, except where its keys move to others. A server before memcached 1.6 deletes the item
+    /// instead, and cannot refuse a value that was computed before.
     ///
     /// # Errors
     /// See [`Error`].
@@ -354,25 +456,9 @@ impl Client {
     ) -> Result<(), Error> {
         let key = key.into();
         let wire = self.wire_key(key)?;
-        let mut request = BytesMut::new();
-        Meta::new(&mut request, b"md", &wire)
-            .flags(b"I")
-            .number(b'T', whole_seconds(stale_for))
-            .end();
-        let read = |reply: Reply<'_>| match reply {
-            Reply::Meta {
-                code: Code::Hd | Code::Nf,
-                ..
-            } => Ok(Flow::Done),
-            other => refused(&other),
-        };
-        let result = self
-            .server_of(key)?
-            .exchange("invalidate", Effect::Writes, &request, read)
-            .await;
-        // Later callers must not be given what a caller before this one is still waiting for.
-        self.pool.flights.forget(&wire);
-        result
+        let _change = self.change(&wire);
+        self.everywhere(key, |route| invalidate_at(route, &wire, stale_for))
+            .await
     }
 
     /// [`Client::invalidate`] on the server of `hash_key`.

@@ -146,8 +146,9 @@ impl Selector {
         }
     }
 
-    /// A server that is alive, looking further from `number` the way Cache::Memcached does with `key`.
-    pub fn perl_server(
+    /// A server that is alive, looking further from `number` with the number of the try before `key`, at most 20 times; `None` if all those are dead.
+    /// Cache::Memcached adds the CRC of that; the other distributions take its hash, because on a ring a small step leads to the same server again.
+    pub fn rehashed(
         &self,
         number: u64,
         key: &[u8],
@@ -155,13 +156,20 @@ impl Selector {
     ) -> Option<usize> {
         let mut number = number;
         for attempt in 1..=PERL_TRIES_MAX {
-            let server = self.at(number)?;
+            let server = self.server_of_number(number)?;
             if alive(server) {
                 return Some(server);
             }
             let mut again = attempt.to_string().into_bytes();
             again.extend_from_slice(key);
-            number = number.wrapping_add(u64::from(crc(&again)));
+            number = match self.distribution {
+                Distribution::Perl => number.wrapping_add(u64::from(crc(&again))),
+                Distribution::Modula
+                | Distribution::Ketama
+                | Distribution::KetamaWeighted
+                | Distribution::Rendezvous
+                | Distribution::Jump => self.number(&again),
+            };
         }
         None
     }
@@ -333,19 +341,20 @@ mod tests {
     }
 
     #[test]
-    fn perl_looks_further_when_a_server_is_dead() {
-        let selector = Selector::new(Distribution::Perl, Hash::Crc, &servers(3), |_| true);
-        for n in 0..100 {
-            let key = format!("k{n}").into_bytes();
-            let number = selector.number(&key);
-            let chosen = selector
-                .perl_server(number, &key, |index| index != 1)
-                .unwrap();
-            assert_ne!(chosen, 1);
-            assert_eq!(
-                selector.perl_server(number, &key, |_| true),
-                selector.server(&key)
-            );
+    fn keys_look_further_when_a_server_is_dead() {
+        for distribution in ALL {
+            let hash = distribution.default_hash();
+            let selector = Selector::new(distribution, hash, &servers(3), |_| true);
+            for n in 0..100 {
+                let key = format!("k{n}").into_bytes();
+                let number = selector.number(&key);
+                let chosen = selector.rehashed(number, &key, |index| index != 1);
+                assert_ne!(chosen.unwrap(), 1, "{distribution:?}");
+                assert_eq!(
+                    selector.rehashed(number, &key, |_| true),
+                    selector.server(&key)
+                );
+            }
         }
     }
 

@@ -294,7 +294,7 @@ fn agrees_with_cache_memcached(weights: &[u32], dead: &[usize], are_numbered: bo
         } else {
             selector.number(key)
         };
-        let chosen = selector.perl_server(number, key, |server| !dead.contains(&server));
+        let chosen = selector.rehashed(number, key, |server| !dead.contains(&server));
         let expected = (expected != NOWHERE).then_some(usize::from(expected));
         assert_eq!(chosen, expected, "{case} {n}");
         if dead.is_empty() {

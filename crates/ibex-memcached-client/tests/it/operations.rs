@@ -1,7 +1,7 @@
 //! Every operation once, and many keys over many servers.
 
 use crate::server::{Memcached, patient};
-use ibex_memcached_client::{Client, Error, Expiry, Swap, Verb};
+use ibex_memcached_client::{Client, Error, Expiry, Swap};
 use std::time::Duration;
 
 #[tokio::test]
@@ -32,23 +32,14 @@ async fn every_operation() {
     );
     assert_eq!(
         cache
-            .cas("absent", "three", Expiry::Never, 1)
+            .cas("absent", "three", Expiry::Never, 1_u64)
             .await
             .unwrap(),
         Swap::NotFound
     );
-    assert!(
-        cache
-            .store(Verb::Append, "k", "!", 0, Expiry::Never)
-            .await
-            .unwrap()
-    );
-    assert!(
-        cache
-            .store(Verb::Prepend, "k", "<", 0, Expiry::Never)
-            .await
-            .unwrap()
-    );
+    assert!(cache.append("k", "!").await.unwrap());
+    assert!(cache.prepend("k", "<").await.unwrap());
+    assert!(!cache.append("absent", "!").await.unwrap());
     assert_eq!(cache.get("k").await.unwrap().unwrap().value, "<two!");
     assert!(
         cache
