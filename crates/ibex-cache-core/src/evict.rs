@@ -1,14 +1,15 @@
 //! Making room: what is moved, what is dropped, in which order.
 //!
 //! 1. free cells that fill a segment are gathered; 2. a segment that is half dead is compacted; 3. the oldest segment or big value is evicted,
-//!    sparing what was read
-//!    since it came there, and what is small beside the others once or twice. Also the sweep for expired items, which needs no reader to meet them.
+//!    sparing what was read since it came there, and what is small beside the others for more rounds. Also the sweep for expired items, which needs no reader
+//!    to meet them.
 
 use crate::ghost::Ghost;
 use crate::index::{FREQUENCY_MAX, Position};
 use crate::item::{Bits, Raw};
 use crate::memory::{CELLS, Cell, Use};
 use crate::shard::{Aged, EVICTED_MAX, Evicted, Full, Met, Shard};
+use xxhash_rust::xxh3::xxh3_64;
 
 /// Free segments kept back so that evacuation always has somewhere to move items to.
 const RESERVE: usize = 1;
@@ -16,6 +17,11 @@ const RESERVE: usize = 1;
 const COMPACTION_LOOKS_MAX: usize = 1024;
 /// Largest share of a segment that survives eviction, in quarters. Without a bound a shard in which everything is read often would copy for ever.
 const SURVIVORS_QUARTERS_MAX: usize = 3;
+
+/// Steps towards the limit after each insert, at least.
+const PASSES_PER_INSERT_LEAST: usize = 4;
+/// Bytes by which the index grows.
+const INDEX_BLOCK_BYTES: usize = 16 << 10;
 
 /// An item this many times smaller than the mean is spared once without having been read.
 const SMALL: u64 = 2;
@@ -64,26 +70,43 @@ impl Shard {
         }
     }
 
+    /// Whether [`Shard::spare_segment`] has one.
+    pub(crate) fn has_spare_segment(&self) -> bool {
+        self.memory.free.len() > RESERVE
+            || self.memory_bytes() + self.memory.segment_bytes <= self.config.limit_bytes
+    }
+
     /// Brings memory under the limit.
     pub(crate) fn enforce(&mut self, now: u32) {
-        let mut passes_left = self.passes_max();
-        while self.memory_bytes() > self.config.limit_bytes && passes_left > 0 {
-            passes_left -= 1;
+        self.enforce_some(now, self.passes_max());
+    }
+
+    /// Passes after an insert that make up for what it may have added: a block of the index and one of its overflow.
+    pub(crate) fn passes_per_insert(&self) -> usize {
+        PASSES_PER_INSERT_LEAST + 8 * INDEX_BLOCK_BYTES / self.memory.segment_bytes
+    }
+
+    /// Brings memory under the limit in up to `passes` steps, each about the work for one segment; `true` when it is, or nothing more can be freed.
+    pub fn enforce_some(&mut self, now: u32, passes: usize) -> bool {
+        for _ in 0..passes {
+            if self.memory_bytes() <= self.config.limit_bytes {
+                return true;
+            }
             if self.ghost.take().is_some() {
                 continue;
             }
             let can_shrink = self.memory.free.len() > RESERVE && self.memory.shrink();
             if !can_shrink && !self.reclaim(now) {
-                return;
+                return true;
             }
         }
+        self.memory_bytes() <= self.config.limit_bytes
     }
 
     /// Reads a new item is credited with, which is how often it is spared. A byte of a small item is hit more often than one of a large item, and sparing it
     /// costs little: what is so spared is a minority of the bytes, since the mean is of all items.
     pub(crate) fn head_start(&self, footprint: usize) -> u8 {
-        let mean = self.stats.bytes / self.stats.curr_items.max(1);
-        match mean / (footprint as u64).max(1) {
+        match self.mean_footprint() / (footprint as u64).max(1) {
             ..SMALL => 0,
             SMALL..VERY_SMALL => 1,
             VERY_SMALL.. => FREQUENCY_MAX,
@@ -244,7 +267,7 @@ impl Shard {
             self.bury(stub);
             return;
         }
-        self.index.set_frequency(position, frequency / 2);
+        self.wear(position, self.whole_footprint(stub), hash ^ order);
         self.by_age.remove(&order);
         let order = self.next_order();
         self.by_age.insert(order, Aged::Big(id));
@@ -318,7 +341,7 @@ impl Shard {
             let is_spared = frequency > 0 && kept + footprint <= kept_max;
             if !is_expired && (keep == Keep::All || is_stub || is_spared) {
                 kept += if is_stub { 0 } else { footprint };
-                self.relocate(location, footprint, position, keep, order);
+                self.relocate(location, footprint, (position, hash), keep, order);
                 continue;
             }
             if is_expired {
@@ -336,7 +359,7 @@ impl Shard {
         &mut self,
         location: u32,
         footprint: usize,
-        position: Position,
+        (position, hash): (Position, u64),
         keep: Keep,
         order: u64,
     ) {
@@ -368,10 +391,23 @@ impl Shard {
             Keep::Read if big.is_some() => self.stats.moved_survivors += 1,
             Keep::Read => {
                 self.stats.moved_survivors += 1;
-                let frequency = self.index.frequency(position);
-                self.index.set_frequency(position, frequency / 2);
+                self.wear(position, footprint as usize, hash ^ order);
             }
         }
+    }
+
+    /// Halves the counter of an item that was spared: always if it is as large as the mean, else as likely as it is smaller. So a small item that nobody reads
+    /// stays longer, but occupies no more bytes times rounds than a large one. `salt` is another each time.
+    fn wear(&mut self, position: Position, footprint: usize, salt: u64) {
+        let mean = self.mean_footprint();
+        if footprint as u64 >= mean || xxh3_64(&salt.to_le_bytes()) % mean < footprint as u64 {
+            let frequency = self.index.frequency(position);
+            self.index.set_frequency(position, frequency / 2);
+        }
+    }
+
+    fn mean_footprint(&self) -> u64 {
+        self.stats.bytes / self.stats.curr_items.max(1)
     }
 
     /// The segment items are moved to, with room for `bytes`. Compacted items keep the age of the segment they came from.

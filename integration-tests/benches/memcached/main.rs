@@ -4,7 +4,7 @@
 //!
 //! - `--cpu`: the server's own time per operation, which repeats on a busy machine where throughput does not
 //! - `--memory`: resident bytes per item, items held
-//! - `--hit-ratio`: traces read through both; with `--hour` the one whose sizes change alone, the change after an hour
+//! - `--hit-ratio`: traces read through both; with `--hour` the one whose sizes change alone, the change after an hour; with `--recorded FILE` a recorded one
 //! - `--policies`: eviction policies on the same traces, simulated
 //! - `--storms`: the memory bound under abuse; fails when ours breaks it
 //! - `--latency`: against load

@@ -1,5 +1,8 @@
 //! Request traces: what is read, and how it is stored when it was missed. The same seed gives both servers the same trace.
 
+use std::collections::HashMap;
+use std::path::Path;
+
 use ibex_base::rng::Rng;
 use ibex_base::zipf::Zipf;
 
@@ -82,6 +85,31 @@ pub(crate) const TRACES: [Trace; 11] = [
     shaped("zipf 0.9, many sizes", Shape::Sizes),
     shaped(CHANGE, Shape::Change),
 ];
+
+/// A recorded trace: text with commas, whose first line names the columns. `size` is the value's bytes, `lbn` (a block's number, in traces of storage) or
+/// `key` what is read; keys are numbered in the order they come.
+pub(crate) fn recorded(path: &Path) -> Vec<Request> {
+    let text = std::fs::read_to_string(path).unwrap();
+    let mut lines = text.lines();
+    let names: Vec<&str> = lines.next().unwrap_or_default().split(',').collect();
+    let column = |wanted: &[&str]| {
+        let at = names.iter().position(|name| wanted.contains(name));
+        at.unwrap_or_else(|| panic!("no column {wanted:?} in {names:?}"))
+    };
+    let (key, size) = (column(&["key", "lbn"]), column(&["size"]));
+    let mut numbers = HashMap::new();
+    lines
+        .map(|line| {
+            let cells: Vec<&str> = line.split(',').collect();
+            let next = u32::try_from(numbers.len()).unwrap();
+            Request {
+                key: *numbers.entry(cells[key]).or_insert(next),
+                bytes: cells[size].parse().unwrap(),
+                ttl: 0,
+            }
+        })
+        .collect()
+}
 
 /// A number that looks random but belongs to the key.
 fn mark(key: u32) -> u64 {
