@@ -28,13 +28,38 @@ const LATE: Duration = Duration::from_secs(2);
 /// Lifetimes in seconds; 0 is for ever.
 const LIFETIMES: [u64; 6] = [0, 0, 0, 2, 10, 60];
 
+/// A lifetime, and between which moments it began: the request was written, its answer read.
+#[derive(Debug, Clone, Copy)]
+struct Lifetime {
+    span: Duration,
+    asked: Instant,
+    answered: Instant,
+}
+
+impl Lifetime {
+    fn answered_now(mut self) -> Self {
+        self.answered = Instant::now();
+        self
+    }
+}
+
 /// What a key holds.
 #[derive(Debug, Clone)]
 struct Known {
     value: Vec<u8>,
     flags: u32,
-    ends: Option<Instant>,
+    life: Option<Lifetime>,
     cas: Option<u64>,
+}
+
+impl Known {
+    /// As it is when the answer to its store has come.
+    fn stored(&self) -> Self {
+        Self {
+            life: self.life.map(Lifetime::answered_now),
+            ..self.clone()
+        }
+    }
 }
 
 /// A request on its way, and what it would make of the key.
@@ -47,10 +72,10 @@ enum Sent {
     Append(u32, Vec<u8>),
     Increment(u32, u64),
     Delete(u32),
-    Touch(u32, Option<Instant>),
+    Touch(u32, Option<Lifetime>),
     Get(u32),
     /// A read that sets the lifetime.
-    GetAndTouch(u32, Option<Instant>),
+    GetAndTouch(u32, Option<Lifetime>),
     MetaGet(u32),
     Invalidate,
     StoreShared,
@@ -119,20 +144,24 @@ impl Owner {
             bytes_of(self.rng.next_u64(), len)
         };
         let flags = [0, 1, u32::MAX][self.rng.index(3)];
-        let (ends, ttl) = self.lifetime();
+        let (life, ttl) = self.lifetime();
         let known = Known {
             value,
             flags,
-            ends,
+            life,
             cas: None,
         };
         (known, ttl)
     }
 
-    fn lifetime(&mut self) -> (Option<Instant>, u64) {
+    fn lifetime(&mut self) -> (Option<Lifetime>, u64) {
         let ttl = LIFETIMES[self.rng.index(LIFETIMES.len())];
-        let ends = (ttl > 0).then(|| Instant::now() + Duration::from_secs(ttl));
-        (ends, ttl)
+        let life = Lifetime {
+            span: Duration::from_secs(ttl),
+            asked: Instant::now(),
+            answered: Instant::now(),
+        };
+        ((ttl > 0).then_some(life), ttl)
     }
 
     fn block(&mut self, verb: &str, key: u32, cas: &str) -> Known {
@@ -173,14 +202,14 @@ impl Owner {
                 Sent::Delete(key)
             }
             400..430 => {
-                let (ends, ttl) = self.lifetime();
+                let (life, ttl) = self.lifetime();
                 self.line(&format!("touch {name} {ttl}"));
-                Sent::Touch(key, ends)
+                Sent::Touch(key, life)
             }
             430..460 => {
-                let (ends, ttl) = self.lifetime();
+                let (life, ttl) = self.lifetime();
                 self.line(&format!("gats {ttl} {name}"));
-                Sent::GetAndTouch(key, ends)
+                Sent::GetAndTouch(key, life)
             }
             460..600 => {
                 self.line(&format!("mg {name} v f t c"));
@@ -251,7 +280,9 @@ impl Judge<'_> {
         let Some(known) = self.known.get_mut(&key) else {
             panic!("a key that is not there was found: {sent:?}");
         };
-        let is_over = known.ends.is_some_and(|ends| ends + LATE < sending);
+        let is_over = known
+            .life
+            .is_some_and(|life| life.answered + life.span + LATE < sending);
         assert!(!is_over, "an expired item was found: {sent:?}");
         known
     }
@@ -276,15 +307,15 @@ impl Judge<'_> {
     fn judge(&mut self, sent: &Sent, reply: &Reply<'_>) -> bool {
         match (sent, reply) {
             (Sent::Set(key, known) | Sent::Add(key, known), Reply::Stored) => {
-                self.known.insert(*key, known.clone());
+                self.known.insert(*key, known.stored());
             }
             (Sent::Replace(key, known), Reply::Stored) => {
-                *self.is_there(*key, sent) = known.clone();
+                *self.is_there(*key, sent) = known.stored();
             }
             (Sent::Cas(key, number, known), Reply::Stored) => {
                 let old = self.is_there(*key, sent);
                 assert_eq!(old.cas, Some(*number), "a wrong cas was taken: {sent:?}");
-                *old = known.clone();
+                *old = known.stored();
             }
             (Sent::Cas(key, number, _), Reply::Exists) => {
                 let known = self.is_there(*key, sent);
@@ -313,13 +344,13 @@ impl Judge<'_> {
                 self.is_there(*key, sent);
                 self.known.remove(key);
             }
-            (Sent::Touch(key, ends), Reply::Touched) => {
-                self.is_there(*key, sent).ends = *ends;
+            (Sent::Touch(key, life), Reply::Touched) => {
+                self.is_there(*key, sent).life = life.map(Lifetime::answered_now);
             }
             (Sent::Get(key) | Sent::GetAndTouch(key, _), Reply::Value(value)) => {
                 self.is_hit(*key, sent, value.flags, value.cas, value.data);
-                if let Sent::GetAndTouch(_, ends) = sent {
-                    self.is_there(*key, sent).ends = *ends;
+                if let Sent::GetAndTouch(_, life) = sent {
+                    self.is_there(*key, sent).life = life.map(Lifetime::answered_now);
                 }
                 self.found = true;
                 return false;
@@ -339,8 +370,8 @@ impl Judge<'_> {
             ) => {
                 let number = flags.number(b'f').unwrap() as u32;
                 self.is_hit(*key, sent, number, flags.number(b'c'), data);
-                let ends = self.is_there(*key, sent).ends;
-                self.is_time(ends, flags.token(b't').unwrap(), sent);
+                let life = self.is_there(*key, sent).life;
+                self.is_time(life, flags.token(b't').unwrap(), sent);
             }
             (Sent::Replace(key, _) | Sent::Append(key, _), Reply::NotStored)
             | (
@@ -368,18 +399,20 @@ impl Judge<'_> {
     }
 
     /// The remaining seconds a hit tells; -1 is for ever.
-    fn is_time(&self, ends: Option<Instant>, token: &[u8], sent: &Sent) {
+    fn is_time(&self, life: Option<Lifetime>, token: &[u8], sent: &Sent) {
         let left: i64 = std::str::from_utf8(token).unwrap().parse().unwrap();
-        match ends {
-            None => assert_eq!(left, -1, "{sent:?}"),
-            Some(ends) => {
-                let real = ends.saturating_duration_since(self.sending).as_secs() as i64;
-                assert!(
-                    (-2..=real + 2).contains(&left),
-                    "{left} of {real} s: {sent:?}"
-                );
-            }
-        }
+        let Some(life) = life else {
+            return assert_eq!(left, -1, "{sent:?}");
+        };
+        let seconds = |begin: Instant, now: Instant| {
+            (begin + life.span).saturating_duration_since(now).as_secs()
+        };
+        let least = seconds(life.asked, Instant::now()).saturating_sub(LATE.as_secs()) as i64;
+        let most = (seconds(life.answered, self.sending) + LATE.as_secs()) as i64;
+        assert!(
+            (least..=most).contains(&left),
+            "{left} s left, not {least} to {most}: {sent:?}"
+        );
     }
 }
 
