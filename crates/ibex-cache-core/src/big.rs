@@ -12,6 +12,23 @@ pub(crate) struct Big {
     pub(crate) stub: u32,
     /// Its number in the order of eviction.
     pub(crate) order: u64,
+    /// How many read or write it in pieces.
+    pins: u32,
+    /// No item has it: it goes with its last pin.
+    is_detached: bool,
+}
+
+impl Big {
+    /// A value that has neither bytes nor an item yet.
+    pub(crate) fn unborn() -> Self {
+        Self {
+            cells: Vec::new(),
+            stub: u32::MAX,
+            order: 0,
+            pins: 0,
+            is_detached: true,
+        }
+    }
 }
 
 /// Big values by number.
@@ -20,6 +37,8 @@ pub(crate) struct BigTable {
     entries: Vec<Option<Big>>,
     free: Vec<u32>,
     cells: usize,
+    /// Values with pins.
+    pinned: usize,
 }
 
 impl BigTable {
@@ -34,11 +53,58 @@ impl BigTable {
             .expect("fewer big values than cells, which are numbered in 32 bits")
     }
 
-    pub(crate) fn remove(&mut self, id: u32) -> Option<Big> {
+    fn remove(&mut self, id: u32) -> Option<Big> {
         let big = self.entries.get_mut(id as usize)?.take()?;
         self.cells -= big.cells.len();
         self.free.push(id);
         Some(big)
+    }
+
+    /// Keeps a value until it is unpinned.
+    pub(crate) fn pin(&mut self, id: u32) {
+        if let Some(big) = self.by_id_mut(id) {
+            big.pins += 1;
+            self.pinned += usize::from(self.by_id(id).is_some_and(|big| big.pins == 1));
+        }
+    }
+
+    /// Takes a pin off; the value, if nobody has it any more.
+    pub(crate) fn unpin(&mut self, id: u32) -> Option<Big> {
+        let big = self.by_id_mut(id)?;
+        big.pins -= 1;
+        let (is_free, is_detached) = (big.pins == 0, big.is_detached);
+        self.pinned -= usize::from(is_free);
+        if is_free && is_detached {
+            self.remove(id)
+        } else {
+            None
+        }
+    }
+
+    /// Its item is gone; the value, unless it is pinned.
+    pub(crate) fn detach(&mut self, id: u32) -> Option<Big> {
+        let big = self.by_id_mut(id)?;
+        big.is_detached = true;
+        if big.pins == 0 { self.remove(id) } else { None }
+    }
+
+    /// A value gets an item.
+    pub(crate) fn adopt(&mut self, id: u32) {
+        if let Some(big) = self.by_id_mut(id) {
+            big.is_detached = false;
+        }
+    }
+
+    /// Whether any value is pinned.
+    pub(crate) fn has_pinned(&self) -> bool {
+        self.pinned > 0
+    }
+
+    /// All numbers in use.
+    pub(crate) fn ids(&self) -> Vec<u32> {
+        let numbered = (0_u32..).zip(&self.entries);
+        let used = numbered.filter(|(_, entry)| entry.is_some());
+        used.map(|(id, _)| id).collect()
     }
 
     /// Adds a cell to a value under construction.

@@ -16,8 +16,10 @@
 //! there are copied to a fresh segment, the others are dropped (second chance, in the manner of CLOCK and SIEVE). Items that are small beside the others
 //! are spared once or twice without having been read.
 //!
+//! Values over 64 KiB can be read and written in pieces over several calls, see [`Pinned`].
+//!
 //! Invariants, checked by `Shard::check_invariants` in tests:
-//! - segments, index and big-value table together never exceed the limit given, but for one step of the index;
+//! - segments, index and big-value table together never exceed the limit given, but for one step of the index and while a lower limit is being enforced;
 //! - every slot of the index names a live item of its key, and every live item has exactly one slot;
 //! - a segment's live counts equal what a walk over it finds; a cell belongs to one live big value or to none.
 #![forbid(unsafe_code)]
@@ -30,11 +32,13 @@ mod ghost;
 mod index;
 mod item;
 mod memory;
+mod pieces;
 mod shard;
 mod stats;
 
 pub use bands::{BAND_COUNT_MAX, Band, Bands};
 pub use carry::Carried;
 pub use item::{Bits, ItemView, ValueParts, classic_size};
+pub use pieces::{PIECE_BYTES, Pinned};
 pub use shard::{Absent, Evicted, Found, Full, NewItem, Shard, ShardConfig};
 pub use stats::Stats;

@@ -360,6 +360,8 @@ impl Shard {
     /// [`Full`] if there is no room; what was under the key is still there.
     pub fn insert(&mut self, now: u32, hash: u64, new: &NewItem<'_>) -> Result<(), Full> {
         self.flush_if_due(now);
+        // The place of a flushed item is taken again; asked before its bytes may be written over.
+        self.stats.reclaimed += u64::from(self.was_flushed(hash, new.key));
         let value_len: usize = new.value.iter().map(|part| part.len()).sum();
         let parts = Parts {
             key: new.key,
@@ -380,6 +382,30 @@ impl Shard {
         self.place(now, hash, parts, new.value, frequency)
     }
 
+    /// Stores an item whose value is in the table already.
+    pub(crate) fn insert_big(
+        &mut self,
+        now: u32,
+        hash: u64,
+        new: &NewItem<'_>,
+        value_len: usize,
+        id: u32,
+    ) -> Result<(), Full> {
+        self.flush_if_due(now);
+        self.stats.reclaimed += u64::from(self.was_flushed(hash, new.key));
+        let parts = Parts {
+            key: new.key,
+            value_len: u32::try_from(value_len).map_err(|_| Full)?,
+            flags: new.flags,
+            cas: new.cas,
+            expiry: new.expiry,
+            last_access: now,
+            bits: new.bits.given(),
+            big: Some(id),
+        };
+        self.place(now, hash, parts, &[], 0)
+    }
+
     /// Writes an item to where new ones go and points the index at it.
     pub(crate) fn place(
         &mut self,
@@ -389,7 +415,7 @@ impl Shard {
         value: &[&[u8]],
         frequency: u8,
     ) -> Result<(), Full> {
-        if parts.footprint() > self.memory.segment_bytes / INLINE_SHARE {
+        if parts.big.is_none() && parts.footprint() > self.memory.segment_bytes / INLINE_SHARE {
             parts.big = Some(self.store_big(now, parts.value_len as usize, value)?);
         }
         let location = match self.write(now, &parts, value) {
@@ -407,7 +433,7 @@ impl Shard {
                 (big.stub, big.order) = (location, order);
             }
         }
-        self.enforce(now);
+        self.enforce_some(now, self.passes_per_insert());
         Ok(())
     }
 
@@ -489,8 +515,6 @@ impl Shard {
             self.bury(old_location);
             return;
         }
-        // The place of a flushed item is taken again.
-        self.stats.reclaimed += u64::from(self.was_flushed(hash, key));
         let (memory, seed) = (&self.memory, self.config.seed);
         self.index.insert(hash, location, frequency, |location| {
             Self::hash(seed, Raw(memory.tail(location)).key())
@@ -625,16 +649,11 @@ impl Shard {
 
     /// Copies a value into cells; returns its number in the table.
     fn store_big(&mut self, now: u32, value_len: usize, value: &[&[u8]]) -> Result<u32, Full> {
+        self.check_big(value_len)?;
         let cell_bytes = self.memory.segment_bytes / CELLS as usize;
         let wanted = value_len.div_ceil(cell_bytes);
-        if wanted * cell_bytes > self.config.limit_bytes / 2 {
-            return Err(Full);
-        }
-        let id = self.bigs.insert(Big {
-            cells: Vec::new(),
-            stub: u32::MAX,
-            order: 0,
-        });
+        let id = self.bigs.insert(Big::unborn());
+        self.bigs.adopt(id);
         for position in 0..wanted {
             let Some(cell) = self.take_cell(now, (id, u32::try_from(position).map_err(|_| Full)?))
             else {
@@ -662,8 +681,17 @@ impl Shard {
         Ok(id)
     }
 
+    /// Whether a value could be stored at all: half of the memory is the most one may take.
+    pub(crate) fn check_big(&self, value_len: usize) -> Result<(), Full> {
+        let cell_bytes = self.memory.segment_bytes / CELLS as usize;
+        if value_len.next_multiple_of(cell_bytes) > self.config.limit_bytes / 2 {
+            return Err(Full);
+        }
+        Ok(())
+    }
+
     /// A free cell, now owned by `owner`.
-    fn take_cell(&mut self, now: u32, owner: (u32, u32)) -> Option<Cell> {
+    pub(crate) fn take_cell(&mut self, now: u32, owner: (u32, u32)) -> Option<Cell> {
         let mut passes_left = self.passes_max();
         while self.partial.is_empty() {
             if let Some(number) = self.spare_segment() {
@@ -705,10 +733,13 @@ impl Shard {
         }
     }
 
-    /// Frees a big value's cells and its place in the order of eviction.
+    /// Takes a big value from its item and out of the order of eviction; its cells are free when nobody reads it.
     pub(crate) fn drop_big(&mut self, id: Option<u32>) {
-        if let Some(big) = id.and_then(|id| self.bigs.remove(id)) {
+        let Some(id) = id else { return };
+        if let Some(big) = self.bigs.by_id(id) {
             self.by_age.remove(&big.order);
+        }
+        if let Some(big) = self.bigs.detach(id) {
             for cell in big.cells {
                 self.free_cell(cell);
             }
@@ -720,13 +751,22 @@ impl Shard {
         self.flush_at = None;
         let index = std::mem::replace(&mut self.index, Index::new());
         self.ghost = Ghost::new(index);
-        self.bigs = BigTable::default();
+        let has_pinned = self.bigs.has_pinned();
+        if has_pinned {
+            // Cells of values that are being read or written stay.
+            for id in self.bigs.ids() {
+                self.drop_big(Some(id));
+            }
+        } else {
+            self.bigs = BigTable::default();
+            self.partial.clear();
+        }
         self.by_age.clear();
         self.open = [None; TTL_CLASSES_MAX];
         (self.survivors, self.compacted) = (None, None);
-        self.partial.clear();
         for number in 0..self.memory.segments.len() {
-            if self.memory.segments[number].usage != Use::Free {
+            let usage = self.memory.segments[number].usage;
+            if usage != Use::Free && !(has_pinned && usage == Use::Cells) {
                 self.memory
                     .release_flushed(u32::try_from(number).expect("segment numbers are 32 bits"));
             }
@@ -758,8 +798,13 @@ impl Shard {
 
     /// Changes the memory limit; shrinking evicts at once.
     pub fn set_limit(&mut self, now: u32, limit_bytes: usize) {
-        self.config.limit_bytes = limit_bytes.max(SEGMENTS_MIN * self.memory.segment_bytes);
+        self.note_limit(limit_bytes);
         self.enforce(now);
+    }
+
+    /// Changes the memory limit, to be enforced by [`Shard::enforce_some`] and by what is stored from now on.
+    pub fn note_limit(&mut self, limit_bytes: usize) {
+        self.config.limit_bytes = limit_bytes.max(SEGMENTS_MIN * self.memory.segment_bytes);
     }
 
     /// Visits the items of up to `buckets` index buckets from `cursor`; the next cursor, or `None` at the end. Items that stay all the time are seen at

@@ -203,6 +203,11 @@ impl Conn {
         self.writable = true;
     }
 
+    /// Whether it has buffers that count.
+    pub(crate) fn holds_buffers(&self) -> bool {
+        self.charged_read + self.charged_write > 0
+    }
+
     /// What `stats conns` shows of it while it waits.
     fn show_state(&self) {
         self.entry.set_state(match self.state {

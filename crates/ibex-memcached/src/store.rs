@@ -3,7 +3,10 @@
 //! Decides how many shards there are and how memory is divided; what an item is and who goes is the core's business.
 
 use crate::restart::Restored;
-use ibex_cache_core::{BAND_COUNT_MAX, Band, Bands, Carried, Shard, ShardConfig, Stats};
+use ibex_cache_core::{
+    BAND_COUNT_MAX, Band, Bands, Carried, Found, Full, NewItem, PIECE_BYTES, Pinned, Shard,
+    ShardConfig, Stats,
+};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,6 +20,20 @@ const LARGEST_ITEMS_PER_SHARD: usize = 4;
 
 /// Segments of a shard that is not used any more.
 const SEGMENT_BYTES_LEAST: usize = 4096;
+
+/// Steps towards room for one piece of a large value. Others may take what was freed, so there is an end to it.
+const ROOM_STEPS_MAX: usize = 1000;
+
+/// What became of a value before its item is stored.
+#[derive(Debug)]
+pub(crate) enum Staged {
+    /// It is small: it is copied with its item.
+    No,
+    /// It is in the shard, without an item yet.
+    Written(Pinned),
+    /// There was no room.
+    NoRoom,
+}
 
 /// Carried items and their hashes.
 type Hashed<'a> = Vec<(u64, Carried<'a, &'a [u8]>)>;
@@ -116,6 +133,52 @@ impl Store {
         (hash >> 32) as usize & (self.shards.len() - 1)
     }
 
+    /// Appends an item's value to `out`; a large one in pieces, between which others have the shard.
+    pub(crate) fn copy_out(
+        &self,
+        mut shard: MutexGuard<'_, Shard>,
+        hash: u64,
+        found: Found,
+        out: &mut Vec<u8>,
+    ) {
+        let Some(pinned) = shard.pin(found) else {
+            return shard
+                .view(found)
+                .value()
+                .for_each(|part| out.extend_from_slice(part));
+        };
+        drop(shard);
+        out.reserve(pinned.value_len());
+        let mut at = 0;
+        while at < pinned.value_len() {
+            at = self.shard(hash).read_piece(&pinned, at, out);
+        }
+        self.shard(hash).unpin(pinned);
+    }
+
+    /// Puts a large value into the shard, in pieces, before it is known whether its item will be stored.
+    pub(crate) fn stage(&self, now: u32, hash: u64, value: &[u8]) -> Staged {
+        if value.len() <= PIECE_BYTES {
+            return Staged::No;
+        }
+        let Ok(pinned) = self.shard(hash).begin(value.len()) else {
+            return Staged::NoRoom;
+        };
+        for piece in value.chunks(PIECE_BYTES) {
+            for _ in 0..ROOM_STEPS_MAX {
+                if self.shard(hash).make_room(now) {
+                    break;
+                }
+            }
+            let mut shard = self.shard(hash);
+            if shard.write_piece(now, &pinned, piece).is_err() {
+                shard.unpin(pinned);
+                return Staged::NoRoom;
+            }
+        }
+        Staged::Written(pinned)
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.shards.len()
     }
@@ -211,7 +274,15 @@ impl Store {
     fn divide(&self, now: u32) {
         let share =
             (self.limit_bytes() - self.charged_bytes.load(Ordering::Relaxed)) / self.shards.len();
-        self.each(|shard| shard.set_limit(now, share));
+        self.each(|shard| shard.note_limit(share));
+        for slot in &self.shards {
+            // Another call may have changed the limit meanwhile; then both work towards the later one.
+            let is_done = || {
+                let mut shard = slot.0.lock().unwrap_or_else(PoisonError::into_inner);
+                shard.enforce_some(now, 1)
+            };
+            while !is_done() {}
+        }
     }
 
     pub(crate) fn stats(&self) -> Stats {
@@ -228,5 +299,32 @@ impl Store {
             }
         });
         sum
+    }
+}
+
+impl Staged {
+    /// Stores an item, whose value is taken from here if it was staged.
+    ///
+    /// # Errors
+    /// [`Full`] if there is no room.
+    pub(crate) fn insert(
+        &mut self,
+        shard: &mut Shard,
+        now: u32,
+        hash: u64,
+        new: &NewItem<'_>,
+    ) -> Result<(), Full> {
+        match std::mem::replace(self, Self::No) {
+            Self::No => shard.insert(now, hash, new),
+            Self::Written(pinned) => shard.insert_written(now, hash, new, pinned),
+            Self::NoRoom => Err(Full),
+        }
+    }
+
+    /// Gives back what was staged and not stored.
+    pub(crate) fn drop_in(self, shard: &mut Shard) {
+        if let Self::Written(pinned) = self {
+            shard.unpin(pinned);
+        }
     }
 }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// Segments swept under one hold of a shard's lock: some tens of microseconds.
-const SEGMENTS_PER_HOLD: usize = 4;
+/// Segments swept under one hold of a shard's lock.
+const SEGMENTS_PER_HOLD: usize = 1;
 /// Time between rounds.
 const ROUND: Duration = Duration::from_secs(1);
 /// Items per index entry before the original's hash table doubles, times two.

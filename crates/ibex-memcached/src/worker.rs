@@ -128,6 +128,7 @@ impl Worker {
                 self.charged_bytes = self.numbers.gauges.bytes();
                 self.heartbeat.beat();
                 self.close_idle(now);
+                self.queue_holders();
             }
         }
         self.finish();
@@ -190,6 +191,22 @@ impl Worker {
             if let Some(conn) = self.conns.get_mut(*id).filter(|conn| !conn.is_queued) {
                 conn.is_queued = true;
                 self.queue.push_back(*id);
+            }
+        }
+    }
+
+    /// With all buffers over their limit, gives a turn to the connections that hold some: those that stall have none of their own in which they
+    /// could be closed.
+    fn queue_holders(&mut self) {
+        let shared = &self.shared;
+        let share = shared.buffers_max() / u64::from(shared.config.threads);
+        if self.numbers.gauges.bytes() <= share || shared.buffer_bytes() <= shared.buffers_max() {
+            return;
+        }
+        for (id, conn) in &mut self.conns {
+            if conn.holds_buffers() && !conn.is_queued {
+                conn.is_queued = true;
+                self.queue.push_back(id);
             }
         }
     }

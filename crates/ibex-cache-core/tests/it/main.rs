@@ -6,5 +6,6 @@
 )]
 
 mod density;
+mod holds;
 mod model;
 mod sim;

@@ -1,6 +1,8 @@
 //! What the store should hold, as a plain map; and the operations both are given.
 
-use ibex_cache_core::{Absent, Bands, Bits, Full, NewItem, Shard, ShardConfig};
+use ibex_cache_core::{
+    Absent, Bands, Bits, Full, NewItem, PIECE_BYTES, Pinned, Shard, ShardConfig,
+};
 use std::collections::BTreeMap;
 
 /// What the model knows of an item.
@@ -84,6 +86,51 @@ impl Pair {
                 self.model.remove(key);
             }
         }
+    }
+
+    /// Begins to read a large value in pieces, if it is one.
+    pub(crate) fn pin(&mut self, key: &[u8]) -> Option<(Pinned, Vec<u8>)> {
+        let hash = Shard::hash(self.seed, key);
+        let found = self.shard.find(self.now, hash, key).ok()?;
+        let value = self.shard.view(found).value().flatten().copied().collect();
+        Some((self.shard.pin(found)?, value))
+    }
+
+    /// Stores a large value in pieces; between them others act.
+    pub(crate) fn write_pieces(
+        &mut self,
+        key: &[u8],
+        value: Vec<u8>,
+        mut between: impl FnMut(&mut Self),
+    ) -> Result<(), Full> {
+        let pinned = self.shard.begin(value.len())?;
+        for piece in value.chunks(PIECE_BYTES) {
+            while !self.shard.make_room(self.now) {}
+            if self.shard.write_piece(self.now, &pinned, piece).is_err() {
+                self.shard.unpin(pinned);
+                return Err(Full);
+            }
+            between(self);
+        }
+        self.cas += 1;
+        let new = NewItem {
+            key,
+            value: &[],
+            flags: 0,
+            expiry: 0,
+            cas: self.cas,
+            bits: Bits::default(),
+        };
+        let hash = Shard::hash(self.seed, key);
+        self.shard.insert_written(self.now, hash, &new, pinned)?;
+        let item = ModelItem {
+            value,
+            flags: 0,
+            expiry: 0,
+            cas: self.cas,
+        };
+        self.model.insert(key.to_vec(), item);
+        Ok(())
     }
 
     pub(crate) fn write(
@@ -394,5 +441,96 @@ mod flushed {
         let evicted = shard.stats().evictions - before;
         assert!((395..=405).contains(&evicted), "{evicted}");
         shard.check_invariants();
+    }
+}
+
+/// Large values read and written in pieces, with everything happening in between.
+mod pieces {
+    use super::Pair;
+    use ibex_base::rng::Rng;
+    use ibex_cache_core::Pinned;
+
+    /// A value under way to a reader: what it was when it was pinned, and how much has been read.
+    struct Reading {
+        pinned: Pinned,
+        value: Vec<u8>,
+        read: Vec<u8>,
+    }
+
+    fn act(pair: &mut Pair, rng: &mut Rng) {
+        let key = format!("k{}", rng.below(40)).into_bytes();
+        match rng.below(40) {
+            0 => pair.flush(),
+            1 => {
+                let limit = (1 << 20) + rng.index(2 << 20);
+                pair.shard.set_limit(pair.now, limit);
+            }
+            2..6 => pair.delete(&key),
+            6..16 => pair.read(&key),
+            _ => {
+                let size = [20, 300, 3000, 20_000, 90_000, 200_000][rng.index(6)];
+                let value = vec![b'a' + (rng.below(26) as u8); size];
+                assert!(pair.write(&key, value, 0, 0, false).is_ok());
+            }
+        }
+    }
+
+    fn read_on(pair: &Pair, reading: &mut Reading) -> bool {
+        let at = reading.read.len();
+        let end = pair
+            .shard
+            .read_piece(&reading.pinned, at, &mut reading.read);
+        assert_eq!(end, reading.read.len());
+        end == reading.pinned.value_len()
+    }
+
+    #[test]
+    fn stay_as_they_were_whatever_happens() {
+        let (mut whole, mut written) = (0, 0);
+        for seed in 0..6 {
+            let mut rng = Rng::new(seed);
+            let mut pair = Pair::new(3 << 20, 4096, true, seed);
+            let mut readings: Vec<Reading> = Vec::new();
+            for _ in 0..300 {
+                act(&mut pair, &mut rng);
+                let key = format!("k{}", rng.below(40)).into_bytes();
+                if readings.len() < 4
+                    && let Some((pinned, value)) = pair.pin(&key)
+                {
+                    let read = Vec::new();
+                    readings.push(Reading {
+                        pinned,
+                        value,
+                        read,
+                    });
+                }
+                if rng.chance(1, 2) && !readings.is_empty() {
+                    let number = rng.index(readings.len());
+                    if read_on(&pair, &mut readings[number]) {
+                        let done = readings.swap_remove(number);
+                        assert!(done.read == done.value, "seed {seed}: a torn value");
+                        pair.shard.unpin(done.pinned);
+                        whole += 1;
+                    }
+                }
+                if rng.chance(1, 8) {
+                    let value = vec![b'A' + (rng.below(26) as u8); 70_000 + rng.index(150_000)];
+                    let mut inner = Rng::new(rng.next_u64());
+                    let outcome = pair.write_pieces(&key, value, |pair| act(pair, &mut inner));
+                    written += u64::from(outcome.is_ok());
+                }
+            }
+            for reading in readings {
+                pair.shard.unpin(reading.pinned);
+            }
+            // Nothing is left behind: what was pinned is free again.
+            pair.shard.set_limit(pair.now, 3 << 20);
+            pair.check_whole();
+            pair.flush();
+            pair.shard.check_invariants();
+            let stats = pair.shard.stats();
+            assert_eq!(stats.segments, stats.segments_free, "seed {seed}");
+        }
+        assert!(whole > 120 && written > 120, "{whole} {written}");
     }
 }

@@ -5,9 +5,10 @@
 
 use super::classic::{count_arithmetic, moved, numeric};
 use super::watched::Asked;
-use super::{After, Cx, write};
+use super::{After, Cx};
 use crate::PROTOCOL_VERSION;
 use crate::stats;
+use crate::store::Staged;
 use ibex_base::ascii::{U64_DIGITS_MAX, format_u64};
 use ibex_cache_core::{Absent, Bits, Found, NewItem, Shard};
 use ibex_memcached_proto::binary::{Body, Header, Opcode, Response, Status, Verb};
@@ -194,14 +195,18 @@ fn read(cx: &Cx<'_>, header: &Header, opcode: Opcode, body: &Body<'_>, out: &mut
     }
     response.value_bytes = item.value_len();
     response.write(out);
-    write::block(out, &item);
-    // No CRLF in packets.
-    out.truncate(out.len() - 2);
+    store.copy_out(shard, hash, found, out);
 }
 
-fn insert(cx: &Cx<'_>, shard: &mut Shard, hash: u64, new: &NewItem<'_>) -> Result<u64, Status> {
+fn insert(
+    cx: &Cx<'_>,
+    shard: &mut Shard,
+    hash: u64,
+    new: &NewItem<'_>,
+    staged: &mut Staged,
+) -> Result<u64, Status> {
     let cas = cx.next_cas();
-    match shard.insert(cx.now, hash, &NewItem { cas, ..*new }) {
+    match staged.insert(shard, cx.now, hash, &NewItem { cas, ..*new }) {
         Ok(()) => Ok(cas),
         Err(_) => {
             cx.counters.store_no_memory.add(1);
@@ -233,6 +238,7 @@ fn store(cx: &Cx<'_>, header: &Header, opcode: Opcode, body: &Body<'_>, out: &mu
     cx.counters.cmd_set.add(1);
     let store = &cx.shared.store;
     let hash = store.hash(body.key);
+    let mut staged = store.stage(cx.now, hash, body.value);
     let mut shard = store.shard(hash);
     let found = cx.find(&mut shard, hash, body.key).ok();
     let new = NewItem {
@@ -251,7 +257,8 @@ fn store(cx: &Cx<'_>, header: &Header, opcode: Opcode, body: &Body<'_>, out: &mu
         (Verb::Replace, None) => Err(Status::NotFound),
         _ => compare(cx, &shard, found, header.cas),
     };
-    let outcome = allowed.and_then(|()| insert(cx, &mut shard, hash, &new));
+    let outcome = allowed.and_then(|()| insert(cx, &mut shard, hash, &new, &mut staged));
+    staged.drop_in(&mut shard);
     show_store(cx, opcode, header, &new, outcome.as_ref().err().copied());
     match outcome {
         Ok(cas) => done(header, opcode, cas, out),
@@ -297,7 +304,7 @@ fn join(cx: &Cx<'_>, header: &Header, opcode: Opcode, body: &Body<'_>, out: &mut
         cas: 0,
         bits,
     };
-    let outcome = insert(cx, &mut shard, hash, &new);
+    let outcome = insert(cx, &mut shard, hash, &new, &mut Staged::No);
     show_store(cx, opcode, header, &new, outcome.as_ref().err().copied());
     match outcome {
         Ok(cas) => done(header, opcode, cas, out),
@@ -408,7 +415,7 @@ fn arithmetic(cx: &Cx<'_>, header: &Header, opcode: Opcode, body: &Body<'_>, out
         cas: 0,
         bits,
     };
-    match insert(cx, &mut shard, hash, &new) {
+    match insert(cx, &mut shard, hash, &new, &mut Staged::No) {
         Ok(cas) if !opcode.quiet => ok(header, cas, &[], &number.to_be_bytes(), out),
         Ok(_) => {}
         Err(failure) => status(header, failure, out),

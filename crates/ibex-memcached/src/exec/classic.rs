@@ -2,6 +2,7 @@
 
 use super::watched::Asked;
 use super::{Cx, ReadMode, write};
+use crate::store::Staged;
 use ibex_cache_core::{Absent, Bits, Found, NewItem, Shard};
 use ibex_memcached_proto::line::Words;
 use ibex_memcached_proto::request::{Answer, Direction, StoreLine, StoreVerb, WithCas};
@@ -67,7 +68,8 @@ fn read_one(cx: &Cx<'_>, mode: ReadMode, key: &[u8], out: &mut Vec<u8>) {
         write::number(out, item.cas());
     }
     out.extend_from_slice(b"\r\n");
-    write::block(out, &item);
+    store.copy_out(shard, hash, found, out);
+    out.extend_from_slice(b"\r\n");
 }
 
 fn count_read(cx: &Cx<'_>, mode: ReadMode, found: Result<Found, Absent>) {
@@ -129,6 +131,12 @@ fn store_unseen(cx: &Cx<'_>, line: &StoreLine<'_>, value: &[u8]) -> &'static [u8
     cx.detail(line.key, |counts| counts.sets += 1);
     let store = &cx.shared.store;
     let hash = store.hash(line.key);
+    let is_join = matches!(line.verb, StoreVerb::Append | StoreVerb::Prepend);
+    let mut staged = if is_join {
+        Staged::No
+    } else {
+        store.stage(cx.now, hash, value)
+    };
     let mut shard = store.shard(hash);
     let new = NewItem {
         key: line.key,
@@ -138,27 +146,40 @@ fn store_unseen(cx: &Cx<'_>, line: &StoreLine<'_>, value: &[u8]) -> &'static [u8
         cas: 0,
         bits: Bits::default(),
     };
+    let reply = store_in(cx, &mut shard, hash, line, &new, &mut staged);
+    staged.drop_in(&mut shard);
+    reply
+}
+
+fn store_in(
+    cx: &Cx<'_>,
+    shard: &mut Shard,
+    hash: u64,
+    line: &StoreLine<'_>,
+    new: &NewItem<'_>,
+    staged: &mut Staged,
+) -> &'static [u8] {
     match line.verb {
         StoreVerb::Set => {
-            cx.look(&mut shard, hash, line.key);
-            put(cx, &mut shard, hash, &new)
+            cx.look(shard, hash, line.key);
+            put(cx, shard, hash, new, staged)
         }
-        StoreVerb::Add => match cx.find(&mut shard, hash, line.key) {
+        StoreVerb::Add => match cx.find(shard, hash, line.key) {
             Ok(found) => {
                 shard.bumped(found);
                 texts::NOT_STORED
             }
-            Err(_) => put(cx, &mut shard, hash, &new),
+            Err(_) => put(cx, shard, hash, new, staged),
         },
-        StoreVerb::Replace => match cx.find(&mut shard, hash, line.key) {
-            Ok(_) => put(cx, &mut shard, hash, &new),
+        StoreVerb::Replace => match cx.find(shard, hash, line.key) {
+            Ok(_) => put(cx, shard, hash, new, staged),
             Err(_) => texts::NOT_STORED,
         },
-        StoreVerb::Append | StoreVerb::Prepend => match cx.find(&mut shard, hash, line.key) {
-            Ok(found) => join(cx, &mut shard, found, &new, line.verb == StoreVerb::Append),
+        StoreVerb::Append | StoreVerb::Prepend => match cx.find(shard, hash, line.key) {
+            Ok(found) => join(cx, shard, found, new, line.verb == StoreVerb::Append),
             Err(_) => texts::NOT_STORED,
         },
-        StoreVerb::Cas(cas) => match cx.find(&mut shard, hash, line.key) {
+        StoreVerb::Cas(cas) => match cx.find(shard, hash, line.key) {
             Err(_) => {
                 cx.counters.cas_misses.add(1);
                 texts::NOT_FOUND
@@ -169,19 +190,25 @@ fn store_unseen(cx: &Cx<'_>, line: &StoreLine<'_>, value: &[u8]) -> &'static [u8
             }
             Ok(_) => {
                 cx.counters.cas_hits.add(1);
-                put(cx, &mut shard, hash, &new)
+                put(cx, shard, hash, new, staged)
             }
         },
     }
 }
 
 /// Stores with a new cas number. Without room the old value goes too: a stale one must not survive.
-fn put(cx: &Cx<'_>, shard: &mut Shard, hash: u64, new: &NewItem<'_>) -> &'static [u8] {
+fn put(
+    cx: &Cx<'_>,
+    shard: &mut Shard,
+    hash: u64,
+    new: &NewItem<'_>,
+    staged: &mut Staged,
+) -> &'static [u8] {
     let new = NewItem {
         cas: cx.next_cas(),
         ..*new
     };
-    if shard.insert(cx.now, hash, &new).is_ok() {
+    if staged.insert(shard, cx.now, hash, &new).is_ok() {
         return texts::STORED;
     }
     cx.counters.store_no_memory.add(1);

@@ -3,6 +3,7 @@
 use super::classic::{count_arithmetic, moved, numeric};
 use super::watched::Asked;
 use super::{Cx, write};
+use crate::store::Staged;
 use ibex_base::ascii::{U64_DIGITS_MAX, format_u64};
 use ibex_cache_core::{Absent, Bits, Found, NewItem, Shard};
 use ibex_memcached_proto::meta::{
@@ -158,10 +159,13 @@ pub(super) fn get(cx: &Cx<'_>, request: &MetaGet<'_>, out: &mut Vec<u8>) {
             }
         }
     };
-    get_hit(cx, &mut shard, found, is_new, flags, out);
+    if get_hit(cx, &mut shard, found, is_new, flags, out) {
+        store.copy_out(shard, hash, found, out);
+        out.extend_from_slice(b"\r\n");
+    }
 }
 
-/// The reply to a hit or to an item just made, and what the flags do to it.
+/// The line for a hit or for an item just made, and what the flags do to it; whether the value follows.
 fn get_hit(
     cx: &Cx<'_>,
     shard: &mut Shard,
@@ -169,7 +173,7 @@ fn get_hit(
     is_new: bool,
     flags: &Flags<'_>,
     out: &mut Vec<u8>,
-) {
+) -> bool {
     let mut facts = facts(shard, found);
     let item = shard.view(found);
     let (is_stale, was_token_sent) = (item.has(Bits::STALE), item.has(Bits::TOKEN_SENT));
@@ -211,9 +215,7 @@ fn get_hit(
         shard.set_bits(found, Bits::new(Bits::TOKEN_SENT), Bits::default());
     }
     out.extend_from_slice(b"\r\n");
-    if shows_value {
-        write::block(out, &shard.view(found));
-    }
+    shows_value
 }
 
 fn fact(out: &mut Vec<u8>, letter: u8, now: u32, facts: &Facts) {
@@ -248,9 +250,15 @@ pub(super) fn store(cx: &Cx<'_>, request: &MetaStore<'_>, value: &[u8], out: &mu
     };
     let store = &cx.shared.store;
     let hash = store.hash(key);
+    let mut staged = match request.mode {
+        StoreMode::Set | StoreMode::Add | StoreMode::Replace => store.stage(cx.now, hash, value),
+        StoreMode::Append | StoreMode::Prepend => Staged::No,
+    };
     let mut shard = store.shard(hash);
     let found = cx.find(&mut shard, hash, key).ok();
-    let outcome = store_in(cx, &mut shard, hash, key, found, request, value);
+    let at = Place { hash, key, found };
+    let outcome = store_in(cx, &mut shard, &at, request, value, &mut staged);
+    staged.drop_in(&mut shard);
     let reply = outcome
         .as_ref()
         .map_or_else(|text| *text, |stored| stored.code);
@@ -339,15 +347,23 @@ fn compare(cx: &Cx<'_>, shard: &Shard, found: Option<Found>, request: &MetaStore
     Compared::Refused(texts::META_EX)
 }
 
+/// Where an `ms` stores, and what is there.
+#[derive(Debug, Clone, Copy)]
+struct Place<'a> {
+    hash: u64,
+    key: &'a [u8],
+    found: Option<Found>,
+}
+
 fn store_in(
     cx: &Cx<'_>,
     shard: &mut Shard,
-    hash: u64,
-    key: &[u8],
-    found: Option<Found>,
+    at: &Place<'_>,
     request: &MetaStore<'_>,
     value: &[u8],
+    staged: &mut Staged,
 ) -> Result<Stored, &'static [u8]> {
+    let Place { hash, key, found } = *at;
     let flags = &request.flags;
     let not_stored = |code| {
         Ok(Stored {
@@ -407,7 +423,7 @@ fn store_in(
         return Err(texts::TOO_LARGE);
     }
     new.cas = flags.cas_new.unwrap_or_else(|| cx.next_cas());
-    if shard.insert(cx.now, hash, &new).is_err() {
+    if staged.insert(shard, cx.now, hash, &new).is_err() {
         cx.counters.store_no_memory.add(1);
         if let (StoreMode::Set, Ok(found)) = (request.mode, shard.find(cx.now, hash, key)) {
             shard.remove(found);

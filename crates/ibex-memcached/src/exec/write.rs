@@ -1,7 +1,6 @@
 //! Small writers for replies: numbers, values, percent-encoded keys.
 
 use ibex_base::ascii::{U64_DIGITS_MAX, format_u64};
-use ibex_cache_core::ItemView;
 
 pub(crate) fn number(out: &mut Vec<u8>, value: u64) {
     let mut digits = [0; U64_DIGITS_MAX];
@@ -13,15 +12,6 @@ pub(crate) fn signed(out: &mut Vec<u8>, value: i64) {
         out.push(b'-');
     }
     number(out, value.unsigned_abs());
-}
-
-/// The value and CRLF.
-pub(crate) fn block(out: &mut Vec<u8>, item: &ItemView<'_>) {
-    out.reserve(item.value_len() + 2);
-    for part in item.value() {
-        out.extend_from_slice(part);
-    }
-    out.extend_from_slice(b"\r\n");
 }
 
 /// Bytes outside `A-Za-z0-9-._~` as %XX.
