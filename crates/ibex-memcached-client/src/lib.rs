@@ -14,7 +14,7 @@
 //! whose replies were not all read is closed, never reused. A server that fails several times in a row is left alone for a while, and what calls for its
 //! keys do meanwhile is the pool's policy ([`WhenDead`]). Nothing is retried behind the caller's back; [`Error::is_retryable`] tells what may be.
 //!
-//! - Which server has a key: [`Distribution`] and [`Hash`], equal to those of libmemcached and Cache::Memcached; [`Key`] for several keys on one server.
+//! - Which server has a key: [`Distribution`] and [`enum@Hash`], equal to those of libmemcached and Cache::Memcached; [`Key`] for several keys on one server.
 //! - Stampedes on popular keys are prevented with the server's leases: [`Client::get_or_compute`], [`Client::invalidate`].
 //! - The hottest keys can stay in the process: [`NearCache`].
 //! - Compressed and JSON values that other languages' clients read: [`Codec`] (cargo features `zlib`, `zstd`, `serde`).

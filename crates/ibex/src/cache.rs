@@ -1,6 +1,14 @@
 //! `ibex cache`: read, write and look into cache servers, and tell which server a key lives on.
+//!
+//! Operations on keys go through the client library and its pool. What is about one server (dumps, watches, the load generator) has connections of its own.
 
 mod bench;
+mod dump;
+mod keys;
+mod top;
+mod warm;
+mod watch;
+mod wire;
 
 use std::io::{BufRead as _, Read as _};
 use std::process::ExitCode;
@@ -8,7 +16,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Subcommand, ValueEnum};
-use ibex_memcached_client::{Client, Config, Distribution, Expiry, Hash, Verb};
+use ibex_memcached_client::{Client, Config, Distribution, Error, Expiry, Hash, Item, Verb};
 
 use crate::output::{Format, Table, print_bytes, print_text};
 
@@ -41,6 +49,10 @@ enum Command {
     Add(Store),
     /// Store a value if the key has one. Exit code 1 if it has none.
     Replace(Store),
+    /// Put a text behind a value. Exit code 1 if the key has none.
+    Append(Piece),
+    /// Put a text before a value. Exit code 1 if the key has none.
+    Prepend(Piece),
     /// Remove keys. Exit code 1 if one was not there.
     Delete {
         /// The keys.
@@ -70,9 +82,24 @@ enum Command {
         /// Lifetime in seconds; 0 = for ever.
         seconds: u64,
     },
+    /// Print a value and give it a new lifetime. Exit code 1 if there is none.
+    Gat {
+        /// The key.
+        key: String,
+        /// Lifetime in seconds; 0 = for ever.
+        seconds: u64,
+    },
+    /// Make a value outdated: one reader is told to compute it anew, the others may use it meanwhile, and what was computed before cannot be stored.
+    Invalidate {
+        /// The key.
+        key: String,
+        /// How long the outdated value may be used, in seconds.
+        #[arg(long, default_value_t = 30)]
+        stale_for: u64,
+    },
     /// Statistics of every server.
     Stats {
-        /// `settings`, `items`, `slabs`, `conns` …; general ones when absent.
+        /// `settings`, `items`, `slabs`, `conns` …; general ones when absent. `reset` begins to count anew.
         #[arg(default_value = "")]
         section: String,
     },
@@ -84,6 +111,14 @@ enum Command {
         #[arg(long)]
         yes: bool,
     },
+    /// How busy every server is, every two seconds: rates, hits, memory, processor. Exit code 1 if none answered the last look.
+    Top(top::Args),
+    /// What every server does, line by line as it happens: reads, stores, evictions, connections. Costs it time while it is watched.
+    Watch(watch::Args),
+    /// The keys of every server with size, lifetime and age. Exit code 1 if a server refuses.
+    Dump(dump::Args),
+    /// Copy what other servers hold into this pool, with flags and remaining lifetimes. Exit code 1 if something was refused.
+    Warm(warm::Args),
     /// Load one server and say how long its answers take.
     Bench(Box<bench::Args>),
     /// Keys on standard input, `key<TAB>server` on standard output: where a client with this configuration looks.
@@ -102,6 +137,14 @@ struct Store {
     /// Client flags, a number stored beside the value.
     #[arg(long, short, default_value_t = 0)]
     flags: u32,
+}
+
+#[derive(Debug, clap::Args)]
+struct Piece {
+    /// The key.
+    key: String,
+    /// The text; standard input when absent.
+    value: Option<String>,
 }
 
 /// Names of the distributions.
@@ -163,24 +206,47 @@ fn answer(is_so: bool) -> ExitCode {
     ExitCode::from(u8::from(!is_so))
 }
 
-/// Performs the command.
+/// Performs the command. What a server refuses is a "no" (1), a key that cannot be one is a wrong use (64).
 ///
 /// # Errors
-/// When a server cannot be reached or refuses, or standard input or output fails.
+/// When a server cannot be reached, or standard input or output fails.
 pub async fn run(args: Args, format: Format) -> anyhow::Result<ExitCode> {
+    let error = match perform(args, format).await {
+        Ok(code) => return Ok(code),
+        Err(error) => error,
+    };
+    let code = match error.downcast_ref::<Error>() {
+        Some(Error::Refused { .. } | Error::Unsupported { .. } | Error::Codec(_)) => 1,
+        Some(Error::Key | Error::Config(_) | Error::Request(_)) => 64,
+        Some(
+            Error::Dead { .. }
+            | Error::Connect { .. }
+            | Error::Lost { .. }
+            | Error::OutcomeUnknown { .. },
+        )
+        | None => return Err(error),
+    };
+    eprintln!("ibex: {error:#}");
+    Ok(ExitCode::from(code))
+}
+
+async fn perform(args: Args, format: Format) -> anyhow::Result<ExitCode> {
     let servers = servers(&args);
-    let client = connect(&args, servers.clone()).await?;
+    let (spread, hash) = (args.distribution, args.hash);
+    let of = |servers| config(spread, hash, servers);
+    let client = Client::connect(of(servers.clone()))
+        .await
+        .context("configure cache client")?;
     match args.command {
-        Command::Get { key } => match client.get(&key).await? {
-            Some(item) => {
-                print_bytes(&item.value)?;
-                Ok(ExitCode::SUCCESS)
-            }
-            None => Ok(answer(false)),
-        },
+        Command::Get { key } => value(client.get(&key).await?.as_ref()),
+        Command::Gat { key, seconds } => {
+            value(client.get_and_touch(&key, expiry(seconds)).await?.as_ref())
+        }
         Command::Set(store) => put(&client, Verb::Set, store).await,
         Command::Add(store) => put(&client, Verb::Add, store).await,
         Command::Replace(store) => put(&client, Verb::Replace, store).await,
+        Command::Append(piece) => put(&client, Verb::Append, piece.into()).await,
+        Command::Prepend(piece) => put(&client, Verb::Prepend, piece.into()).await,
         Command::Delete { keys } => {
             let mut all_there = true;
             for key in keys {
@@ -191,17 +257,19 @@ pub async fn run(args: Args, format: Format) -> anyhow::Result<ExitCode> {
         Command::Incr { key, by } => Ok(number(client.incr(&key, by).await?)),
         Command::Decr { key, by } => Ok(number(client.decr(&key, by).await?)),
         Command::Touch { key, seconds } => Ok(answer(client.touch(&key, expiry(seconds)).await?)),
-        Command::Stats { section } => stats(&client, &section, format).await,
-        Command::Version => {
-            let mut table = Table::new(&["server", "version"]);
-            for (server, version) in client.version().await? {
-                table.push(vec![server, version]);
-            }
-            table.print(format);
+        Command::Invalidate { key, stale_for } => {
+            let stale_for = Duration::from_secs(stale_for);
+            client.invalidate(&key, stale_for).await?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Stats { section } => stats(&client, &section, format).await,
+        Command::Version => version(&client, format).await,
         Command::Flush { yes } => flush(&client, yes).await,
         Command::Map => map(&client),
+        Command::Top(top) => top::run(top, &servers, of, format).await,
+        Command::Watch(watch) => watch::run(watch, &servers, format).await,
+        Command::Dump(dump) => dump::run(dump, &servers, format).await,
+        Command::Warm(warm) => warm::run(warm, &client, format).await,
         Command::Bench(bench) => {
             tokio::task::spawn_blocking(move || bench::run(&bench, &servers, format)).await?
         }
@@ -224,14 +292,16 @@ fn servers(args: &Args) -> Vec<String> {
     servers
 }
 
-async fn connect(args: &Args, servers: Vec<String>) -> anyhow::Result<Client> {
-    let mut config = Config::new(servers).with_distribution(args.distribution.into());
-    if let Some(hash) = args.hash {
-        config = config.with_hash(hash.into());
+/// The pool of a tool: patient, because nobody waits behind it, and quick to try again.
+fn config(spread: Spread, hash: Option<HashName>, servers: Vec<String>) -> Config {
+    let config = Config::new(servers)
+        .with_distribution(spread.into())
+        .with_connect_timeout(wire::PATIENCE)
+        .with_operation_timeout(wire::PATIENCE);
+    match hash {
+        Some(hash) => config.with_hash(hash.into()),
+        None => config,
     }
-    Client::connect(config)
-        .await
-        .context("configure cache client")
 }
 
 fn expiry(seconds: u64) -> Expiry {
@@ -259,6 +329,33 @@ async fn put(client: &Client, verb: Verb, store: Store) -> anyhow::Result<ExitCo
             .store(verb, &store.key, value, store.flags, expiry)
             .await?,
     ))
+}
+
+impl From<Piece> for Store {
+    fn from(piece: Piece) -> Self {
+        Self {
+            key: piece.key,
+            value: piece.value,
+            expire: 0,
+            flags: 0,
+        }
+    }
+}
+
+fn value(item: Option<&Item>) -> anyhow::Result<ExitCode> {
+    if let Some(item) = item {
+        print_bytes(&item.value)?;
+    }
+    Ok(answer(item.is_some()))
+}
+
+async fn version(client: &Client, format: Format) -> anyhow::Result<ExitCode> {
+    let mut table = Table::new(&["server", "version"]);
+    for (server, version) in client.version().await? {
+        table.push(vec![server, version]);
+    }
+    table.print(format);
+    Ok(ExitCode::SUCCESS)
 }
 
 fn number(value: Option<u64>) -> ExitCode {

@@ -8,5 +8,13 @@ use clap::Parser as _;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    ibex::generate::asked(&arguments).unwrap_or_else(|| ibex::run(ibex::args::Args::parse()))
+    ibex::generate::asked(&arguments).unwrap_or_else(|| match ibex::args::Args::try_parse() {
+        Ok(args) => ibex::run(args),
+        Err(error) => {
+            let code = if error.use_stderr() { 64 } else { 0 };
+            // A reader that went away has seen enough.
+            drop(error.print());
+            ExitCode::from(code)
+        }
+    })
 }

@@ -2,4 +2,5 @@
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 
 mod bench;
+mod cache;
 mod schwartz;
