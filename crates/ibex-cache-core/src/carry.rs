@@ -100,7 +100,7 @@ impl Shard {
         let mut aged: Vec<(u64, Aged)> =
             self.by_age.iter().map(|(at, aged)| (*at, *aged)).collect();
         for (number, segment) in (0_u32..).zip(&self.memory.segments) {
-            if segment.usage == Use::Open {
+            if matches!(segment.usage, Use::Open | Use::Evacuating) {
                 aged.push((segment.born, Aged::Segment(number)));
             }
         }

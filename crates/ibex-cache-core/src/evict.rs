@@ -6,7 +6,7 @@
 
 use crate::ghost::Ghost;
 use crate::index::{FREQUENCY_MAX, Position};
-use crate::item::{Bits, Raw};
+use crate::item::{self, Bits, Raw};
 use crate::memory::{CELLS, Cell, Use};
 use crate::shard::{Aged, EVICTED_MAX, Evicted, Full, Met, Shard};
 use xxhash_rust::xxh3::xxh3_64;
@@ -17,6 +17,11 @@ const RESERVE: usize = 1;
 const COMPACTION_LOOKS_MAX: usize = 1024;
 /// Largest share of a segment that survives eviction, in quarters. Without a bound a shard in which everything is read often would copy for ever.
 const SURVIVORS_QUARTERS_MAX: usize = 3;
+
+/// Bytes of a segment that are evacuated in one step: some dozens of small items, ten to twenty microseconds.
+const STEP_BYTES: usize = 8 << 10;
+/// Bytes evacuated for each byte written. At least a quarter of a segment comes free with it, so four would do.
+const PACE: usize = 5;
 
 /// Steps towards the limit after each insert, at least.
 const PASSES_PER_INSERT_LEAST: usize = 4;
@@ -33,6 +38,19 @@ const VERY_SMALL: u64 = 4;
 enum Keep {
     All,
     Read,
+}
+
+/// A segment being freed. Between two steps its items are found, changed and removed like any others; those that moved are dead here.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Evacuation {
+    number: u32,
+    /// Its place in the order of eviction.
+    order: u64,
+    keep: Keep,
+    /// Where the next item begins.
+    offset: usize,
+    /// Bytes that moved because they were read.
+    kept: usize,
 }
 
 impl Shard {
@@ -86,21 +104,23 @@ impl Shard {
         PASSES_PER_INSERT_LEAST + 8 * INDEX_BLOCK_BYTES / self.memory.segment_bytes
     }
 
-    /// Brings memory under the limit in up to `passes` steps, each about the work for one segment; `true` when it is, or nothing more can be freed.
-    pub fn enforce_some(&mut self, now: u32, passes: usize) -> bool {
+    /// Brings memory under the limit in up to `passes` passes, each about the work for one segment.
+    pub(crate) fn enforce_some(&mut self, now: u32, passes: usize) {
         for _ in 0..passes {
-            if self.memory_bytes() <= self.config.limit_bytes {
-                return true;
+            if self.enforce_step(now) {
+                return;
             }
-            if self.ghost.take().is_some() {
-                continue;
-            }
-            let can_shrink = self.memory.free.len() > RESERVE && self.memory.shrink();
-            if !can_shrink && !self.reclaim(now) {
-                return true;
-            }
+            self.evacuate_some(now, usize::MAX);
         }
-        self.memory_bytes() <= self.config.limit_bytes
+    }
+
+    /// One small step towards the limit; `true` when memory is under it, or nothing more can be freed.
+    pub fn enforce_step(&mut self, now: u32) -> bool {
+        if self.memory_bytes() <= self.config.limit_bytes {
+            return true;
+        }
+        let can_shrink = self.memory.free.len() > RESERVE && self.memory.shrink();
+        !can_shrink && !self.reclaim_step(now)
     }
 
     /// Reads a new item is credited with, which is how often it is spared. A byte of a small item is hit more often than one of a large item, and sparing it
@@ -115,16 +135,37 @@ impl Shard {
 
     /// Frees something; `false` if there is nothing that may be freed.
     pub(crate) fn reclaim(&mut self, now: u32) -> bool {
-        if self.ghost.take().is_some() || self.gather_cells() {
+        let has_freed = self.reclaim_step(now);
+        self.evacuate_some(now, usize::MAX);
+        has_freed
+    }
+
+    /// A small part of [`Shard::reclaim`]: a step of an evacuation, which goes on with the next call.
+    pub(crate) fn reclaim_step(&mut self, now: u32) -> bool {
+        if self.ghost.take().is_some() {
             return true;
         }
+        if self.evacuation.is_none() {
+            if self.gather_cells() {
+                return true;
+            }
+            if !self.begin_freeing(now) {
+                return false;
+            }
+        }
+        self.evacuate_some(now, STEP_BYTES);
+        true
+    }
+
+    /// Chooses what goes next: an evacuation begins, a big value is evicted or an open segment sealed. `false` if there is nothing that may go.
+    fn begin_freeing(&mut self, now: u32) -> bool {
         let threshold = if self.config.evicts {
             self.memory.segment_bytes / 2
         } else {
             self.memory.segment_bytes * 7 / 8
         };
         if let Some(number) = self.emptiest(threshold) {
-            self.evacuate(now, number, Keep::All);
+            self.begin_evacuation(number, Keep::All);
             return true;
         }
         if !self.config.evicts {
@@ -138,10 +179,22 @@ impl Shard {
             return self.seal_oldest_open();
         };
         match oldest {
-            Aged::Segment(number) => self.evacuate(now, number, Keep::Read),
+            Aged::Segment(number) => self.begin_evacuation(number, Keep::Read),
             Aged::Big(id) => self.evict_big(now, order, id),
         }
         true
+    }
+
+    /// After a write of `written` bytes: does the part of the work for the next segment that is due by then, so that no single write has to do all of it.
+    pub(crate) fn keep_pace(&mut self, now: u32, written: usize) {
+        if self.evacuation.is_none() {
+            let oldest = self.by_age.first_key_value().map(|(_, oldest)| *oldest);
+            let is_due = self.config.evicts && !self.has_spare_segment() && self.ghost.is_none();
+            if !(is_due && matches!(oldest, Some(Aged::Segment(_))) && self.begin_freeing(now)) {
+                return;
+            }
+        }
+        self.evacuate_some(now, written * PACE);
     }
 
     /// Empties the cell segment with the fewest cells in use into the free cells of others, if those suffice.
@@ -309,21 +362,50 @@ impl Shard {
         band.evicted_idle = u64::from(idle);
     }
 
-    /// Moves what is kept out of a sealed segment, drops the rest, frees it.
-    fn evacuate(&mut self, now: u32, number: u32, keep: Keep) {
+    /// A sealed segment is to be freed: what is kept moves out, the rest is dropped.
+    fn begin_evacuation(&mut self, number: u32, keep: Keep) {
         let segment = self.memory.segment_mut(number);
         let Use::Sealed(order) = segment.usage else {
             return;
         };
         segment.usage = Use::Evacuating;
-        let used = segment.used as usize;
         self.by_age.remove(&order);
+        self.evacuation = Some(Evacuation {
+            number,
+            order,
+            keep,
+            offset: 0,
+            kept: 0,
+        });
+    }
+
+    /// Goes on with the evacuation under way, if there is one, over about `bytes` of its segment.
+    fn evacuate_some(&mut self, now: u32, bytes: usize) {
+        let Some(evacuation) = self.evacuation.take() else {
+            return;
+        };
+        let Evacuation {
+            number,
+            order,
+            keep,
+            mut offset,
+            mut kept,
+        } = evacuation;
+        let used = self.memory.segment(number).used as usize;
         let kept_max = match keep {
             Keep::All => usize::MAX,
             Keep::Read => self.memory.segment_bytes / 4 * SURVIVORS_QUARTERS_MAX,
         };
-        let (mut offset, mut kept) = (0, 0);
+        let end = offset.saturating_add(bytes);
         while offset < used {
+            if offset >= end {
+                self.evacuation = Some(Evacuation {
+                    offset,
+                    kept,
+                    ..evacuation
+                });
+                return;
+            }
             let location = self.memory.location(number, offset);
             let raw = Raw(self.memory.tail(location));
             let footprint = raw.footprint();
@@ -374,7 +456,11 @@ impl Shard {
         let target = self.memory.segment_mut(into);
         target.buf[offset..offset + footprint].copy_from_slice(item);
         self.memory.segment_mut(from).buf = source;
+        item::set_bits(self.memory.tail_mut(location), Bits::DEAD, 0);
         let footprint = u32::try_from(footprint).unwrap_or(u32::MAX);
+        let left = self.memory.segment_mut(from);
+        left.live_bytes -= footprint;
+        left.live_items -= 1;
         let target = self.memory.segment_mut(into);
         target.used += footprint;
         target.live_bytes += footprint;
@@ -456,7 +542,7 @@ impl Shard {
                 }
                 return true;
             };
-            let has_items = matches!(segment.usage, Use::Open | Use::Sealed(_));
+            let has_items = matches!(segment.usage, Use::Open | Use::Sealed(_) | Use::Evacuating);
             if has_items && segment.next_expiry <= now {
                 self.sweep_segment(now, self.sweep_at);
             }

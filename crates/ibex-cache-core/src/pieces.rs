@@ -92,7 +92,7 @@ impl Shard {
                 return true;
             }
         }
-        self.has_spare_segment() || !self.reclaim(now)
+        self.has_spare_segment() || !self.reclaim_step(now)
     }
 
     /// Appends a piece: [`PIECE_BYTES`], or what is left at the end.

@@ -5,6 +5,7 @@
 
 use crate::bands::{BAND_COUNT_MAX, Band, Bands};
 use crate::big::{Big, BigTable};
+use crate::evict::Evacuation;
 use crate::ghost::Ghost;
 use crate::index::{FREQUENCY_MAX, Index, Position};
 use crate::item::{self, Bits, ItemView, Parts, Raw, classic_size};
@@ -134,6 +135,8 @@ pub struct Shard {
     sequence: u64,
     pub(crate) stats: Stats,
     pub(crate) bands: [Band; BAND_COUNT_MAX],
+    /// The segment that is being freed.
+    pub(crate) evacuation: Option<Evacuation>,
     pub(crate) sweep_at: usize,
     pub(crate) scan_at: usize,
     flush_at: Option<u32>,
@@ -167,6 +170,7 @@ impl Shard {
             sequence: 0,
             stats: Stats::default(),
             bands: [Band::default(); BAND_COUNT_MAX],
+            evacuation: None,
             sweep_at: 0,
             scan_at: 0,
             flush_at: None,
@@ -418,6 +422,7 @@ impl Shard {
         if parts.big.is_none() && parts.footprint() > self.memory.segment_bytes / INLINE_SHARE {
             parts.big = Some(self.store_big(now, parts.value_len as usize, value)?);
         }
+        let written = parts.footprint();
         let location = match self.write(now, &parts, value) {
             Ok(location) => location,
             Err(full) => {
@@ -433,6 +438,7 @@ impl Shard {
                 (big.stub, big.order) = (location, order);
             }
         }
+        self.keep_pace(now, written);
         self.enforce_some(now, self.passes_per_insert());
         Ok(())
     }
@@ -749,6 +755,7 @@ impl Shard {
     /// Makes everything stored until now invisible.
     pub fn flush(&mut self) {
         self.flush_at = None;
+        self.evacuation = None;
         let index = std::mem::replace(&mut self.index, Index::new());
         self.ghost = Ghost::new(index);
         let has_pinned = self.bigs.has_pinned();
@@ -802,7 +809,7 @@ impl Shard {
         self.enforce(now);
     }
 
-    /// Changes the memory limit, to be enforced by [`Shard::enforce_some`] and by what is stored from now on.
+    /// Changes the memory limit, to be enforced by [`Shard::enforce_step`] and by what is stored from now on.
     pub fn note_limit(&mut self, limit_bytes: usize) {
         self.config.limit_bytes = limit_bytes.max(SEGMENTS_MIN * self.memory.segment_bytes);
     }

@@ -22,7 +22,7 @@ const LARGEST_ITEMS_PER_SHARD: usize = 4;
 const SEGMENT_BYTES_LEAST: usize = 4096;
 
 /// Steps towards room for one piece of a large value. Others may take what was freed, so there is an end to it.
-const ROOM_STEPS_MAX: usize = 1000;
+const ROOM_STEPS_MAX: usize = 10_000;
 
 /// What became of a value before its item is stored.
 #[derive(Debug)]
@@ -279,7 +279,7 @@ impl Store {
             // Another call may have changed the limit meanwhile; then both work towards the later one.
             let is_done = || {
                 let mut shard = slot.0.lock().unwrap_or_else(PoisonError::into_inner);
-                shard.enforce_some(now, 1)
+                shard.enforce_step(now)
             };
             while !is_done() {}
         }
