@@ -1,7 +1,7 @@
 //! Large values in pieces: read and written over several holds of the shard's lock, so that nobody waits while megabytes are copied.
 //!
-//! A value that is read stays as it is until it is unpinned, whatever happens to its item: its cells are freed then. Cells may be moved meanwhile, which is no matter
-//! because each piece finds them through the table. A value that is written belongs to no item until its last piece is there.
+//! A value that is read stays as it is until it is unpinned, whatever happens to its item: its cells are freed then. Cells may be moved meanwhile, which is no
+//! matter because each piece finds them through the table. A value that is written belongs to no item until its last piece is there.
 
 use crate::big::Big;
 use crate::memory::CELLS;
