@@ -13,7 +13,9 @@ use crate::job::{Job, StoredJob};
 use crate::list::{Change, Failure, FuncCount, Query, State, Status};
 use crate::schema::check_prefix;
 use crate::side::Ended;
+use crate::stir::Stir;
 use crate::tables::Clock;
+use crate::wide::{Batch, BatchStatus, ParentStatus};
 use ibex_base::rng::Rng;
 use ibex_sql::{Db, Tx};
 use std::fmt;
@@ -36,6 +38,8 @@ struct Inner {
     clock: Arc<Clock>,
     /// Wakes workers of this process after an insert of this process.
     inserted: Notify,
+    /// What became ready without an insert.
+    stir: Arc<Stir>,
     unique_scope: UniqueScope,
 }
 
@@ -163,6 +167,7 @@ impl ClientBuilder {
     pub async fn build_lazy(self) -> Result<Client, Error> {
         check_prefix(&self.prefix)?;
         let clock = Arc::new(Clock::default());
+        let stir = Arc::new(Stir::default());
         let settings = Settings {
             prefix: Arc::from(self.prefix.as_str()),
             auto_init: self.auto_init,
@@ -183,6 +188,7 @@ impl ClientBuilder {
                 settings.clone(),
                 *roles,
                 Arc::clone(&clock),
+                Arc::clone(&stir),
             ));
         }
         for db in self.shared {
@@ -191,6 +197,7 @@ impl ClientBuilder {
                 settings.clone(),
                 Roles::default(),
                 Arc::clone(&clock),
+                Arc::clone(&stir),
             );
             database.adopt(db).await?;
             databases.push(database);
@@ -210,6 +217,7 @@ impl ClientBuilder {
                 rng: Mutex::new(Rng::new(seed)),
                 clock,
                 inserted: Notify::new(),
+                stir,
                 unique_scope: self.unique_scope,
             }),
         })
@@ -243,6 +251,12 @@ impl Client {
     /// Waits until this process inserted a job. Register before looking, then await.
     pub fn inserted(&self) -> tokio::sync::futures::Notified<'_> {
         self.inner.inserted.notified()
+    }
+
+    /// Functions some of whose jobs became ready in this process without an insert, because a limit, a parent or a batch let them go. Waits for the
+    /// first; one caller at a time.
+    pub async fn stirred(&self) -> Vec<(String, u64)> {
+        self.inner.stir.next().await
     }
 
     /// Wakes the workers of this process: someone else inserted.
@@ -314,7 +328,9 @@ impl Client {
     /// [`Error::Invalid`] and [`Error::TooLarge`] for the job, [`Error::NoDatabase`] with a cause each.
     pub async fn insert(&self, job: Job) -> Result<Inserted, Error> {
         job.check()?;
-        let outcome = if self.is_keyed_widely(&job) {
+        let outcome = if let Some(home) = self.home(&job)? {
+            home.judge(home.insert(&job).await)
+        } else if self.is_keyed_widely(&job) {
             self.insert_keyed(&job).await
         } else {
             self.insert_anywhere(job).await
@@ -334,22 +350,48 @@ impl Client {
         .await
     }
 
+    /// The database of the parents and the batch a job names; `None` when it names none.
+    fn home(&self, job: &Job) -> Result<Option<&Database>, Error> {
+        let Some(options) = &job.options else {
+            return Ok(None);
+        };
+        options
+            .handles()
+            .next()
+            .map(|handle| self.of(handle))
+            .transpose()
+    }
+
+    /// The database of all jobs of a list that name one, else the first of those that may take it.
+    fn home_of_all(&self, jobs: &[Job]) -> Result<Option<Database>, Error> {
+        for job in jobs {
+            if let Some(home) = self.home(job)? {
+                return Ok(Some(home.clone()));
+            }
+        }
+        Ok(None)
+    }
+
     /// Whether a job's key counts beyond the database it goes to.
     fn is_keyed_widely(&self, job: &Job) -> bool {
-        job.uniqkey.is_some()
+        let has_window = job
+            .options
+            .as_ref()
+            .is_some_and(|options| options.unique.is_some());
+        (job.uniqkey.is_some() || has_window)
             && self.inner.unique_scope == UniqueScope::All
             && self.inner.databases.len() > 1
     }
 
     /// The databases in the order in which this key is tried: the same for every client (rendezvous hashing).
-    fn order_for(&self, job: &Job) -> Vec<Database> {
+    fn order_for(&self, job: &Job, ukey: Option<&str>) -> Vec<Database> {
         let mut databases: Vec<Database> = self.choose(|_| true);
         databases.sort_by_key(|database| {
             let mut hash = 0xcbf2_9ce4_8422_2325_u64;
             for part in [
                 database.hash(),
                 &job.funcname,
-                job.uniqkey.as_deref().unwrap_or_default(),
+                job.uniqkey.as_deref().or(ukey).unwrap_or_default(),
             ] {
                 for byte in part.bytes().chain([0xff]) {
                     hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
@@ -364,7 +406,14 @@ impl Client {
     /// Inserts unless a live database holds the key.
     async fn insert_keyed(&self, job: &Job) -> Result<Inserted, Error> {
         let mut causes = Vec::new();
-        let databases = self.order_for(job);
+        let unique = job
+            .options
+            .as_ref()
+            .and_then(|options| options.unique.as_ref());
+        let ukey = unique
+            .map(|unique| unique.digest(&job.funcname, &job.arg))
+            .transpose()?;
+        let databases = self.order_for(job, ukey.as_deref());
         for (index, database) in databases
             .iter()
             .enumerate()
@@ -377,8 +426,8 @@ impl Client {
                 .map(|(_, other)| other.clone());
             let mut asked = tokio::task::JoinSet::new();
             for other in others {
-                let job = job.clone();
-                asked.spawn(async move { other.judge(other.pending_key(&job).await) });
+                let (job, ukey) = (job.clone(), ukey.clone());
+                asked.spawn(async move { other.judge(other.holder(&job, ukey).await) });
             }
             while let Some(answer) = asked.join_next().await {
                 // One that does not answer is not waited for: its keys count again when it is back.
@@ -402,15 +451,19 @@ impl Client {
     /// As [`Client::insert`], and [`Error::Duplicate`].
     pub async fn insert_all(&self, jobs: Vec<Job>) -> Result<Vec<Handle>, Error> {
         let jobs = Arc::new(jobs);
-        let outcome = self
-            .first(
-                |roles| roles.insert,
-                |database| {
-                    let jobs = Arc::clone(&jobs);
-                    async move { database.insert_all(&jobs).await }
-                },
-            )
-            .await;
+        let outcome = match self.home_of_all(&jobs)? {
+            Some(home) => home.judge(home.insert_all(&jobs).await),
+            None => {
+                self.first(
+                    |roles| roles.insert,
+                    |database| {
+                        let jobs = Arc::clone(&jobs);
+                        async move { database.insert_all(&jobs).await }
+                    },
+                )
+                .await
+            }
+        };
         self.wake_after(outcome)
     }
 
@@ -419,7 +472,12 @@ impl Client {
     /// # Errors
     /// As [`Client::insert`]; then none was written.
     pub async fn insert_each(&self, jobs: Vec<Job>) -> Result<Vec<Inserted>, Error> {
-        if jobs.iter().any(|job| self.is_keyed_widely(job)) {
+        let is_linked = jobs.iter().any(|job| {
+            job.options
+                .as_ref()
+                .is_some_and(|options| !options.parents.is_empty() || options.batch.is_some())
+        });
+        if !is_linked && jobs.iter().any(|job| self.is_keyed_widely(job)) {
             // Each key has its own database then; jobs before a failure stay.
             let mut all = Vec::with_capacity(jobs.len());
             for job in jobs {
@@ -428,15 +486,19 @@ impl Client {
             return Ok(all);
         }
         let jobs = Arc::new(jobs);
-        let outcome = self
-            .first(
-                |roles| roles.insert,
-                |database| {
-                    let jobs = Arc::clone(&jobs);
-                    async move { database.insert_each(&jobs).await }
-                },
-            )
-            .await;
+        let outcome = match self.home_of_all(&jobs)? {
+            Some(home) => home.judge(home.insert_each(&jobs).await),
+            None => {
+                self.first(
+                    |roles| roles.insert,
+                    |database| {
+                        let jobs = Arc::clone(&jobs);
+                        async move { database.insert_each(&jobs).await }
+                    },
+                )
+                .await
+            }
+        };
         self.wake_after(outcome)
     }
 
@@ -772,6 +834,66 @@ impl Client {
     pub async fn change(&self, handle: &Handle, change: &Change) -> Result<(), Error> {
         let database = self.of(handle)?;
         database.judge(database.change(handle.jobid(), change).await)
+    }
+
+    /// Makes a batch that takes jobs until [`Client::close_batch`]; in its parent's database, else in one that takes inserts.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a callback that is no plain job or a parent that is finished, [`Error::Config`] where our own tables are not
+    /// allowed, and as [`Client::insert`].
+    pub async fn batch(&self, batch: Batch) -> Result<Handle, Error> {
+        if let Some(parent) = &batch.parent {
+            let home = self.of(parent)?;
+            return home.judge(home.batch_make(&batch).await);
+        }
+        let batch = Arc::new(batch);
+        self.first(
+            |roles| roles.insert,
+            |database| {
+                let batch = Arc::clone(&batch);
+                async move { database.batch_make(&batch).await }
+            },
+        )
+        .await
+    }
+
+    /// A batch is finished, and its callbacks inserted, once it is closed and its jobs are over. Those jobs may add others until then.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], and as [`Client::grab_handle`].
+    pub async fn close_batch(&self, batch: &Handle) -> Result<(), Error> {
+        let home = self.of(batch)?;
+        home.judge(home.batch_close(batch.jobid()).await)
+    }
+
+    /// How a batch stands.
+    ///
+    /// # Errors
+    /// As [`Client::close_batch`].
+    pub async fn batch_status(&self, batch: &Handle) -> Result<BatchStatus, Error> {
+        let home = self.of(batch)?;
+        home.judge(home.batch_status(batch.jobid()).await)
+    }
+
+    /// Batches, the newest first, per database up to `limit`.
+    ///
+    /// # Errors
+    /// What a database answers.
+    pub async fn batches(&self, limit: u32) -> Result<Vec<BatchStatus>, Error> {
+        let mut all = Vec::new();
+        for database in self.databases() {
+            all.extend(database.judge(database.batch_list(limit).await)?);
+        }
+        Ok(all)
+    }
+
+    /// The parents of a pending job and what they left.
+    ///
+    /// # Errors
+    /// As [`Client::grab_handle`].
+    pub async fn parents(&self, handle: &Handle) -> Result<Vec<ParentStatus>, Error> {
+        let database = self.of(handle)?;
+        database.judge(database.parents(handle.jobid()).await)
     }
 
     /// Removes one chunk of old errors and exit statuses from a database; call again while it answers more than 0.

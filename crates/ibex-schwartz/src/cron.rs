@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::handle::Handle;
 use crate::insert::{insert_tolerant, prepared};
 use crate::job::Job;
+use crate::wide::{Effects, Placed};
 use ibex_sql::params;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -425,17 +426,19 @@ impl Database {
                     if moved.rows_affected != 1 {
                         return Ok(None);
                     }
-                    insert_tolerant(&mut work, rows).await.map(Some)
+                    let mut effects = Effects::default();
+                    let placed = insert_tolerant(&mut work, rows, &mut effects).await?;
+                    Ok(Some((placed, effects)))
                 })
             })
             .await;
-        let ids: Option<Vec<Option<u64>>> = ids.map_err(|error: Error| error)?;
-        Ok(ids.map(|ids| {
-            ids.into_iter()
-                .flatten()
-                .map(|id| Handle::new(self.hash(), id))
-                .collect()
-        }))
+        let placed: Option<(Vec<Placed>, Effects)> = ids.map_err(|error: Error| error)?;
+        let Some((placed, effects)) = placed else {
+            return Ok(None);
+        };
+        self.tell(&effects).await;
+        let ids = placed.into_iter().filter_map(Placed::id);
+        Ok(Some(ids.map(|id| Handle::new(self.hash(), id)).collect()))
     }
 
     pub(crate) async fn need_side(&self) -> Result<(), Error> {

@@ -8,7 +8,9 @@ use crate::funcs::Funcs;
 use crate::job::{Job, limits};
 use crate::schema;
 use crate::side;
+use crate::stir::Stir;
 use crate::tables::{Clock, fill};
+use crate::wide::Cursors;
 use ibex_sql::{Db, Done, Engine, Row, Tx, Value, params};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -64,6 +66,9 @@ pub(crate) struct Inner {
     side: AtomicBool,
     /// Bytes of an argument that one statement can carry; known once it is open.
     arg_bytes_max: AtomicUsize,
+    stir: Arc<Stir>,
+    /// Where the leader's sweep stands.
+    cursors: Mutex<Cursors>,
 }
 
 impl fmt::Debug for Database {
@@ -78,6 +83,7 @@ impl Database {
         settings: Settings,
         roles: Roles,
         clock: Arc<Clock>,
+        stir: Arc<Stir>,
     ) -> Self {
         let inner = Inner {
             address,
@@ -89,6 +95,8 @@ impl Database {
             down_until: Mutex::new(None),
             side: false.into(),
             arg_bytes_max: limits::ARG_BYTES_MAX.into(),
+            stir,
+            cursors: Mutex::default(),
         };
         Self {
             inner: Arc::new(inner),
@@ -201,6 +209,26 @@ impl Database {
     /// Whether our own tables are there.
     pub(crate) fn has_side(&self) -> bool {
         self.inner.side.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn stir(&self) -> &Stir {
+        &self.inner.stir
+    }
+
+    pub(crate) fn cursors(&self) -> Cursors {
+        *self
+            .inner
+            .cursors
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_cursors(&self, cursors: Cursors) {
+        *self
+            .inner
+            .cursors
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = cursors;
     }
 
     pub(crate) fn funcs(&self) -> &Funcs {

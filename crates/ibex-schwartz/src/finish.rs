@@ -7,11 +7,12 @@ use crate::database::{Database, Work};
 use crate::error::Error;
 use crate::grab::GrabbedJob;
 use crate::handle::Handle;
-use crate::insert::{insert_tolerant, prepared};
+use crate::insert::{Row, insert_tolerant, prepared};
 use crate::job::{Job, When, cut_message};
 use crate::leader;
 use crate::side;
 use crate::tables::id_list;
+use crate::wide::{self, Effects, End, Placed};
 use bytes::Bytes;
 use ibex_sql::{Engine, params};
 use std::fmt;
@@ -24,6 +25,8 @@ pub struct RetryPolicy {
     pub max_retries: u32,
     /// Seconds until the next run after this many failures, counted from 1; 0 is at once.
     pub retry_delay: Arc<dyn Fn(u32) -> u64 + Send + Sync>,
+    /// No second run, whatever the job itself says.
+    pub is_final: bool,
 }
 
 impl fmt::Debug for RetryPolicy {
@@ -41,12 +44,22 @@ impl RetryPolicy {
         Self::fixed(0, 0)
     }
 
+    /// No second run, even of a job that says how many runs it has.
+    #[must_use]
+    pub fn permanent() -> Self {
+        Self {
+            is_final: true,
+            ..Self::never()
+        }
+    }
+
     /// The same delay each time.
     #[must_use]
     pub fn fixed(max_retries: u32, delay_seconds: u64) -> Self {
         Self {
             max_retries,
             retry_delay: Arc::new(move |_| delay_seconds),
+            is_final: false,
         }
     }
 
@@ -58,6 +71,7 @@ impl RetryPolicy {
             retry_delay: Arc::new(|failures| {
                 u64::from(failures).saturating_pow(4).saturating_add(15)
             }),
+            is_final: false,
         }
     }
 }
@@ -134,6 +148,8 @@ pub(crate) struct Fence {
     pub(crate) lease: u64,
     /// A longer lease is noted in our own table, see [`crate::Grab::record`].
     pub(crate) is_recorded: bool,
+    /// It has a row in `sz_jobx`: something follows from its end.
+    pub(crate) is_wide: bool,
 }
 
 impl GrabbedJob {
@@ -143,6 +159,7 @@ impl GrabbedJob {
             funcid: self.job.funcid,
             lease: self.lease,
             is_recorded: false,
+            is_wide: self.is_wide,
         }
     }
 
@@ -169,11 +186,20 @@ impl Database {
         lease: u64,
         finish: Finish,
     ) -> Result<Finished, Error> {
+        self.db().await?;
+        let wide = if self.has_side() {
+            "EXISTS (SELECT 1 FROM {p}sz_jobx x WHERE x.jobid = {p}job.jobid)"
+        } else {
+            "0"
+        };
         let rows = self
-            .query("SELECT funcid FROM {p}job WHERE jobid = ?", params![jobid])
+            .query(
+                &format!("SELECT funcid, {wide} FROM {{p}}job WHERE jobid = ?"),
+                params![jobid],
+            )
             .await?;
-        let funcid = match rows.first() {
-            Some(row) => row.get(0)?,
+        let (funcid, is_wide) = match rows.first() {
+            Some(row) => (row.get(0)?, row.get(1)?),
             None => return Err(Error::NotFound(jobid)),
         };
         let outcome = self
@@ -183,6 +209,7 @@ impl Database {
                     funcid,
                     lease,
                     is_recorded: true,
+                    is_wide,
                 },
                 finish,
             )
@@ -200,12 +227,15 @@ impl Database {
             funcid: 0,
             lease,
             is_recorded: false,
+            is_wide: false,
         })
         .await
     }
 
     pub(crate) async fn finish(&self, fence: Fence, finish: Finish) -> Result<Finished, Error> {
-        if let Finish::Complete { keep: 0, .. } = finish {
+        if let Finish::Complete { keep: 0, .. } = finish
+            && !fence.is_wide
+        {
             return self.remove(fence).await;
         }
         let rows = match &finish {
@@ -233,57 +263,24 @@ impl Database {
                 let (scope, finish, rows, hash) =
                     (scope.clone(), finish.clone(), rows.clone(), hash.clone());
                 Box::pin(async move {
-                    let mut work = scope.on(tx);
-                    match finish {
-                        Finish::Complete { status, keep } => over(&mut work, fence, status, keep)
-                            .await
-                            .map(|()| Finished::Over),
-                        Finish::CompleteWith {
-                            status,
-                            keep,
-                            result,
-                        } => {
-                            let keep = keep.max(1);
-                            over(&mut work, fence, status, keep).await?;
-                            if has_side {
-                                side::keep_result(&mut work, fence.jobid, &result, keep).await?;
-                            }
-                            Ok(Finished::Over)
-                        }
-                        Finish::Fail {
-                            message,
-                            status,
-                            retry,
-                            keep,
-                        } => {
-                            fail(&mut work, fence, &message, (status, keep), &retry, has_side).await
-                        }
-                        Finish::Decline(when) => decline(&mut work, fence, when).await,
-                        Finish::Extend(seconds) => {
-                            let extended = extend(&mut work, fence, seconds).await?;
-                            if let Finished::Extended(value) = extended
-                                && fence.is_recorded
-                                && has_side
-                            {
-                                leader::record(&mut work, value, &[fence.jobid]).await?;
-                            }
-                            Ok(extended)
-                        }
-                        Finish::Replace { keep, .. } => {
-                            // The old row goes first, so that a new job may have its key; one whose key another job has is left out.
-                            over(&mut work, fence, 0, keep).await?;
-                            let ids = insert_tolerant(&mut work, rows).await?;
-                            Ok(Finished::Replaced(
-                                ids.into_iter()
-                                    .flatten()
-                                    .map(|id| Handle::new(&hash, id))
-                                    .collect(),
-                            ))
-                        }
-                    }
+                    let mut ending = Ending {
+                        fence,
+                        has_side,
+                        hash,
+                        effects: Effects::default(),
+                    };
+                    let finished = ending.apply(&mut scope.on(tx), finish, rows).await?;
+                    Ok::<_, Error>((finished, ending.effects))
                 })
             })
             .await;
+        let outcome = match outcome {
+            Ok((finished, effects)) => {
+                self.tell(&effects).await;
+                Ok(finished)
+            }
+            Err(error) => Err(error),
+        };
         self.settle(fence, outcome).await
     }
 
@@ -330,15 +327,25 @@ impl Database {
     pub async fn complete_many(&self, jobs: &[(u64, u64)], keep: u64) -> Result<Vec<bool>, Error> {
         let scope = self.scope();
         let jobs = jobs.to_vec();
+        self.db().await?;
+        let has_side = self.has_side();
         let outcome = self
             .db()
             .await?
             .write(move |tx| {
                 let (scope, jobs) = (scope.clone(), jobs.clone());
-                Box::pin(async move { complete_many(&mut scope.on(tx), &jobs, keep).await })
+                Box::pin(async move {
+                    let mut effects = Effects::default();
+                    let mut work = scope.on(tx);
+                    let done =
+                        complete_many(&mut work, &jobs, keep, has_side, &mut effects).await?;
+                    Ok::<_, Error>((done, effects))
+                })
             })
             .await;
-        self.judge(outcome)
+        let (done, effects) = self.judge(outcome)?;
+        self.tell(&effects).await;
+        Ok(done)
     }
 
     /// Gives a job back before its lease ends, as if it had never been taken.
@@ -348,6 +355,141 @@ impl Database {
             params![fence.jobid, fence.lease],
         )
         .await?;
+        Ok(())
+    }
+}
+
+/// One finish inside its transaction.
+struct Ending {
+    fence: Fence,
+    has_side: bool,
+    hash: String,
+    effects: Effects,
+}
+
+impl Ending {
+    async fn apply(
+        &mut self,
+        work: &mut Work<'_>,
+        finish: Finish,
+        rows: Vec<Row>,
+    ) -> Result<Finished, Error> {
+        let fence = self.fence;
+        match finish {
+            Finish::Complete { status, keep } => {
+                over(work, fence, status, keep).await?;
+                self.ended(work, End::Completed).await?;
+                Ok(Finished::Over)
+            }
+            Finish::CompleteWith {
+                status,
+                keep,
+                result,
+            } => {
+                let keep = keep.max(1);
+                over(work, fence, status, keep).await?;
+                if self.has_side {
+                    side::keep_result(work, fence.jobid, &result, keep).await?;
+                }
+                self.ended(work, End::Completed).await?;
+                Ok(Finished::Over)
+            }
+            Finish::Fail {
+                message,
+                status,
+                retry,
+                keep,
+            } => {
+                let max_retries = self.max_retries(work, &retry).await?;
+                let retry = RetryPolicy {
+                    max_retries,
+                    ..retry
+                };
+                let has_side = self.has_side;
+                let finished =
+                    fail(work, fence, &message, (status, keep), &retry, has_side).await?;
+                match finished {
+                    Finished::Retried { run_after } => self.repark(work, run_after).await?,
+                    Finished::Over
+                    | Finished::Declined
+                    | Finished::Extended(_)
+                    | Finished::Replaced(_) => self.ended(work, End::Failed).await?,
+                }
+                Ok(finished)
+            }
+            Finish::Decline(when) => {
+                let finished = decline(work, fence, when).await?;
+                if when.is_some() {
+                    self.put_back(work).await?;
+                }
+                Ok(finished)
+            }
+            Finish::Extend(seconds) => {
+                let extended = extend(work, fence, seconds).await?;
+                if let Finished::Extended(value) = extended
+                    && fence.is_recorded
+                    && self.has_side
+                {
+                    leader::record(work, value, &[fence.jobid]).await?;
+                }
+                Ok(extended)
+            }
+            Finish::Replace { keep, .. } => {
+                // The old row goes first, so that a new job may have its key; one whose key another job has is left out.
+                over(work, fence, 0, keep).await?;
+                let placed = insert_tolerant(work, rows, &mut self.effects).await?;
+                // After the new ones: they may be of the same batch, which must not finish between.
+                self.ended(work, End::Completed).await?;
+                let ids = placed.into_iter().filter_map(Placed::id);
+                Ok(Finished::Replaced(
+                    ids.map(|id| Handle::new(&self.hash, id)).collect(),
+                ))
+            }
+        }
+    }
+
+    async fn ended(&mut self, work: &mut Work<'_>, end: End) -> Result<(), Error> {
+        if self.fence.is_wide {
+            wide::ended(work, self.fence.jobid, end, &mut self.effects).await?;
+        }
+        Ok(())
+    }
+
+    /// The job's own number of runs goes before the worker's.
+    async fn max_retries(&self, work: &mut Work<'_>, retry: &RetryPolicy) -> Result<u32, Error> {
+        let own = if self.fence.is_wide {
+            wide::read(work, self.fence.jobid)
+                .await?
+                .and_then(|wide| wide.max_attempts)
+        } else {
+            None
+        };
+        Ok(match own {
+            Some(runs) if !retry.is_final => runs.saturating_sub(1),
+            Some(_) | None => retry.max_retries,
+        })
+    }
+
+    async fn put_back(&mut self, work: &mut Work<'_>) -> Result<(), Error> {
+        if !self.fence.is_wide {
+            return Ok(());
+        }
+        let row = work
+            .query_one(
+                "SELECT run_after FROM {p}job WHERE jobid = ?",
+                params![self.fence.jobid],
+            )
+            .await?;
+        match row {
+            Some(row) => self.repark(work, row.get(0)?).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn repark(&mut self, work: &mut Work<'_>, run_after: u64) -> Result<(), Error> {
+        if self.fence.is_wide {
+            wide::repark(work, self.fence.jobid, run_after, &mut self.effects).await?;
+        }
         Ok(())
     }
 }
@@ -389,18 +531,35 @@ async fn complete_many(
     work: &mut Work<'_>,
     jobs: &[(u64, u64)],
     keep: u64,
+    has_side: bool,
+    effects: &mut Effects,
 ) -> Result<Vec<bool>, Error> {
+    if jobs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (list, ids) = id_list(&jobs.iter().map(|(jobid, _)| *jobid).collect::<Vec<_>>());
     let mut funcids = std::collections::BTreeMap::new();
-    if keep > 0 && !jobs.is_empty() {
-        let (list, ids) = id_list(&jobs.iter().map(|(jobid, _)| *jobid).collect::<Vec<_>>());
+    if keep > 0 {
         for row in work
             .query(
                 &format!("SELECT jobid, funcid FROM {{p}}job WHERE jobid IN ({list})"),
-                ids,
+                ids.clone(),
             )
             .await?
         {
             funcids.insert(row.get::<u64>(0)?, row.get::<u32>(1)?);
+        }
+    }
+    let mut wide_ids = std::collections::BTreeSet::new();
+    if has_side {
+        for row in work
+            .query(
+                &format!("SELECT jobid FROM {{p}}sz_jobx WHERE jobid IN ({list})"),
+                ids,
+            )
+            .await?
+        {
+            wide_ids.insert(row.get::<u64>(0)?);
         }
     }
     let sets = jobs
@@ -421,6 +580,11 @@ async fn complete_many(
             })
             .collect();
         work.execute_each(upsert(work.engine()), sets).await?;
+    }
+    for ((jobid, _), removed) in jobs.iter().zip(&removed) {
+        if *removed && wide_ids.contains(jobid) {
+            wide::ended(work, *jobid, End::Completed, effects).await?;
+        }
     }
     Ok(removed)
 }

@@ -50,6 +50,26 @@ impl Funcs {
     }
 }
 
+/// The number of a function inside a transaction, made when it is new; nothing is remembered.
+pub(crate) async fn funcid_of(work: &mut Work<'_>, name: &str) -> Result<u32, Error> {
+    if let Some(row) = work.query_one(FIND, params![name]).await? {
+        return Ok(row.get(0)?);
+    }
+    match work.execute(MAKE, params![name]).await {
+        Ok(_) => {}
+        Err(Error::Sql(error)) if error.is_unique_violation() => {}
+        Err(error) => return Err(error),
+    }
+    let row = work.query_one(FIND, params![name]).await?;
+    match row {
+        Some(row) => Ok(row.get(0)?),
+        None => Err(Error::Sql(ibex_sql::Error::new(
+            ibex_sql::ErrorKind::Deadlock,
+            format!("function {name} is being made by another"),
+        ))),
+    }
+}
+
 impl Database {
     /// The number of `name`, made when it is new.
     pub(crate) async fn funcid(&self, name: &str) -> Result<u32, Error> {
@@ -83,22 +103,7 @@ impl Database {
         if let Some(id) = self.funcs().cached(name) {
             return Ok(id);
         }
-        if let Some(row) = work.query_one(FIND, params![name]).await? {
-            return Ok(row.get(0)?);
-        }
-        match work.execute(MAKE, params![name]).await {
-            Ok(_) => {}
-            Err(Error::Sql(error)) if error.is_unique_violation() => {}
-            Err(error) => return Err(error),
-        }
-        let row = work.query_one(FIND, params![name]).await?;
-        match row {
-            Some(row) => Ok(row.get(0)?),
-            None => Err(Error::Sql(ibex_sql::Error::new(
-                ibex_sql::ErrorKind::Deadlock,
-                format!("function {name} is being made by another"),
-            ))),
-        }
+        funcid_of(work, name).await
     }
 
     /// The numbers of those names that the database knows; a worker's functions need not exist yet.

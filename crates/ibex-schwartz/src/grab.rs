@@ -9,6 +9,7 @@ use crate::handle::Handle;
 use crate::job::StoredJob;
 use crate::leader;
 use crate::tables::id_list;
+use crate::wide::{self, Effects};
 use bytes::Bytes;
 use ibex_base::rng::Rng;
 use ibex_sql::{Row, Value, params};
@@ -82,6 +83,10 @@ pub struct GrabbedJob {
     pub lease: u64,
     /// Which run this is, from 1.
     pub attempt: u32,
+    /// Runs it may have, if it says so itself.
+    pub max_attempts: Option<u32>,
+    /// It has a row beside its classic one: limits, parents, a batch, a time to live.
+    pub(crate) is_wide: bool,
     /// Where it lives.
     pub database: Database,
 }
@@ -205,26 +210,30 @@ impl Database {
                 Box::pin(async move {
                     let mut work = scope.on(tx);
                     let ours = lease_all(&mut work, &candidates, lease, max).await?;
+                    let mut effects = Effects::default();
                     if ours.is_empty() {
-                        return Ok(Vec::new());
+                        return Ok((Vec::new(), effects));
                     }
                     if record && has_side {
                         leader::record(&mut work, lease, &ours).await?;
                     }
-                    rows_of(&mut work, &candidates, &ours, has_side).await
+                    let mut rows = rows_of(&mut work, &candidates, &ours, has_side).await?;
+                    expire(&mut work, lease, &mut rows, &mut effects).await?;
+                    Ok((rows, effects))
                 })
             })
             .await;
-        let rows = match rows {
+        let (rows, effects) = match rows {
             Err(Error::Sql(error)) if error.is_outcome_unknown() => {
                 // The leases may be ours or not; nobody works those jobs until they end, which is what a lease is for.
                 return Err(Error::Sql(error));
             }
             other => other?,
         };
+        self.tell(&effects).await;
         let mut jobs = Vec::with_capacity(rows.len());
-        for (row, failures) in rows {
-            match self.grabbed(&row, lease, failures).await {
+        for (row, seen) in rows {
+            match self.grabbed(&row, lease, seen).await {
                 Ok(Some(job)) => jobs.push(job),
                 Ok(None) => {
                     tracing::warn!(database = %self.address(), "job of an unknown function skipped")
@@ -242,7 +251,7 @@ impl Database {
         &self,
         row: &Row,
         lease: u64,
-        failures: u32,
+        seen: Seen,
     ) -> Result<Option<GrabbedJob>, Error> {
         let Some(job) = self.stored(row).await? else {
             return Ok(None);
@@ -250,7 +259,9 @@ impl Database {
         Ok(Some(GrabbedJob {
             handle: Handle::new(self.hash(), job.jobid),
             lease,
-            attempt: failures.saturating_add(1),
+            attempt: seen.failures.saturating_add(1),
+            max_attempts: seen.max_attempts,
+            is_wide: seen.is_wide,
             job,
             database: self.clone(),
         }))
@@ -299,8 +310,14 @@ impl Database {
             .await?
             .last()
             .map_or(0, |(attempt, ..)| *attempt);
-        let failures = failures.max(recorded);
-        self.grabbed(row, row.get(7)?, failures).await
+        let wide = self.wide_status(jobid).await?;
+        let seen = Seen {
+            failures: failures.max(recorded),
+            is_wide: wide.is_some(),
+            max_attempts: wide.and_then(|wide| wide.max_attempts),
+            is_expired: false,
+        };
+        self.grabbed(row, row.get(7)?, seen).await
     }
 }
 
@@ -398,13 +415,43 @@ async fn lease_all(
     Ok(ours)
 }
 
-/// The rows of leased jobs with their failures, in the order of the candidates.
+/// What the tables know of a job beside its row.
+#[derive(Debug, Clone, Copy, Default)]
+struct Seen {
+    failures: u32,
+    is_wide: bool,
+    max_attempts: Option<u32>,
+    is_expired: bool,
+}
+
+impl Seen {
+    /// Nobody started it in its time.
+    fn is_late(self) -> bool {
+        self.is_expired && self.failures == 0
+    }
+}
+
+/// Jobs whose time to live is over are removed instead of handed out.
+async fn expire(
+    work: &mut Work<'_>,
+    lease: u64,
+    rows: &mut Vec<(Row, Seen)>,
+    effects: &mut Effects,
+) -> Result<(), Error> {
+    for (row, _) in rows.iter().filter(|(_, seen)| seen.is_late()) {
+        wide::expire(work, row.get(0)?, Some(lease), effects).await?;
+    }
+    rows.retain(|(_, seen)| !seen.is_late());
+    Ok(())
+}
+
+/// The rows of leased jobs with what else is known of them, in the order of the candidates.
 async fn rows_of(
     work: &mut Work<'_>,
     candidates: &[Candidate],
     ours: &[u64],
     has_side: bool,
-) -> Result<Vec<(Row, u32)>, Error> {
+) -> Result<Vec<(Row, Seen)>, Error> {
     let (list, ids) = id_list(ours);
     let rows = work
         .query(
@@ -412,35 +459,40 @@ async fn rows_of(
             ids.clone(),
         )
         .await?;
-    let mut failures = std::collections::BTreeMap::new();
-    let mut counts =
-        format!("SELECT jobid, COUNT(*) FROM {{p}}error WHERE jobid IN ({list}) GROUP BY jobid");
+    let mut all_seen: std::collections::BTreeMap<u64, Seen> = std::collections::BTreeMap::new();
+    let mut counts = format!(
+        "SELECT jobid, COUNT(*), 0, NULL, 0 FROM {{p}}error WHERE jobid IN ({list}) GROUP BY jobid"
+    );
     let mut params = ids.clone();
     if has_side {
-        counts.push_str(&format!(" UNION ALL SELECT jobid, MAX(attempt) FROM {{p}}sz_attempt WHERE jobid IN ({list}) GROUP BY jobid"));
+        counts.push_str(&format!(
+            " UNION ALL SELECT jobid, MAX(attempt), 0, NULL, 0 FROM {{p}}sz_attempt WHERE jobid IN ({list}) GROUP BY jobid \
+             UNION ALL SELECT jobid, 0, 1, max_attempts, CASE WHEN expires_at <= :now THEN 1 ELSE 0 END FROM {{p}}sz_jobx WHERE jobid IN ({list})"
+        ));
+        params.extend(ids.clone());
         params.extend(ids);
     }
     for row in work.query(&counts, params).await? {
-        let count: u32 = row.get(1)?;
-        failures
-            .entry(row.get::<u64>(0)?)
-            .and_modify(|known: &mut u32| *known = count.max(*known))
-            .or_insert(count);
+        let seen = all_seen.entry(row.get(0)?).or_default();
+        seen.failures = seen.failures.max(row.get(1)?);
+        seen.is_wide |= row.get::<u32>(2)? != 0;
+        seen.max_attempts = seen.max_attempts.or(row.get(3)?);
+        seen.is_expired |= row.get::<u32>(4)? != 0;
     }
     let places: std::collections::BTreeMap<u64, usize> = candidates
         .iter()
         .enumerate()
         .map(|(place, candidate)| (candidate.jobid, place))
         .collect();
-    let mut all: Vec<(Row, u32)> = rows
+    let mut all: Vec<(Row, Seen)> = rows
         .into_iter()
         .map(|row| {
-            let count = row
+            let seen = row
                 .get(0)
                 .ok()
-                .and_then(|id: u64| failures.get(&id).copied())
-                .unwrap_or(0);
-            (row, count)
+                .and_then(|id: u64| all_seen.get(&id).copied())
+                .unwrap_or_default();
+            (row, seen)
         })
         .collect();
     all.sort_by_key(|(row, _)| {

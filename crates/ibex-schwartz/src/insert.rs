@@ -7,6 +7,7 @@ use crate::database::{Database, Work};
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::job::{Job, When};
+use crate::wide::{self, Effects, Extras, Placed};
 use ibex_sql::{Engine, Tx, Value, params};
 
 /// What became of an insert.
@@ -68,6 +69,10 @@ fn values(job: &Job, funcid: u32) -> Vec<Value> {
 impl Database {
     pub(crate) async fn insert(&self, job: &Job) -> Result<Inserted, Error> {
         job.check()?;
+        if job.options.is_some() {
+            let all = self.insert_each(std::slice::from_ref(job)).await?;
+            return all.into_iter().next().ok_or(Error::Duplicate);
+        }
         self.check_size(job).await?;
         let funcid = self.funcid(&job.funcname).await?;
         match self
@@ -94,6 +99,23 @@ impl Database {
         }
     }
 
+    /// The job here that keeps this one from being inserted, by its key or its window.
+    pub(crate) async fn holder(
+        &self,
+        job: &Job,
+        ukey: Option<String>,
+    ) -> Result<Option<Handle>, Error> {
+        if job.uniqkey.is_some()
+            && let Some(handle) = self.pending_key(job).await?
+        {
+            return Ok(Some(handle));
+        }
+        match ukey {
+            Some(ukey) => self.unique_holder(&ukey).await,
+            None => Ok(None),
+        }
+    }
+
     async fn pending(&self, funcid: u32, job: &Job) -> Result<Option<Handle>, Error> {
         let found = self
             .query(
@@ -111,14 +133,19 @@ impl Database {
     pub(crate) async fn insert_all(&self, jobs: &[Job]) -> Result<Vec<Handle>, Error> {
         let rows = prepared(self, jobs).await?;
         let scope = self.scope();
-        let ids = self
+        let (ids, effects) = self
             .db()
             .await?
             .write(move |tx| {
                 let (scope, rows) = (scope.clone(), rows.clone());
-                Box::pin(async move { insert_rows(&mut scope.on(tx), rows).await })
+                Box::pin(async move {
+                    let mut effects = Effects::default();
+                    let ids = insert_rows(&mut scope.on(tx), rows, &mut effects).await?;
+                    Ok::<_, Error>((ids, effects))
+                })
             })
             .await?;
+        self.tell(&effects).await;
         Ok(ids
             .into_iter()
             .map(|id| Handle::new(self.hash(), id))
@@ -129,19 +156,25 @@ impl Database {
     pub(crate) async fn insert_each(&self, jobs: &[Job]) -> Result<Vec<Inserted>, Error> {
         let rows = prepared(self, jobs).await?;
         let scope = self.scope();
-        let ids = self
+        let (placed, effects) = self
             .db()
             .await?
             .write(move |tx| {
                 let (scope, rows) = (scope.clone(), rows.clone());
-                Box::pin(async move { insert_tolerant(&mut scope.on(tx), rows).await })
+                Box::pin(async move {
+                    let mut effects = Effects::default();
+                    let placed = insert_tolerant(&mut scope.on(tx), rows, &mut effects).await?;
+                    Ok::<_, Error>((placed, effects))
+                })
             })
             .await?;
-        let mut all = Vec::with_capacity(ids.len());
-        for (id, job) in ids.into_iter().zip(jobs) {
-            all.push(match id {
-                Some(id) => Inserted::New(Handle::new(self.hash(), id)),
-                None => {
+        self.tell(&effects).await;
+        let mut all = Vec::with_capacity(placed.len());
+        for (placed, job) in placed.into_iter().zip(jobs) {
+            all.push(match placed {
+                Placed::New(id) => Inserted::New(Handle::new(self.hash(), id)),
+                Placed::Taken(Some(id)) => Inserted::Duplicate(Some(Handle::new(self.hash(), id))),
+                Placed::Taken(None) => {
                     Inserted::Duplicate(self.pending(self.funcid(&job.funcname).await?, job).await?)
                 }
             });
@@ -159,12 +192,18 @@ impl Database {
         let scope = self.scope();
         let mut work = scope.on(tx);
         let funcid = self.funcid_in(&mut work, &job.funcname).await?;
-        match insert_rows(&mut work, vec![row(job, funcid)]).await {
-            Ok(ids) => Ok(Inserted::New(Handle::new(
-                self.hash(),
-                ids.first().copied().unwrap_or_default(),
-            ))),
-            Err(Error::Duplicate) => {
+        let rows = vec![row(job, funcid, self.hash())?];
+        // Who waits is told by the caller, see [`crate::Client::wake`].
+        let mut effects = Effects::default();
+        match insert_tolerant(&mut work, rows, &mut effects)
+            .await?
+            .first()
+        {
+            Some(Placed::New(id)) => Ok(Inserted::New(Handle::new(self.hash(), *id))),
+            Some(Placed::Taken(Some(id))) => {
+                Ok(Inserted::Duplicate(Some(Handle::new(self.hash(), *id))))
+            }
+            Some(Placed::Taken(None)) | None => {
                 let found = work
                     .query_one(
                         "SELECT jobid FROM {p}job WHERE funcid = ? AND uniqkey = ?",
@@ -178,7 +217,6 @@ impl Database {
                         .map(|id| Handle::new(self.hash(), id)),
                 ))
             }
-            Err(error) => Err(error),
         }
     }
 }
@@ -188,31 +226,58 @@ impl Database {
 pub(crate) struct Row {
     when: When,
     is_keyed: bool,
+    funcid: u32,
     values: Vec<Value>,
+    extras: Option<Extras>,
 }
 
-/// Ids in order; `None` where the key is pending.
+impl Row {
+    /// Whether `next` can be another set of the same statement.
+    fn goes_with(&self, next: &Self) -> bool {
+        self.extras.is_none()
+            && next.extras.is_none()
+            && statement(self.when) == statement(next.when)
+    }
+}
+
+/// What is needed of the rows once they are in.
+fn linked(rows: &[Row]) -> Option<Vec<(u32, Option<Extras>)>> {
+    rows.iter().any(|row| row.extras.is_some()).then(|| {
+        rows.iter()
+            .map(|row| (row.funcid, row.extras.clone()))
+            .collect()
+    })
+}
+
+/// What became of each, in order; a pending key refuses its job and no other.
 pub(crate) async fn insert_tolerant(
     work: &mut Work<'_>,
     rows: Vec<Row>,
-) -> Result<Vec<Option<u64>>, Error> {
+    effects: &mut Effects,
+) -> Result<Vec<Placed>, Error> {
     let engine = work.engine();
     let mut ids = Vec::with_capacity(rows.len());
+    let linked = linked(&rows);
     let mut rows = rows.into_iter().peekable();
     while let Some(row) = rows.next() {
         let (when, is_keyed) = (statement(row.when), row.is_keyed);
+        if let Some(extras) = &row.extras {
+            ids.push(wide::place(work, row.funcid, row.when, (when, row.values), extras).await?);
+            continue;
+        }
         if is_keyed && engine == Engine::MySql {
             // A server says by its error which row it refused; the transaction goes on.
             match work.execute(when, row.values).await {
-                Ok(done) => ids.push(Some(done.last_insert_id)),
-                Err(Error::Sql(error)) if error.is_unique_violation() => ids.push(None),
+                Ok(done) => ids.push(Placed::New(done.last_insert_id)),
+                Err(Error::Sql(error)) if error.is_unique_violation() => {
+                    ids.push(Placed::Taken(None));
+                }
                 Err(error) => return Err(error),
             }
             continue;
         }
-        let mut sets = vec![row.values];
-        while let Some(next) =
-            rows.next_if(|next| statement(next.when) == when && next.is_keyed == is_keyed)
+        let mut sets = vec![row.values.clone()];
+        while let Some(next) = rows.next_if(|next| row.goes_with(next) && next.is_keyed == is_keyed)
         {
             sets.push(next.values);
         }
@@ -222,14 +287,32 @@ pub(crate) async fn insert_tolerant(
             when.to_owned()
         };
         for done in work.execute_each(&template, sets).await? {
-            ids.push((done.rows_affected == 1).then_some(done.last_insert_id));
+            ids.push(if done.rows_affected == 1 {
+                Placed::New(done.last_insert_id)
+            } else {
+                Placed::Taken(None)
+            });
         }
+    }
+    if let Some(linked) = linked {
+        wide::link(work, &linked, &ids, effects).await?;
     }
     Ok(ids)
 }
 
 /// Inserts prepared rows in order, runs of the same statement together; a pending key refuses all.
-pub(crate) async fn insert_rows(work: &mut Work<'_>, rows: Vec<Row>) -> Result<Vec<u64>, Error> {
+pub(crate) async fn insert_rows(
+    work: &mut Work<'_>,
+    rows: Vec<Row>,
+    effects: &mut Effects,
+) -> Result<Vec<u64>, Error> {
+    if rows.iter().any(|row| row.extras.is_some()) {
+        let placed = insert_tolerant(work, rows, effects).await?;
+        let ids = placed
+            .into_iter()
+            .map(|placed| placed.id().ok_or(Error::Duplicate));
+        return ids.collect();
+    }
     let mut ids = Vec::with_capacity(rows.len());
     let mut rows = rows.into_iter().peekable();
     while let Some(row) = rows.next() {
@@ -247,12 +330,14 @@ pub(crate) async fn insert_rows(work: &mut Work<'_>, rows: Vec<Row>) -> Result<V
     Ok(ids)
 }
 
-fn row(job: &Job, funcid: u32) -> Row {
-    Row {
+fn row(job: &Job, funcid: u32, hash: &str) -> Result<Row, Error> {
+    Ok(Row {
         when: job.run_after,
         is_keyed: job.uniqkey.is_some(),
+        funcid,
         values: values(job, funcid),
-    }
+        extras: Extras::of(job, hash)?,
+    })
 }
 
 /// Checked jobs with the numbers of their functions, before a transaction begins.
@@ -260,10 +345,14 @@ pub(crate) async fn prepared(database: &Database, jobs: &[Job]) -> Result<Vec<Ro
     for job in jobs {
         job.check()?;
     }
+    if jobs.iter().any(|job| job.options.is_some()) {
+        database.need_side().await?;
+    }
     let mut rows = Vec::with_capacity(jobs.len());
     for job in jobs {
         database.check_size(job).await?;
-        rows.push(row(job, database.funcid(&job.funcname).await?));
+        let funcid = database.funcid(&job.funcname).await?;
+        rows.push(row(job, funcid, database.hash())?);
     }
     Ok(rows)
 }

@@ -4,6 +4,8 @@
 //! writes nothing.
 
 use crate::error::Error;
+use crate::handle::Handle;
+use crate::options::{Concurrency, Merge, OnDeath, Options, Parent, Rate, Unique};
 use bytes::Bytes;
 
 /// Limits of the classic tables; what exceeds them is refused before a statement is sent.
@@ -39,6 +41,8 @@ pub struct Job {
     pub(crate) coalesce: Option<String>,
     pub(crate) run_after: When,
     pub(crate) priority: Option<u16>,
+    /// What it asks for beyond the classic columns; most jobs ask for nothing.
+    pub(crate) options: Option<Box<Options>>,
 }
 
 impl Job {
@@ -51,6 +55,7 @@ impl Job {
             coalesce: None,
             run_after: When::Now,
             priority: None,
+            options: None,
         }
     }
 
@@ -102,6 +107,67 @@ impl Job {
         self
     }
 
+    fn options(&mut self) -> &mut Options {
+        self.options.get_or_insert_default()
+    }
+
+    /// At most so many jobs of the key are handed out at once, over all programs on the database. The job is kept from Perl workers, too,
+    /// until it is its turn.
+    #[must_use]
+    pub fn concurrency(mut self, concurrency: Concurrency) -> Self {
+        self.options().concurrency = Some(concurrency);
+        self
+    }
+
+    /// At most so many runs of the key in so many seconds.
+    #[must_use]
+    pub fn rate(mut self, rate: Rate) -> Self {
+        self.options().rate = Some(rate);
+        self
+    }
+
+    /// While an equal job counts, inserting this one does nothing.
+    #[must_use]
+    pub fn unique(mut self, unique: Unique) -> Self {
+        self.options().unique = Some(unique);
+        self
+    }
+
+    /// Folds the argument into a waiting job of the function with the same coalescing value, if there is one.
+    #[must_use]
+    pub fn merge(mut self, merge: Merge) -> Self {
+        self.options().merge = Some(merge);
+        self
+    }
+
+    /// Not before `parent` is over; call it for each parent.
+    #[must_use]
+    pub fn depends_on(mut self, parent: Parent, on_death: OnDeath) -> Self {
+        self.options().parents.push((parent, on_death));
+        self
+    }
+
+    /// Counts in this batch, see [`crate::Client::batch`].
+    #[must_use]
+    pub fn batch(mut self, batch: &Handle) -> Self {
+        self.options().batch = Some(batch.clone());
+        self
+    }
+
+    /// Is removed as `expired` when no worker started it within so many seconds.
+    #[must_use]
+    pub fn expires_in(mut self, seconds: u64) -> Self {
+        self.options().expires_in = Some(seconds);
+        self
+    }
+
+    /// Runs at most so many times, whatever its worker's policy says.
+    #[must_use]
+    pub fn max_attempts(mut self, runs: u32) -> Self {
+        self.options().max_attempts = Some(runs);
+        self
+    }
+
     /// The function.
     #[must_use]
     pub fn funcname(&self) -> &str {
@@ -134,6 +200,9 @@ impl Job {
         check_funcname(&self.funcname)?;
         check_name("uniqkey", self.uniqkey.as_deref())?;
         check_name("coalesce", self.coalesce.as_deref())?;
+        if let Some(options) = &self.options {
+            options.check(self.coalesce.is_some())?;
+        }
         if self.arg.len() > limits::ARG_BYTES_MAX {
             return Err(Error::TooLarge {
                 bytes: self.arg.len(),
@@ -163,9 +232,13 @@ pub(crate) fn check_funcname(name: &str) -> Result<(), Error> {
     Ok(())
 }
 
+pub(crate) fn name_is_short(name: &str) -> bool {
+    name.chars().count() <= limits::NAME_CHARS_MAX
+}
+
 fn check_name(what: &str, value: Option<&str>) -> Result<(), Error> {
     match value {
-        Some(value) if value.chars().count() > limits::NAME_CHARS_MAX => {
+        Some(value) if !name_is_short(value) => {
             Err(Error::Invalid(format!("{what} has at most 255 characters")))
         }
         Some(_) | None => Ok(()),

@@ -9,6 +9,7 @@ use crate::job::{StoredJob, When};
 use crate::pause::PARKED;
 use crate::side::{self, Ended};
 use crate::tables::marks;
+use crate::wide::{self, Effects, End, WideStatus};
 use bytes::Bytes;
 use ibex_sql::{Engine, Value, params};
 
@@ -86,6 +87,8 @@ pub struct Status {
     pub ended: Option<Ended>,
     /// What a complete left, while it is kept.
     pub result: Option<Bytes>,
+    /// Limits, parents and batch of a job that has some, while it is pending.
+    pub wide: Option<WideStatus>,
 }
 
 /// Jobs of one function in one database.
@@ -222,10 +225,15 @@ impl Database {
             .transpose()?
             .flatten();
         Ok(Status {
-            pending,
             exit_status,
             failures,
             ended: self.ended(jobid).await?,
+            wide: if pending.is_some() {
+                self.wide_status(jobid).await?
+            } else {
+                None
+            },
+            pending,
             result: self.result(jobid).await?,
         })
     }
@@ -335,6 +343,20 @@ impl Database {
 
     /// Changes a job that nobody works on: time, priority, argument.
     pub(crate) async fn change(&self, jobid: u64, change: &Change) -> Result<(), Error> {
+        if let Some(when) = change.run_after
+            && self.change_parked(jobid, when).await?
+        {
+            // Its row keeps the mark until its turn comes.
+            let rest = Change {
+                run_after: None,
+                ..change.clone()
+            };
+            return self.change_row(jobid, &rest).await;
+        }
+        self.change_row(jobid, change).await
+    }
+
+    async fn change_row(&self, jobid: u64, change: &Change) -> Result<(), Error> {
         let mut sets = Vec::new();
         let mut params = Vec::new();
         match change.run_after {
@@ -388,6 +410,7 @@ impl Database {
                 let scope = scope.clone();
                 Box::pin(async move {
                     let mut work = scope.on(tx);
+                    let mut effects = Effects::default();
                     if has_side {
                         side::keep(&mut work, jobid, "cancelled", 0).await?;
                     }
@@ -398,17 +421,23 @@ impl Database {
                         )
                         .await?;
                     // Rolls the kept copy back, too.
-                    if done.rows_affected == 1 {
-                        Ok(())
-                    } else {
-                        Err(Error::NotFound(jobid))
+                    if done.rows_affected != 1 {
+                        return Err(Error::NotFound(jobid));
                     }
+                    if has_side {
+                        wide::ended(&mut work, jobid, End::Cancelled, &mut effects).await?;
+                    }
+                    Ok(effects)
                 })
             })
             .await;
         match removed {
+            Ok(effects) => {
+                self.tell(&effects).await;
+                return Ok(());
+            }
             Err(Error::NotFound(_)) => {}
-            other => return other,
+            Err(error) => return Err(error),
         }
         match self
             .query("SELECT jobid FROM {p}job WHERE jobid = ?", params![jobid])

@@ -169,7 +169,9 @@ async fn unpark(work: &mut Work<'_>, funcid: u32) -> Result<u64, Error> {
     }
     let count = u64::try_from(gone.len()).unwrap_or(u64::MAX);
     work.execute_each(
-        "UPDATE {p}job SET run_after = ? WHERE jobid = ? AND run_after = ?",
+        // One that waits for its turn meanwhile has its time in `sz_jobx`.
+        "UPDATE {p}job SET run_after = ? WHERE jobid = ? AND run_after = ? \
+         AND NOT EXISTS (SELECT 1 FROM {p}sz_jobx x WHERE x.jobid = {p}job.jobid AND x.parked = 1)",
         back,
     )
     .await?;

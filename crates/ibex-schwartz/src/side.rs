@@ -7,6 +7,7 @@ use crate::database::{Database, Work};
 use crate::error::Error;
 use crate::finish::Fence;
 use crate::handle::Handle;
+use crate::wide::{self, Effects};
 use bytes::Bytes;
 use ibex_sql::{Db, Engine, params};
 
@@ -75,11 +76,11 @@ pub struct Ended {
 
 /// Makes the tables; `false` when the database does not allow it.
 pub(crate) async fn create(db: &Db, prefix: &str) -> Result<bool, Error> {
-    let statements: &[&str] = match db.engine() {
-        Engine::Sqlite => &SQLITE,
-        Engine::MySql => &MYSQL,
+    let (own, wide): (&[&str], &[&str]) = match db.engine() {
+        Engine::Sqlite => (&SQLITE, &wide::SQLITE),
+        Engine::MySql => (&MYSQL, &wide::MYSQL),
     };
-    for statement in statements {
+    for statement in own.iter().chain(wide) {
         match db
             .execute(statement.replace("{p}", prefix), params![])
             .await
@@ -145,7 +146,7 @@ pub(crate) async fn keep(
 }
 
 /// Puts a kept job back as if it were new, under its old number.
-async fn revive(work: &mut Work<'_>, jobid: u64) -> Result<(), Error> {
+async fn revive(work: &mut Work<'_>, jobid: u64, effects: &mut Effects) -> Result<(), Error> {
     let back = work
         .execute(
             "INSERT INTO {p}job (jobid, funcid, arg, uniqkey, coalesce, priority, insert_time, run_after, grabbed_until) \
@@ -167,7 +168,7 @@ async fn revive(work: &mut Work<'_>, jobid: u64) -> Result<(), Error> {
         )
         .await?;
     }
-    Ok(())
+    wide::revived(work, jobid, effects).await
 }
 
 /// Keeps what a job resulted in for `keep` seconds.
@@ -192,13 +193,20 @@ impl Database {
             return Err(Error::NotFound(jobid));
         }
         let scope = self.scope();
-        self.db()
+        let effects = self
+            .db()
             .await?
             .write(move |tx| {
                 let scope = scope.clone();
-                Box::pin(async move { revive(&mut scope.on(tx), jobid).await })
+                Box::pin(async move {
+                    let mut effects = Effects::default();
+                    revive(&mut scope.on(tx), jobid, &mut effects).await?;
+                    Ok::<_, Error>(effects)
+                })
             })
-            .await
+            .await?;
+        self.tell(&effects).await;
+        Ok(())
     }
 
     /// What is kept of a job that ended without success.
@@ -289,12 +297,13 @@ impl Database {
                 "DELETE FROM {p}sz_done WHERE jobid IN (SELECT jobid FROM {p}sz_done WHERE delete_after < :now LIMIT ?)",
                 "DELETE FROM {p}sz_attempt WHERE (jobid, attempt) IN (SELECT jobid, attempt FROM {p}sz_attempt t WHERE ended_at < :now - ? \
                  AND NOT EXISTS (SELECT 1 FROM {p}job j WHERE j.jobid = t.jobid) LIMIT ?)",
-                "DELETE FROM {p}sz_result WHERE jobid IN (SELECT jobid FROM {p}sz_result WHERE delete_after < :now LIMIT ?)",
+                "DELETE FROM {p}sz_result WHERE jobid IN (SELECT jobid FROM {p}sz_result r WHERE delete_after < :now \
+                 AND NOT EXISTS (SELECT 1 FROM {p}sz_edge e WHERE e.parent = r.jobid) LIMIT ?)",
             ),
             Engine::MySql => (
                 "DELETE FROM {p}sz_done WHERE delete_after < :now LIMIT ?",
                 "DELETE FROM {p}sz_attempt WHERE ended_at < :now - ? AND NOT EXISTS (SELECT 1 FROM {p}job j WHERE j.jobid = {p}sz_attempt.jobid) LIMIT ?",
-                "DELETE FROM {p}sz_result WHERE delete_after < :now LIMIT ?",
+                "DELETE FROM {p}sz_result WHERE delete_after < :now AND NOT EXISTS (SELECT 1 FROM {p}sz_edge e WHERE e.parent = {p}sz_result.jobid) LIMIT ?",
             ),
         };
         let first = self
@@ -306,6 +315,7 @@ impl Database {
                 .await?
                 .rows_affected;
         Ok(first
+            + self.clean_wide(CLEAN_ROWS_MAX).await?
             + self
                 .execute(texts, params![RETAIN_FAILED_SECONDS, CLEAN_ROWS_MAX])
                 .await?

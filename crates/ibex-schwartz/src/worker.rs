@@ -152,6 +152,14 @@ impl JobContext {
         self.grabbed.job.coalesce.as_deref()
     }
 
+    /// The jobs this one depended on and what they left.
+    ///
+    /// # Errors
+    /// What the database answers.
+    pub async fn parents(&self) -> Result<Vec<crate::ParentStatus>, Error> {
+        self.grabbed.database.parents(self.grabbed.job.jobid).await
+    }
+
     /// Cancelled when the lease is lost: what is done from now on counts for nothing.
     #[must_use]
     pub fn lost(&self) -> &CancellationToken {
@@ -382,6 +390,7 @@ impl Worker {
             drop(place);
             tokio::select! {
                 () = inserted => {}
+                _ = self.client.stirred() => self.client.wake(),
                 () = tokio::time::sleep(self.poll) => {}
                 () = shutdown.cancelled() => break,
             }
@@ -539,7 +548,7 @@ fn ending(outcome: Outcome, options: &FunctionOptions) -> Finish {
         Outcome::Permanent { message, status } => Finish::Fail {
             message,
             status,
-            retry: RetryPolicy::never(),
+            retry: RetryPolicy::permanent(),
             keep,
         },
         Outcome::Decline(when) => Finish::Decline(when),

@@ -188,6 +188,7 @@ pub(crate) fn backoff(max_attempts: u32, seed: u64) -> RetryPolicy {
             let random = ibex_base::rng::Rng::new(seed ^ n).below(30) * (n + 1);
             n.saturating_pow(4).saturating_add(15 + random)
         }),
+        is_final: false,
     }
 }
 

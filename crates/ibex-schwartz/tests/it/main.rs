@@ -16,6 +16,7 @@ mod original;
 mod perl;
 mod sim;
 mod suite;
+mod wide;
 mod worker;
 
 use ibex_schwartz::Client;

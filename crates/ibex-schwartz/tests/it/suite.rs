@@ -69,16 +69,17 @@ async fn suite(client: &Client) {
     leaders(client).await;
     recorded_leases(client).await;
     cleaning(client).await;
+    crate::wide::suite(client).await;
 }
 
-fn new(inserted: Inserted) -> ibex_schwartz::Handle {
+pub(crate) fn new(inserted: Inserted) -> ibex_schwartz::Handle {
     match inserted {
         Inserted::New(handle) => handle,
         Inserted::Duplicate(_) => panic!("a duplicate"),
     }
 }
 
-async fn grab(client: &Client, func: &str, max: usize) -> Vec<GrabbedJob> {
+pub(crate) async fn grab(client: &Client, func: &str, max: usize) -> Vec<GrabbedJob> {
     client
         .grab(&Grab {
             max,
@@ -89,7 +90,7 @@ async fn grab(client: &Client, func: &str, max: usize) -> Vec<GrabbedJob> {
         .unwrap()
 }
 
-async fn one(client: &Client, func: &str) -> GrabbedJob {
+pub(crate) async fn one(client: &Client, func: &str) -> GrabbedJob {
     grab(client, func, 1).await.pop().expect("a job")
 }
 
@@ -731,7 +732,7 @@ async fn outbox(client: &Client) {
 }
 
 /// Polls until it holds.
-async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while !condition().await {
         assert!(
@@ -759,7 +760,7 @@ async fn results(client: &Client) {
 }
 
 /// Whether the original's own search would find jobs of the function.
-async fn perl_finds(client: &Client, func: &str) -> i64 {
+pub(crate) async fn perl_finds(client: &Client, func: &str) -> i64 {
     let database = &client.databases()[0];
     let prefix = if database
         .db()

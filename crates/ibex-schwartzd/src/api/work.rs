@@ -410,7 +410,7 @@ impl App {
             }),
             "fail" => {
                 let retry = match (finish.permanent.unwrap_or(false), finish.retry_in) {
-                    (true, _) => RetryPolicy::never(),
+                    (true, _) => RetryPolicy::permanent(),
                     (false, Some(seconds)) => RetryPolicy::fixed(
                         config.max_attempts.saturating_sub(1),
                         seconds.min(ibex_schwartz::limits::RUN_AFTER_MAX / 2),
