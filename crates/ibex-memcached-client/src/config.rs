@@ -149,6 +149,7 @@ pub struct Config {
     pub(crate) idle_for: Duration,
     pub(crate) when_dead: WhenDead,
     pub(crate) namespace: Vec<u8>,
+    is_namespace_hashed: bool,
     pub(crate) protocol: Protocol,
     pub(crate) gutter: Vec<String>,
     pub(crate) gutter_expiry_max: Duration,
@@ -172,6 +173,7 @@ impl Config {
             idle_for: IDLE_FOR,
             when_dead: WhenDead::default(),
             namespace: Vec::new(),
+            is_namespace_hashed: false,
             protocol: Protocol::default(),
             gutter: Vec::new(),
             gutter_expiry_max: GUTTER_EXPIRY_MAX,
@@ -277,6 +279,25 @@ impl Config {
         }
     }
 
+    /// Chooses servers by key and namespace together, as libmemcached does when told `HASH_WITH_PREFIX_KEY`. Counts for nothing with [`Distribution::Perl`],
+    /// whose original never does.
+    #[must_use]
+    pub fn with_hashed_namespace(self) -> Self {
+        Self {
+            is_namespace_hashed: true,
+            ..self
+        }
+    }
+
+    /// What is hashed before every key.
+    pub(crate) fn hashed_prefix(&self) -> &[u8] {
+        if self.is_namespace_hashed && self.distribution != Distribution::Perl {
+            &self.namespace
+        } else {
+            b""
+        }
+    }
+
     /// Which commands are used. Default: those the server's version allows.
     #[must_use]
     pub fn with_protocol(self, protocol: Protocol) -> Self {
@@ -301,7 +322,7 @@ impl Config {
         }
     }
 
-    /// A prefix put before every key on the wire. Servers are chosen without it, as libmemcached does.
+    /// A prefix put before every key on the wire. Servers are chosen without it, as libmemcached and Cache::Memcached do.
     #[must_use]
     pub fn with_namespace(self, namespace: impl Into<Vec<u8>>) -> Self {
         Self {

@@ -37,12 +37,24 @@ pub enum Stale {
     Refused,
 }
 
+/// What becomes of a value whose key is gone when it is computed: the lease ran out, the item was evicted, or somebody deleted it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WhenGone {
+    /// It is used and not stored: nobody knows whether it was deleted because it changed.
+    #[default]
+    Dropped,
+    /// It is stored if there is nothing else by now. For values that are never deleted, only invalidated or left to expire: these may take longer than the
+    /// lease and be cached all the same.
+    Stored,
+}
+
 /// How [`Client::get_or_compute`] treats a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaseOptions {
     /// Expiry of a computed value.
     pub expiry: Expiry,
-    /// How long the computing caller has before another may try. Whole seconds, at least 1.
+    /// How long the computing caller has before another may try. Whole seconds, at least 1. Longer than the longest computation: what comes later is not
+    /// stored, unless [`WhenGone::Stored`] says so.
     pub lease: Duration,
     /// Recompute in the background of one caller when less than this is left; `None` never.
     pub refresh_before: Option<Duration>,
@@ -52,6 +64,8 @@ pub struct LeaseOptions {
     pub wait: Duration,
     /// How long to wait for somebody else's value before computing without storing. With less than `lease` a slow origin is asked by more than one.
     pub wait_max: Duration,
+    /// Values that come too late to be stored under their lease.
+    pub when_gone: WhenGone,
 }
 
 impl LeaseOptions {
@@ -64,6 +78,7 @@ impl LeaseOptions {
             stale: Stale::default(),
             wait: WAIT,
             wait_max: LEASE,
+            when_gone: WhenGone::default(),
         }
     }
 
@@ -96,6 +111,16 @@ enum On {
     Current,
     /// A miss at a server that knows no leases: everybody computes, and the first value stays.
     Unknown,
+}
+
+/// How a store under a lease ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Filled {
+    Stored,
+    /// The item is another by now.
+    Changed,
+    /// There is none.
+    Gone,
 }
 
 /// What a read with a lease found.
@@ -358,8 +383,21 @@ impl Client {
         flags: u32,
         expiry: Expiry,
     ) -> Result<bool, Error> {
-        let (value, flags) = self.encoded(value.as_ref(), flags)?;
-        let wire = self.wire_key(key.into())?;
+        self.fill_or_not(key.into(), ticket, value.as_ref(), flags, expiry)
+            .await
+            .map(|filled| filled == Filled::Stored)
+    }
+
+    async fn fill_or_not(
+        &self,
+        key: Key<'_>,
+        ticket: Ticket,
+        value: &[u8],
+        flags: u32,
+        expiry: Expiry,
+    ) -> Result<Filled, Error> {
+        let (value, flags) = self.encoded(value, flags)?;
+        let wire = self.wire_key(key)?;
         let route = self.route_back(ticket.place).await?;
         let exptime = route.expiry(expiry);
         let request = |_, out: &mut BytesMut| {
@@ -381,17 +419,15 @@ impl Client {
             }
             Ok(())
         };
-        let mut is_stored = false;
+        let mut filled = None;
         let read = |reply: Reply<'_>| match reply {
-            Reply::Meta { code: Code::Hd, .. } | Reply::Stored => {
-                is_stored = true;
-                Ok(Flow::Done)
-            }
+            Reply::Meta { code: Code::Hd, .. } | Reply::Stored => done(&mut filled, Filled::Stored),
+            Reply::Meta { code: Code::Nf, .. } => done(&mut filled, Filled::Gone),
             Reply::Meta {
-                code: Code::Ex | Code::Nf | Code::Ns,
+                code: Code::Ex | Code::Ns,
                 ..
             }
-            | Reply::NotStored => Ok(Flow::Done),
+            | Reply::NotStored => done(&mut filled, Filled::Changed),
             other => refused(&other),
         };
         let told = route
@@ -403,7 +439,7 @@ impl Client {
             near.forget(&wire);
         }
         told?;
-        Ok(is_stored)
+        Ok(filled.unwrap_or(Filled::Changed))
     }
 
     /// Gives the lease back when there will be no value: the next reader is told to compute at once, not when the lease is over.
@@ -564,10 +600,7 @@ impl Client {
         let computed = compute().await.map_err(ComputeError::Compute);
         if let Some(ticket) = ticket {
             let told = match &computed {
-                Ok(value) => self
-                    .fill(key, ticket, value, 0, options.expiry)
-                    .await
-                    .map(drop),
+                Ok(value) => self.hand_in(key, ticket, value, options).await,
                 Err(_) => self.give_back(key, ticket).await,
             };
             if let Err(error) = told {
@@ -575,5 +608,27 @@ impl Client {
             }
         }
         computed
+    }
+
+    /// Stores what the holder of a lease computed.
+    async fn hand_in(
+        &self,
+        key: Key<'_>,
+        ticket: Ticket,
+        value: &[u8],
+        options: LeaseOptions,
+    ) -> Result<(), Error> {
+        let expiry = options.expiry;
+        let filled = self.fill_or_not(key, ticket, value, 0, expiry).await?;
+        if filled == Filled::Gone && options.when_gone == WhenGone::Stored {
+            let late = Ticket {
+                lease: On::Unknown,
+                ..ticket
+            };
+            self.fill_or_not(key, late, value, 0, expiry).await?;
+        } else if filled != Filled::Stored {
+            tracing::debug!(?filled, "a computed value came too late and was not stored");
+        }
+        Ok(())
     }
 }

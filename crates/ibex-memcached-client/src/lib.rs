@@ -59,7 +59,7 @@ pub use error::Error;
 pub use expiry::Expiry;
 pub use hash::Hash;
 pub use key::{Cas, Item, Key};
-pub use lease::{ComputeError, LeaseOptions, Leased, Stale, Ticket};
+pub use lease::{ComputeError, LeaseOptions, Leased, Stale, Ticket, WhenGone};
 pub use metrics::ServerMetrics;
 pub use near::{NearCache, NearMetrics};
 pub use raw::{MetaCode, MetaReply, MetaRequest};

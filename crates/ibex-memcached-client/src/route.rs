@@ -15,6 +15,8 @@ use std::time::Duration;
 pub(crate) struct Ring {
     first: usize,
     candidates: Vec<Candidate>,
+    /// Hashed before every key; mostly nothing.
+    prefix: Vec<u8>,
     /// The choice with all servers alive.
     all: Selector,
     /// The choice among those alive lately, with who that was: made again when somebody dies or returns, not at every call.
@@ -28,13 +30,15 @@ impl Ring {
             first,
             all: Selector::new(config.distribution, config.hash(), &candidates, |_| true),
             candidates,
+            prefix: config.hashed_prefix().to_vec(),
             fewer: Mutex::default(),
         }
     }
 
     fn number(&self, key: Key<'_>) -> u64 {
         match key.choice {
-            Choice::Bytes(bytes) => self.all.number(bytes),
+            Choice::Bytes(bytes) if self.prefix.is_empty() => self.all.number(bytes),
+            Choice::Bytes(bytes) => self.all.number(&[&self.prefix, bytes].concat()),
             Choice::Number(number) => number,
         }
     }

@@ -3,7 +3,7 @@
 use crate::server::{Memcached, patient};
 use bytes::Bytes;
 use futures_util::future::join_all;
-use ibex_memcached_client::{Client, Config, Expiry, LeaseOptions, Leased, Stale};
+use ibex_memcached_client::{Client, Config, Expiry, LeaseOptions, Leased, Stale, WhenGone};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -381,6 +381,36 @@ async fn a_dropped_caller_does_not_hold_the_others() {
         };
         let mine = cache.get_or_compute("k", short, ready("mine")).await;
         assert_eq!(mine.unwrap(), "mine");
+    }
+}
+
+#[tokio::test]
+async fn a_value_whose_key_is_gone_is_stored_only_where_that_is_allowed() {
+    for server in Memcached::each() {
+        let (cache, other) = (client(&server).await, client(&server).await);
+        for (when_gone, stored) in [(WhenGone::Dropped, false), (WhenGone::Stored, true)] {
+            let options = LeaseOptions {
+                when_gone,
+                ..options()
+            };
+            // The placeholder goes while the value is made, as it does when the lease runs out.
+            let slow = || async {
+                assert!(other.delete("k").await.unwrap());
+                Ok::<_, Infallible>(Bytes::from_static(b"late"))
+            };
+            let made = cache.get_or_compute("k", options, slow).await;
+            assert_eq!(made.unwrap(), "late");
+            assert_eq!(other.get("k").await.unwrap().is_some(), stored);
+            other.delete("k").await.unwrap();
+            // What was stored meanwhile stays in any case.
+            let overtaken = || async {
+                other.set("k", "younger", Expiry::Never).await.unwrap();
+                Ok::<_, Infallible>(Bytes::from_static(b"late"))
+            };
+            cache.get_or_compute("k", options, overtaken).await.unwrap();
+            assert_eq!(other.get("k").await.unwrap().unwrap().value, "younger");
+            other.delete("k").await.unwrap();
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use ibex_base::rng::Rng;
-use ibex_memcached_client::{Candidate, Distribution, Hash, Selector};
+use ibex_memcached_client::{Candidate, Client, Config, Distribution, Hash, Selector};
 use ibex_testkit::skip;
 use serde_json::{Value, json};
 
@@ -275,6 +275,59 @@ fn sockets_agree_with_libmemcached() {
             json!([["ketama_weighted", 1]]),
         ),
     ]);
+}
+
+/// Keys with a namespace, through a whole client: hashed without it, or with it where libmemcached is told so.
+#[tokio::test]
+async fn namespaces_agree_with_libmemcached() {
+    const NAMESPACE: &str = "pictures:";
+    // Both leave keys too long for the wire to chance.
+    let keys: Vec<_> = keys().into_iter().filter(|key| key.len() < 200).collect();
+    let file = write(&keys);
+    let weights = [1, 2, 3];
+    let servers = servers(&weights);
+    let listed: Vec<_> = servers
+        .iter()
+        .map(|server| json!([server.host, server.port, server.weight]))
+        .collect();
+    let texts = servers
+        .iter()
+        .map(|server| format!("{}:{}:{}", server.host, server.port, server.weight));
+    let texts: Vec<_> = texts.collect();
+    for is_hashed in [false, true] {
+        for (distribution, behaviour) in [
+            (Distribution::Modula, json!(["hash", 0])),
+            (Distribution::KetamaWeighted, json!(["ketama_weighted", 1])),
+        ] {
+            let before = json!([behaviour, ["hash_with_namespace", u8::from(is_hashed)]]);
+            let case =
+                json!([{"namespace": NAMESPACE, "before": before, "servers": listed, "after": []}]);
+            let path = file.path().to_str().unwrap();
+            let Some(expected) = ask("python3", "libmemcached.py", &[path], &case.to_string())
+            else {
+                return;
+            };
+            let config = Config::new(texts.clone())
+                .with_distribution(distribution)
+                .with_namespace(NAMESPACE);
+            let config = if is_hashed {
+                config.with_hashed_namespace()
+            } else {
+                config
+            };
+            let cache = Client::connect(config).await.unwrap();
+            for (key, expected) in keys.iter().zip(&expected) {
+                let server = &servers[usize::from(*expected)];
+                let name = format!("{}:{}", server.host, server.port);
+                assert_eq!(
+                    cache.server_name(key).unwrap(),
+                    name,
+                    "{distribution:?} {is_hashed}"
+                );
+            }
+            assert_eq!(expected.len(), keys.len());
+        }
+    }
 }
 
 /// Asks Cache::Memcached; `dead` servers are passed over, `are_numbered` makes each key a pair with its place in the list.
