@@ -440,7 +440,12 @@ impl DaemonArgs for Args {
         set("threads", number(self.threads));
         set("requests_per_turn", number(self.max_reqs_per_event));
         set("no_cas", on(self.disable_cas));
-        set("protocol", self.protocol.clone().map(Into::into));
+        // COMPAT(memcached): a login of packets and clients that may choose do not go together, if both are asked for.
+        let protocol = self.protocol.as_deref().map(|protocol| match protocol {
+            "auto" if self.enable_sasl => "auto (not with -S)",
+            other => other,
+        });
+        set("protocol", protocol.map(Into::into));
         set("sasl", on(self.enable_sasl));
         set("auth_file", self.users_file().map(Into::into));
         set("no_flush_all", on(self.disable_flush_all));

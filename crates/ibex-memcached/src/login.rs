@@ -10,6 +10,8 @@ use ibex_memcached_proto::texts;
 const TEXT_LOGIN_BYTES_MAX: u64 = 16_384;
 /// A line shorter than this before the login is no client of ours; blank lines are borne.
 const LINE_BYTES_MIN: usize = 4;
+/// Longest name of a mechanism, the original's.
+const MECHANISM_BYTES_MAX: usize = 32;
 /// The only mechanism.
 const MECHANISM: &[u8] = b"PLAIN";
 
@@ -50,8 +52,15 @@ pub(crate) fn sasl(
         answer(Status::Ok, MECHANISM);
         return was_in;
     }
+    if body.key.len() > MECHANISM_BYTES_MAX {
+        let status = Status::InvalidArguments;
+        answer(status, status.message());
+        return was_in;
+    }
     cx.counters.auth_cmds.add(1);
-    let is_in = body.key == MECHANISM
+    // The mechanism there is has one step: nothing is left for a second.
+    let is_in = opcode.verb == Verb::SaslAuth
+        && body.key == MECHANISM
         && plain(body.value).is_some_and(|(user, password)| users.admits(user, password));
     if is_in {
         answer(Status::Ok, b"Authenticated");

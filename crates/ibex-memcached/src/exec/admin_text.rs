@@ -22,7 +22,9 @@ const AUTOMOVE_WINDOW: std::ops::RangeInclusive<u64> = 3..=1800;
 pub(super) fn slabs(cx: &Cx<'_>, words: &[u8]) -> &'static [u8] {
     let mut words = Words::new(words);
     match (words.next(), words.next(), words.next()) {
-        (Some(b"reassign"), Some(from), Some(to)) => reassign(from, to),
+        (Some(b"reassign"), Some(from), Some(to)) => {
+            reassign(cx.shared.store.bands.count(), from, to)
+        }
         (Some(b"automove"), Some(word), value) => automove(&cx.shared.live.shown, word, value),
         (Some(b"automove"), None, _) => texts::BAD_FORMAT,
         _ => texts::ERROR,
@@ -63,18 +65,17 @@ fn decimal(text: &[u8]) -> Option<f64> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
-fn reassign(from: &[u8], to: &[u8]) -> &'static [u8] {
+fn reassign(classes: usize, from: &[u8], to: &[u8]) -> &'static [u8] {
     let (Some(from), Some(to)) = (parse_i64(from), parse_i64(to)) else {
         return texts::BAD_FORMAT;
     };
-    let is_class = |class: i64| {
-        usize::try_from(class).is_ok_and(|class| (1..=BAND_COUNT_MAX).contains(&class))
-    };
+    let is_class =
+        |class: i64| usize::try_from(class).is_ok_and(|class| (1..=classes).contains(&class));
     if from == to {
         return texts::SLABS_SAME;
     }
-    // -1 lets the original choose the source.
-    if !(is_class(to) && (from == -1 || is_class(from))) {
+    // -1 lets the original choose the source, 0 gives the page to all classes.
+    if !((to == 0 || is_class(to)) && (from == -1 || is_class(from))) {
         return texts::SLABS_BAD_CLASS;
     }
     texts::OK

@@ -90,6 +90,17 @@ fn a_sasl_login() {
     client.until(b"Authenticated");
     client.send(&packet(0x00, b"k", b""));
     client.until(b"Not found");
+    // A mechanism that cannot be one is no login; a second step of a login that has one is a failed one.
+    let mut odd = Client::new(&daemon);
+    odd.send(&packet(0x21, &[b'X'; 40], b"\0foo\0bar"));
+    odd.until(b"Invalid arguments");
+    odd.send(&packet(0x22, b"PLAIN", b"\0foo\0bar"));
+    odd.until(b"Auth failure.");
+    odd.send(&packet(0x21, b"PLAIN", b"\0foo\0bar"));
+    odd.until(b"Authenticated");
+    odd.send(&packet(0x10, b"", b""));
+    let stats = odd.until(b"auth_errors2");
+    assert!(stats.windows(10).any(|window| window == b"auth_cmds4"));
     let mut text = Client::new(&daemon);
     text.send(b"version\r\n");
     assert_eq!(text.rest(), b"");

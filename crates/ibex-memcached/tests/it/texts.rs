@@ -176,6 +176,13 @@ fn operators_rows() {
             ("slabs reassign x y", FORMAT),
             ("slabs reassign 2", "ERROR"),
             ("slabs reassign 2 1", "OK"),
+            ("slabs reassign -1 1", "OK"),
+            ("slabs reassign 2 0", "OK"),
+            ("slabs reassign 0 2", "BADCLASS invalid src or dst class id"),
+            (
+                "slabs reassign 2 60",
+                "BADCLASS invalid src or dst class id",
+            ),
             ("slabs automove", FORMAT),
             ("slabs automove x", FORMAT),
             ("slabs automove ratio x", "ERROR"),
