@@ -2,6 +2,7 @@
 //! passed sockets, metrics. A new daemon is judged by adding its name to the list at the end.
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 
+mod clock;
 mod config;
 mod flags;
 mod life;
@@ -99,6 +100,8 @@ macro_rules! judge {
             fn a_stuck_client_does_not_hold_the_stop() { super::life::stuck_client(SHORT); }
             #[test]
             fn killed_and_started_again_it_serves() { super::life::kill_nine(SHORT); }
+            #[test]
+            fn a_clock_that_steps_by_an_hour_stops_nothing() { super::clock::steps(SHORT); }
             #[test]
             fn a_busy_port_is_exit_69() { super::sockets::busy_port(SHORT); }
             #[test]
