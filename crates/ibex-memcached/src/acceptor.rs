@@ -10,6 +10,7 @@ use crate::worker::{Arrival, Handle};
 use ibex_kit::{Doors, Heartbeat, Listener};
 use ibex_memcached_proto::texts;
 use mio::{Events, Poll, Token, Waker};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -22,6 +23,8 @@ const WAKER: Token = Token(usize::MAX);
 const TURN_MAX: Duration = Duration::from_millis(1000);
 /// Pause while no connection may be accepted, or the process is out of descriptors.
 const PAUSE: Duration = Duration::from_millis(10);
+/// Time between two lines that an accept failed.
+const WARN_EVERY: Duration = Duration::from_secs(1);
 /// Accepts of one door in a row.
 const BATCH: usize = 256;
 
@@ -96,7 +99,9 @@ pub(crate) struct Acceptor {
     limit: u64,
     heartbeat: Heartbeat,
     /// Since when no connection is accepted.
-    full_since: Option<Instant>,
+    full_since: Cell<Option<Instant>>,
+    /// When it was last told that an accept failed.
+    warned: Cell<Option<Instant>>,
 }
 
 impl Acceptor {
@@ -115,7 +120,8 @@ impl Acceptor {
             workers,
             limit,
             heartbeat,
-            full_since: None,
+            full_since: Cell::new(None),
+            warned: Cell::new(None),
         })
     }
 
@@ -192,7 +198,6 @@ impl Acceptor {
             self.change_doors()?;
             let is_ready = pending || !events.is_empty();
             pending = is_ready && self.accept_all();
-            self.note_time();
         }
         for worker in &self.workers {
             worker.waker.wake()?;
@@ -205,9 +210,10 @@ impl Acceptor {
         let mut again = false;
         for door in self.doors.values() {
             for turn in 0.. {
-                if turn == BATCH || (self.is_full() && !self.shared.config.maxconns_fast) {
+                let is_shut = self.is_full() && !self.shared.config.maxconns_fast;
+                self.set_accepting(!is_shut);
+                if turn == BATCH || is_shut {
                     again = true;
-                    self.note_disabled(turn < BATCH);
                     break;
                 }
                 match door.accept(self.shared.tls.as_ref()) {
@@ -217,34 +223,39 @@ impl Acceptor {
                         if error.kind() == io::ErrorKind::ConnectionAborted
                             || error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) => {
-                        tracing::warn!(%error, "accept failed, will retry");
+                        self.warn(&error);
                         again = true;
                         break;
                     }
                 }
             }
         }
-        if !again {
-            self.shared.globals.accepting.store(true, Ordering::Relaxed);
-        }
         again
     }
 
-    fn note_disabled(&self, is_full: bool) {
-        let globals = &self.shared.globals;
-        if is_full && globals.accepting.swap(false, Ordering::Relaxed) {
-            globals.listen_disabled.fetch_add(1, Ordering::Relaxed);
+    /// Not more than once a second: strangers can bring it about.
+    fn warn(&self, error: &io::Error) {
+        let last = self.warned.get();
+        if last.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+            self.warned.set(Some(Instant::now()));
+            tracing::warn!(%error, "accept failed, will retry");
         }
     }
 
-    /// Measures the time without accepting.
-    fn note_time(&mut self) {
+    /// Notes whether connections are accepted, and for how long they were not.
+    fn set_accepting(&self, accepts: bool) {
         let globals = &self.shared.globals;
-        if !globals.accepting.load(Ordering::Relaxed) {
-            self.full_since.get_or_insert_with(Instant::now);
+        if globals.accepting.swap(accepts, Ordering::Relaxed) == accepts {
+            return;
+        }
+        if !accepts {
+            globals.listen_disabled.fetch_add(1, Ordering::Relaxed);
+            self.full_since.set(Some(Instant::now()));
         } else if let Some(since) = self.full_since.take() {
             let micros = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
-            globals.disabled_us.fetch_add(micros, Ordering::Relaxed);
+            globals
+                .disabled_us
+                .fetch_add(micros.max(1), Ordering::Relaxed);
         }
     }
 

@@ -309,7 +309,12 @@ impl Conn {
     /// Reads once and processes what came, straight from the scratch buffer where possible.
     fn fill(&mut self, turn: &mut Turn<'_>, budget: &mut u32) -> io::Result<Stop> {
         let read = match self.stream.read(turn.scratch) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            // The peer has said all it wants to say; it may still be listening to what is on its way.
+            Ok(0) => {
+                self.readable = false;
+                self.state = State::Closing;
+                return Ok(Stop::Closing);
+            }
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.readable = false;

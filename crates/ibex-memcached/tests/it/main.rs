@@ -3,6 +3,7 @@
 
 mod client;
 mod compare;
+mod faults;
 mod flags;
 mod hostile;
 mod life;
