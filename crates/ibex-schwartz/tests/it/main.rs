@@ -15,6 +15,7 @@ mod fuzzed;
 mod original;
 mod perl;
 mod sim;
+mod sim_wide;
 mod suite;
 mod wide;
 mod worker;
