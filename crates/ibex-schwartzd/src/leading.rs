@@ -86,6 +86,7 @@ async fn step(app: &Arc<App>, database: &Database) -> Result<(), Error> {
     if database.keep_paused().await? > 0 {
         app.hub.tick();
     }
+    database.keep_wide().await?;
     lost(app, database).await?;
     for (entry, now) in database.cron_due().await? {
         fire(app, database, &entry, now).await?;

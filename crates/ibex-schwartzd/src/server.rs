@@ -156,6 +156,7 @@ fn background(
     kit.spawn_background("depths", upkeep::depths(Arc::clone(app)));
     for socket in datagrams {
         let socket = tokio::net::UdpSocket::from_std(socket)
+    kit.spawn_background("stirred", upkeep::stirred(Arc::clone(app)));
             .map_err(|error| Failure::io(error.to_string()))?;
         kit.spawn_background("datagrams", upkeep::datagrams(Arc::clone(app), socket));
     }

@@ -151,6 +151,15 @@ pub(crate) async fn expire(
     }
 }
 
+/// Wakes who waits for jobs that a limit, a parent or a batch let go.
+pub(crate) async fn stirred(app: Arc<App>) {
+    loop {
+        for (func, jobs) in app.client.stirred().await {
+            app.hub.wake(&func, jobs);
+        }
+    }
+}
+
 /// Counts all functions for the metrics and the status page.
 pub(crate) async fn depths(app: Arc<App>) {
     loop {

@@ -33,19 +33,8 @@ pub(super) struct JobIn {
     delay: Option<u64>,
 }
 
-/// Fields of the wider model that change whether or when a job runs. A job that asks for one of them must not be taken as if it had not.
-const UNSUPPORTED: [&str; 10] = [
-    "max_attempts",
-    "backoff",
-    "timeout_s",
-    "expires_in",
-    "unique",
-    "concurrency",
-    "rate",
-    "depends_on",
-    "batch",
-    "coalesce_merge",
-];
+/// Fields of the wider model that change when a job runs and are not there yet. A job that asks for one must not be taken as if it had not.
+const UNSUPPORTED: [&str; 2] = ["backoff", "timeout_s"];
 
 /// Reads one job.
 pub(super) fn job_in(value: Value, arg_bytes_max: usize) -> Result<Job, Refusal> {
@@ -55,8 +44,8 @@ pub(super) fn job_in(value: Value, arg_bytes_max: usize) -> Result<Job, Refusal>
     {
         return Err(Refusal::bad_request(format!("{field} is not supported")));
     }
-    let job: JobIn =
-        serde_json::from_value(value).map_err(|error| Refusal::bad_request(error.to_string()))?;
+    let job =
+        JobIn::deserialize(&value).map_err(|error| Refusal::bad_request(error.to_string()))?;
     let arg = argument(&job)?;
     if arg.len() > arg_bytes_max {
         return Err(Refusal::new(
@@ -85,6 +74,7 @@ pub(super) fn job_in(value: Value, arg_bytes_max: usize) -> Result<Job, Refusal>
             ));
         }
     };
+    new = super::wide::options_in(new, &value)?;
     new.check()?;
     Ok(new)
 }
@@ -136,6 +126,12 @@ pub(super) fn argument_out(arg: &[u8], into: &mut Map<String, Value>) {
         }
         Ok(_) | Err(_) => drop(into.insert("format".to_owned(), "text".into())),
     }
+}
+
+/// A result as callers read it: JSON if it is some, else text.
+pub(super) fn result_out(result: &[u8]) -> Value {
+    serde_json::from_slice(result)
+        .unwrap_or_else(|_| String::from_utf8_lossy(result).into_owned().into())
 }
 
 /// The fields every answer about a job has.
@@ -317,8 +313,7 @@ impl App {
         };
         let state = match (&status.pending, &status.ended, status.exit_status) {
             (Some((_, state)), ..) => state.as_str(),
-            (None, Some(ended), _) if ended.state == "cancelled" => "cancelled",
-            (None, Some(_), _) => "failed",
+            (None, Some(ended), _) => ended.state.as_str(),
             (None, None, Some(0)) => "completed",
             (None, None, Some(_)) => "failed",
             (None, None, None) => {
@@ -345,9 +340,10 @@ impl App {
         out.insert("exit_status".to_owned(), status.exit_status.into());
         out.insert("failures".to_owned(), failures.into());
         if let Some(result) = &status.result {
-            let shown = serde_json::from_slice(result)
-                .unwrap_or_else(|_| String::from_utf8_lossy(result).into_owned().into());
-            out.insert("result".to_owned(), shown);
+            out.insert("result".to_owned(), result_out(result));
+        }
+        if let Some(wide) = &status.wide {
+            super::wide::wide_out(wide, &mut out);
         }
         Ok(ok(&Value::Object(out)))
     }
@@ -361,7 +357,9 @@ impl App {
                 .map_err(|_| Refusal::bad_request(format!("{name} is a number"))),
             None => Ok(None),
         };
-        if let Some(state @ ("failed" | "cancelled")) = pairs.get("state").map(String::as_str) {
+        if let Some(state @ ("failed" | "cancelled" | "expired")) =
+            pairs.get("state").map(String::as_str)
+        {
             let limit = number("limit")?.unwrap_or(50).clamp(1, PAGE_MAX);
             let ended = self
                 .client
@@ -386,7 +384,7 @@ impl App {
             Some("blocked") => Some(State::Blocked),
             Some(_) => {
                 return Err(Refusal::bad_request(
-                    "state is ready, grabbed, scheduled, blocked, failed or cancelled",
+                    "state is ready, grabbed, scheduled, blocked, failed, cancelled or expired",
                 ));
             }
         };
@@ -550,7 +548,7 @@ mod tests {
             "bad_request"
         );
         assert_eq!(
-            refused(json!({"func": "f", "depends_on": ["x"]})),
+            refused(json!({"func": "f", "backoff": "slow"})),
             "bad_request"
         );
         assert_eq!(

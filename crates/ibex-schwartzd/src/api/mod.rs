@@ -1,12 +1,13 @@
 //! The HTTP interface, version 1: who may call, which path is which call.
 //!
 //! One module per concern: `control` (pause, cron, failed jobs brought back), `jobs` (in, look, change), `work` (out and finished), `stream`
-//! (jobs as a stream), `queues` (functions, errors, workers). Paths are documented in `docs/schwartz/protocol.md`.
+//! (jobs as a stream), `wide` (limits, parents, batches), `queues` (functions, errors, workers). Paths are documented in `docs/schwartz/protocol.md`.
 
 mod control;
 mod jobs;
 mod queues;
 mod stream;
+mod wide;
 mod work;
 
 use crate::config::Config;
@@ -130,7 +131,7 @@ impl App {
             (&Method::GET, ["v1", "workers"]) => Ok(self.workers()),
             (&Method::POST, ["v1", "workers", worker, "goodbye"]) => self.goodbye(worker).await,
             (&Method::POST, ["v1", "retry"]) => self.retry_failed(request).await,
-            (_, ["v1", "funcs" | "cron", ..]) => self.control(&segments, request).await,
+            (_, ["v1", "funcs" | "cron" | "batches", ..]) => self.control(&segments, request).await,
             (&Method::POST, ["v1", "poke"]) => {
                 self.look_now();
                 Ok(crate::http::ok(&serde_json::json!({})))
@@ -157,6 +158,12 @@ impl App {
             (&Method::POST, ["v1", "cron", name, "run"]) => self.cron_run(name).await,
             _ => Err(no_call(&request)),
         }
+            (&Method::POST, ["v1", "batches"]) => self.batch_make(request).await,
+            (&Method::GET, ["v1", "batches"]) => self.batch_list().await,
+            (&Method::GET, ["v1", "batches", batch]) => self.batch_get(&parse_handle(batch)?).await,
+            (&Method::POST, ["v1", "batches", batch, "close"]) => {
+                self.batch_close(&parse_handle(batch)?).await
+            }
     }
 
     async fn readyz(&self) -> Result<Reply, Refusal> {

@@ -144,7 +144,9 @@ impl App {
         out.insert("attempt".to_owned(), job.attempt.into());
         out.insert(
             "max_attempts".to_owned(),
-            self.config.load().max_attempts.into(),
+            job.max_attempts
+                .unwrap_or_else(|| self.config.load().max_attempts)
+                .into(),
         );
         out.insert("lease".to_owned(), token.encode().into());
         out.insert("lease_expires".to_owned(), job.lease.into());

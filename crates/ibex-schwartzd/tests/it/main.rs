@@ -15,6 +15,7 @@ mod faults;
 mod latency;
 mod poke;
 
+mod wide;
 use ibex_testkit::Daemon;
 use ibex_testkit::http::{Request, Response};
 use serde_json::{Value, json};
