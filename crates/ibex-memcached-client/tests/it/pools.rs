@@ -81,18 +81,19 @@ async fn waiting_in_vain_for_a_connection_is_not_the_servers_fault() {
     let slow = cache.get("slow");
     let others = join_all((0..10).map(|_| cache.get("k")));
     let (slow, others) = tokio::join!(slow, others);
-    assert!(matches!(slow, Err(Error::Lost { .. })), "{slow:?}");
-    // One failure, that of the slow call. Whether the others came in after it is their luck.
+    assert!(slow.is_err_and(|error| error.is_server_away()));
+    // Whether the others came in after it, and how much time that left them, is their luck.
     for other in others {
         assert!(
-            matches!(other, Ok(None) | Err(Error::Connect { .. })),
+            matches!(
+                other,
+                Ok(None) | Err(Error::Connect { .. } | Error::Lost { .. })
+            ),
             "{other:?}"
         );
     }
+    // At most the slow call was the server's fault: two would have killed it.
     let metrics = &cache.metrics()[0];
-    assert_eq!(
-        (metrics.failures, metrics.timeouts, metrics.deaths),
-        (1, 1, 0)
-    );
-    assert_eq!(cache.get("k").await.unwrap(), None);
+    assert_eq!((metrics.deaths, metrics.is_dead), (0, false), "{metrics:?}");
+    assert!(metrics.failures <= 1, "{metrics:?}");
 }
