@@ -76,6 +76,8 @@ pub struct Config {
     pub first_job: u64,
     /// Background jobs are answered only after [`crate::Input::Persisted`].
     pub durable: bool,
+    /// There is a store, even if new background jobs do not go there: recurring jobs do. Follows from `durable`.
+    pub has_store: bool,
     /// Attempts after which a job whose workers disappear is given up: `None` never; `Some(n)` after max(n, 1).
     pub retries_max: Option<u32>,
     /// Functions whose background jobs are tried again when a worker reports failure, by name.
@@ -98,6 +100,8 @@ pub struct Config {
     pub jobs_max: usize,
     /// Bytes of workload there may be; 0 is no bound. Beyond it: QUEUE_ERROR.
     pub workload_bytes_max: u64,
+    /// A function without workers, jobs, bounds and pause is forgotten after that long; `None` never.
+    pub function_ttl: Option<Duration>,
     /// Dead jobs that are kept; the oldest goes first.
     pub dead_max: usize,
 }
@@ -108,6 +112,8 @@ impl Default for Config {
             handle_prefix: "H:localhost".into(),
             first_job: 1,
             durable: false,
+            has_store: false,
+            function_ttl: None,
             retries_max: None,
             retry: BTreeMap::new(),
             timeout_unit: TimeoutUnit::default(),

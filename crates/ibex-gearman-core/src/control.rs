@@ -3,10 +3,11 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use ibex_gearman_proto::{Priority, QueueLimits};
+use ibex_gearman_proto::text::error_text;
+use ibex_gearman_proto::{ErrorCode, Priority, QueueLimits};
 
 use crate::function::{Function, FunctionId, Rate};
-use crate::job::{JobId, State, Stored, StoredJob};
+use crate::job::{ConnId, JobId, State, Stored, StoredJob};
 use crate::server::{JobServer, Output, Reply};
 
 /// What became of a `cancel job`.
@@ -103,6 +104,54 @@ impl JobServer {
         self.timers.remove(&crate::server::Timer::Wake(id));
         self.timers.remove(&crate::server::Timer::Rate(id));
         DropOutcome::Dropped
+    }
+
+    /// Forgets functions that have been unused for the configured time; looks at all of them, so it is called once a second.
+    pub(crate) fn forget_unused(&mut self, now: Instant) {
+        let Some(ttl) = self.config.function_ttl else {
+            return;
+        };
+        let mut forgotten = Vec::new();
+        for function in self.functions.iter_mut().flatten() {
+            if !function.is_unused() {
+                function.unused_since = None;
+                continue;
+            }
+            let since = *function.unused_since.get_or_insert(now);
+            if now.saturating_duration_since(since) >= ttl {
+                forgotten.push(function.name.clone());
+            }
+        }
+        for name in forgotten {
+            self.drop_function(&name);
+        }
+    }
+
+    /// What the store does not have: background jobs, and dead ones with their reasons. For a shell that keeps its queue in memory and writes it at a
+    /// stop. Jobs in workers' hands are among them.
+    #[must_use]
+    pub fn unstored(&self) -> (Vec<StoredJob>, Vec<(StoredJob, Bytes)>) {
+        let mut jobs: Vec<StoredJob> = self
+            .jobs
+            .iter()
+            .filter(|(_, job)| job.is_background && job.stored == Stored::No)
+            .map(|(index, _)| self.stored(index))
+            .collect();
+        jobs.sort_unstable_by_key(|job| job.id);
+        let dead = self.dead.values().filter(|dead| !dead.is_stored);
+        let dead = dead.map(|dead| (dead.job.clone(), dead.reason.clone()));
+        (jobs, dead.collect())
+    }
+
+    /// Answers a packet that the peer was not allowed to send.
+    pub fn deny(&mut self, conn: ConnId) {
+        self.error(conn, ErrorCode::Unauthorized, error_text::UNAUTHORIZED);
+    }
+
+    /// Answers an option that the shell serves.
+    pub fn grant_option(&mut self, conn: ConnId, name: &[u8]) {
+        let name = Bytes::copy_from_slice(name);
+        self.reply(conn, Reply::Option { name });
     }
 
     /// Bounds a function's queue; kept for later if the function does not exist yet.

@@ -59,6 +59,8 @@ pub(crate) struct Function {
     pub(crate) running_max: u32,
     pub(crate) rate: Option<Rate>,
     pub(crate) is_paused: bool,
+    /// When it was first seen without any use, if it has not been used since.
+    pub(crate) unused_since: Option<Instant>,
     pub(crate) submitted: u64,
     pub(crate) finished: u64,
 }
@@ -80,6 +82,7 @@ impl Function {
             running_max: 0,
             rate: None,
             is_paused: false,
+            unused_since: None,
             submitted: 0,
             finished: 0,
         }
@@ -93,6 +96,16 @@ impl Function {
     /// All jobs of the function.
     pub(crate) fn total(&self) -> u32 {
         self.waiting() + self.committing + self.scheduled + self.running
+    }
+
+    /// Nothing refers to it, and an operator has said nothing of it.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.workers == 0
+            && self.total() == 0
+            && !self.is_paused
+            && self.rate.is_none()
+            && self.running_max == 0
+            && self.limits == QueueLimits::default()
     }
 
     /// Jobs that a worker could be given now.

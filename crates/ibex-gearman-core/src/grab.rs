@@ -36,7 +36,9 @@ impl JobServer {
         }
         c.abilities.push(Ability { function, timeout });
         let rest = c.rest;
-        self.function_mut(function).workers += 1;
+        let f = self.function_mut(function);
+        f.workers += 1;
+        f.unused_since = None;
         if let Rest::Asleep(number) | Rest::Parked(number, _) = rest {
             self.function_mut(function).sleepers.insert((number, conn));
             self.wake_ready(now, function);

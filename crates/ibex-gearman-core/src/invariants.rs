@@ -51,7 +51,7 @@ impl JobServer {
                         "somebody waits for a committing job"
                     );
                     assert!(
-                        job.is_background && self.config.durable,
+                        job.is_background && self.config.has_store,
                         "only durable background jobs commit"
                     );
                 }

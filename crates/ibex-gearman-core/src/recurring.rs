@@ -162,7 +162,7 @@ impl JobServer {
             next_ms,
             workload: Bytes::copy_from_slice(submit.workload),
         };
-        if !self.config.durable {
+        if !self.config.has_store {
             self.schedules.put(name, recurring);
             let handle = self.handles.text(id);
             self.reply(conn, Reply::JobCreated { handle });
@@ -246,7 +246,7 @@ impl JobServer {
                 is_known = true;
             }
         }
-        if is_known && self.config.durable {
+        if is_known && self.config.has_store {
             self.output_drop(name);
         }
         is_known
@@ -326,7 +326,7 @@ impl JobServer {
         };
         recurring.next_ms = next_ms;
         self.schedules.put(name.clone(), recurring);
-        if self.config.durable {
+        if self.config.has_store {
             let (function, unique) = name.clone();
             self.output(Output::MoveSchedule {
                 function,

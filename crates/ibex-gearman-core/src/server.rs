@@ -233,7 +233,8 @@ pub(crate) enum Key {
 impl JobServer {
     /// A server without jobs or connections; `epoch_ms` is the wall clock at `now`.
     #[must_use]
-    pub fn new(config: Config, now: Instant, epoch_ms: u64) -> Self {
+    pub fn new(mut config: Config, now: Instant, epoch_ms: u64) -> Self {
+        config.has_store |= config.durable;
         Self {
             handles: Handles::new(&config.handle_prefix),
             next_job: config.first_job,
@@ -287,6 +288,7 @@ impl JobServer {
                 self.wall = (now, epoch_ms);
                 self.reckon_schedules(now, before_ms);
                 self.release_scheduled(now);
+                self.forget_unused(now);
             }
             Input::Persisted(id) if self.schedules.is_pending(id) => self.handle_schedule_kept(id),
             Input::Persisted(job) => self.handle_persisted(now, job),

@@ -179,6 +179,7 @@ impl JobServer {
         let function = self.function_mut(function);
         function.committing += 1;
         function.submitted += 1;
+        function.unused_since = None;
         index
     }
 

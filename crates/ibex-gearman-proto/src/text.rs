@@ -86,6 +86,8 @@ pub mod error_text {
     pub const MISSING_ARGUMENTS: &str = "Not enough arguments in packet";
     /// With `DATA_TOO_LARGE`.
     pub const TOO_LARGE: &str = "Packet exceeds the size limit";
+    /// With `UNAUTHORIZED`.
+    pub const UNAUTHORIZED: &str = "The access rules do not allow this";
     /// With `UNKNOWN_OPTION`.
     pub const UNKNOWN_OPTION: &str = "Server does not recognize given option";
     /// With `ARGUMENT_TOO_LARGE`, unique keys and reducers.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::doors::Keepalive;
+use crate::tls::Verify;
 use bytes::Bytes;
 use ibex_gearman_core::{RetryPolicy, TimeoutAction, TimeoutUnit, Wakeup};
 use ibex_kit::{ByteSize, Duration, ListenAddr, Problem, StoreConfig, Validate};
@@ -10,7 +12,34 @@ ibex_kit::config! {
     /// Whole configuration of ibex-gearmand.
     pub struct Config {
         /// Data ports, binary and text protocol.
-        restart listen: Vec<ListenAddr> = vec![ListenAddr::Tcp { host: None, port: ibex_gearman_proto::DEFAULT_PORT }],
+        live listen: Vec<ListenAddr> = vec![ListenAddr::Tcp { host: None, port: ibex_gearman_proto::DEFAULT_PORT }],
+        /// TLS on all TCP addresses of `listen`. The original's --ssl.
+        restart tls: bool = false,
+        /// Addresses without TLS although `tls` is on.
+        live listen_plain: Vec<ListenAddr>,
+        /// Certificate chain, PEM. This file, the key and the authorities are read again at a reload.
+        restart tls_cert: String,
+        /// Its private key, PEM.
+        restart tls_key: String,
+        /// Authorities of client certificates, PEM; empty for none.
+        restart tls_ca: String,
+        /// Client certificates where `tls_ca` is given: required, optional (a bad one is refused), none (not asked for).
+        restart tls_verify: String = "required".to_owned(),
+        /// File of rules of who may do what, read again at a reload; empty: everybody may do everything, but our own state-changing commands are for
+        /// this machine.
+        live acl_file: String,
+        /// Connections that may wait in the kernel to be accepted, 1 to 65535; the kernel has a bound of its own.
+        restart backlog: u32 = 1024,
+        /// Silent peers are probed, so that a dead one's jobs go to others.
+        restart keepalive: bool = true,
+        /// Silence before the first probe, 1s to 1h.
+        restart keepalive_idle: Duration = Duration::from_secs(60),
+        /// Between probes, 1s to 1h.
+        restart keepalive_interval: Duration = Duration::from_secs(15),
+        /// Probes without an answer after which a peer is dead, 1 to 100.
+        restart keepalive_count: u32 = 4,
+        /// A crash writes a core file of any size.
+        restart coredump: bool = false,
         /// Unix socket of operators: everything the text protocol has, and shutdown. "none" or unix:/path.
         restart admin_socket: String = "none".to_owned(),
         /// Where background jobs wait: sqlite (in the state directory, or at store.url), mysql (at store.url), memory. libsqlite3 and builtin are
@@ -18,6 +47,9 @@ ibex_kit::config! {
         restart queue: String = "sqlite".to_owned(),
         /// Database of the background queue; by default jobs.db in the state directory.
         table store: StoreConfig,
+        /// Background jobs wait in memory and are written at a clean stop only: faster, and lost with the process. What an earlier life left is kept
+        /// until it is done.
+        restart store_on_shutdown: bool = false,
         /// Table of the original's persistent queue in the same database, whose jobs are taken over at a start; empty for none.
         restart import_table: String = "gearman_queue".to_owned(),
         /// On MySQL: a server that has written nothing for this long is taken for dead by another one that waits for its queue, 3s to 10m.
@@ -57,6 +89,8 @@ ibex_kit::config! {
         live jobs_max: u64 = 0,
         /// Memory of workloads, with 256 bytes per job; 0 is no bound. Beyond: ERROR QUEUE_ERROR.
         live memory_max: ByteSize = ByteSize::from_bytes(0),
+        /// A function without workers, jobs, bounds and pause is forgotten after that long; 0s never.
+        live function_ttl: Duration = Duration::from_secs(0),
         /// Dead jobs that are kept; the oldest goes first.
         live dead_max: u64 = 10_000,
     }
@@ -168,7 +202,9 @@ impl Config {
         };
         ibex_gearman_core::Config {
             handle_prefix: prefix,
-            durable: !matches!(self.queue_kind(), Ok(Queue::Memory)),
+            durable: !matches!(self.queue_kind(), Ok(Queue::Memory)) && !self.store_on_shutdown,
+            has_store: !matches!(self.queue_kind(), Ok(Queue::Memory)),
+            function_ttl: Some(self.function_ttl.std()).filter(|ttl| !ttl.is_zero()),
             retries_max: u32::try_from(self.job_retries).ok(),
             retry: self.retry_policies().unwrap_or_default(),
             timeout_unit: self.unit().unwrap_or_default(),
@@ -183,6 +219,60 @@ impl Config {
             dead_max: usize::try_from(self.dead_max).unwrap_or(usize::MAX),
             ..ibex_gearman_core::Config::default()
         }
+    }
+}
+
+impl Config {
+    pub(crate) fn verify(&self) -> Result<Verify, String> {
+        match self.tls_verify.as_str() {
+            "required" | "optional" | "none" if self.tls_ca.is_empty() => Ok(Verify::Nothing),
+            "required" => Ok(Verify::Required),
+            "optional" => Ok(Verify::Shown),
+            "none" => Ok(Verify::Nothing),
+            other => Err(format!("{other:?} is none of required, optional, none")),
+        }
+    }
+
+    pub(crate) fn keepalive(&self) -> Option<Keepalive> {
+        self.keepalive.then(|| Keepalive {
+            idle: self.keepalive_idle.std(),
+            interval: self.keepalive_interval.std(),
+            count: self.keepalive_count,
+        })
+    }
+
+    fn check_doors(&self, check: &mut impl FnMut(&str, Result<(), String>)) {
+        let needs = |is_there: bool| {
+            if is_there || !self.tls {
+                Ok(())
+            } else {
+                Err("is needed with tls".to_owned())
+            }
+        };
+        check("tls_cert", needs(!self.tls_cert.is_empty()));
+        check("tls_key", needs(!self.tls_key.is_empty()));
+        check("tls_verify", self.verify().map(|_| ()));
+        if !self.tls && !self.listen_plain.is_empty() {
+            check("listen_plain", Err("is for tls, which is off".to_owned()));
+        }
+        let in_range = |is_inside: bool, range: &str| {
+            if is_inside {
+                Ok(())
+            } else {
+                Err(format!("must be from {range}"))
+            }
+        };
+        let is_backlog = (1..=65535).contains(&self.backlog);
+        check("backlog", in_range(is_backlog, "1 to 65535"));
+        for (key, time) in [
+            ("keepalive_idle", self.keepalive_idle),
+            ("keepalive_interval", self.keepalive_interval),
+        ] {
+            let is_time = (1..=3600).contains(&time.std().as_secs());
+            check(key, in_range(is_time, "1s to 1h"));
+        }
+        let is_count = (1..=100).contains(&self.keepalive_count);
+        check("keepalive_count", in_range(is_count, "1 to 100"));
     }
 }
 
@@ -205,6 +295,14 @@ impl Validate for Config {
             }
         };
         check("queue", self.queue_kind().map(|_| ()));
+        self.check_doors(&mut check);
+        check(
+            "store_on_shutdown",
+            within(
+                !self.store_on_shutdown || self.queue_kind() != Ok(Queue::Memory),
+                "off with queue memory, which has no store",
+            ),
+        );
         check("retry", self.retry_policies().map(|_| ()));
         check("worker_wakeup", self.wakeup().map(|_| ()));
         check("timeout_unit", self.unit().map(|_| ()));

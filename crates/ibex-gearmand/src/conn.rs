@@ -12,6 +12,9 @@ use mio::event::Source;
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
 
+use crate::acl::Identity;
+use crate::tls::TlsStream;
+
 /// Data of at least this size is sent from where it lies instead of being copied into the output buffer.
 const SHARE_BYTES_MIN: usize = 16 << 10;
 /// Buffers handed to one writev. Linux takes 1024; beyond a few dozen nothing is gained.
@@ -24,6 +27,40 @@ const KEEP_BYTES_MAX: usize = 16 << 10;
 pub(crate) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
+    /// TCP under TLS.
+    Tls(Box<TlsStream>),
+}
+
+impl Socket {
+    /// Whether a read that filled less than its buffer tells that nothing more waits.
+    pub(crate) fn is_empty_after_short_read(&self) -> bool {
+        !matches!(self, Self::Tls(_))
+    }
+
+    /// Whether bytes that were taken wait for the kernel.
+    pub(crate) fn has_pending(&self) -> bool {
+        matches!(self, Self::Tls(stream) if stream.has_pending())
+    }
+
+    /// Whether its TLS handshake is not over.
+    pub(crate) fn is_handshaking(&self) -> bool {
+        matches!(self, Self::Tls(stream) if stream.is_handshaking())
+    }
+
+    /// Who the peer is by its certificate.
+    pub(crate) fn common_name(&self) -> Option<Vec<u8>> {
+        match self {
+            Self::Tls(stream) => stream.common_name(),
+            Self::Tcp(_) | Self::Unix(_) => None,
+        }
+    }
+
+    /// Before it is dropped.
+    pub(crate) fn close(&mut self) {
+        if let Self::Tls(stream) = self {
+            stream.close();
+        }
+    }
 }
 
 impl Read for Socket {
@@ -31,6 +68,7 @@ impl Read for Socket {
         match self {
             Self::Tcp(stream) => stream.read(buffer),
             Self::Unix(stream) => stream.read(buffer),
+            Self::Tls(stream) => stream.read(buffer),
         }
     }
 }
@@ -40,6 +78,7 @@ impl Write for Socket {
         match self {
             Self::Tcp(stream) => stream.write(bytes),
             Self::Unix(stream) => stream.write(bytes),
+            Self::Tls(stream) => stream.write(bytes),
         }
     }
 
@@ -47,11 +86,20 @@ impl Write for Socket {
         match self {
             Self::Tcp(stream) => stream.write_vectored(slices),
             Self::Unix(stream) => stream.write_vectored(slices),
+            // One piece after the other: they are copied into records anyway.
+            Self::Tls(stream) => match slices.iter().find(|slice| !slice.is_empty()) {
+                Some(slice) => stream.write(slice),
+                None => Ok(0),
+            },
         }
     }
 
+    /// Sends bytes that were taken and wait; "would block" while some do.
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        match self {
+            Self::Tls(stream) => stream.flush(),
+            Self::Tcp(_) | Self::Unix(_) => Ok(()),
+        }
     }
 }
 
@@ -65,6 +113,7 @@ impl Source for Socket {
         match self {
             Self::Tcp(stream) => stream.register(registry, token, interests),
             Self::Unix(stream) => stream.register(registry, token, interests),
+            Self::Tls(stream) => stream.socket.register(registry, token, interests),
         }
     }
 
@@ -77,6 +126,7 @@ impl Source for Socket {
         match self {
             Self::Tcp(stream) => stream.reregister(registry, token, interests),
             Self::Unix(stream) => stream.reregister(registry, token, interests),
+            Self::Tls(stream) => stream.socket.reregister(registry, token, interests),
         }
     }
 
@@ -84,6 +134,7 @@ impl Source for Socket {
         match self {
             Self::Tcp(stream) => stream.deregister(registry),
             Self::Unix(stream) => stream.deregister(registry),
+            Self::Tls(stream) => stream.socket.deregister(registry),
         }
     }
 }
@@ -218,6 +269,8 @@ pub(crate) struct Conn {
     pub(crate) is_local: bool,
     /// It came over the operators' socket.
     pub(crate) is_admin: bool,
+    /// Who it is, once the access rules had to know.
+    pub(crate) identity: Option<Box<Identity>>,
     /// Since when it has been beyond the output bound.
     pub(crate) slow_since: Option<Instant>,
 }

@@ -1,18 +1,21 @@
 //! What the reactors and the store share: the job server under its lock, the mailboxes, and the one way in which outputs leave.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use ibex_gearman_core::{ConnId, JobId, JobServer, Output, Reply};
 use ibex_gearman_proto::Decoder;
-use ibex_kit::Kit;
+use ibex_kit::{Kit, Listener};
 use mio::Waker;
 
+use crate::acl::Acl;
 use crate::conn::Socket;
+use crate::doors::{Keepalive, Way};
 use crate::peers::{Origins, Peer, Peers};
 use crate::store::{Op, Requests};
+use crate::tls::Tls;
 
 /// The job server and who is connected to it.
 #[derive(Debug)]
@@ -32,6 +35,10 @@ pub(crate) enum Mail {
         peer: Peer,
         is_admin: bool,
     },
+    /// A listener to accept from.
+    Open(Listener, Way),
+    /// The address of a listener to let go.
+    Close(String),
     /// A packet for one of its connections.
     Send(ConnId, Reply),
     /// Text for one of its connections.
@@ -91,6 +98,8 @@ pub(crate) struct Traffic {
     pub(crate) sent_bytes: AtomicU64,
     pub(crate) malformed: AtomicU64,
     pub(crate) slow_closed: AtomicU64,
+    pub(crate) handshakes_failed: AtomicU64,
+    pub(crate) denied: AtomicU64,
     pub(crate) open: AtomicUsize,
 }
 
@@ -101,6 +110,15 @@ pub(crate) struct Bounds {
     pub(crate) slow_client_timeout: std::time::Duration,
     /// Connections of one origin; 0 is no bound.
     pub(crate) per_address_max: u32,
+    /// When silent peers are probed; `None` never.
+    pub(crate) keepalive: Option<Keepalive>,
+}
+
+/// What stands between the sockets and the job server.
+#[derive(Debug)]
+pub(crate) struct Access {
+    pub(crate) tls: Option<Tls>,
+    pub(crate) acl: Option<Acl>,
 }
 
 /// Everything reactors share.
@@ -112,6 +130,8 @@ pub(crate) struct Shared {
     pub(crate) bounds: Bounds,
     pub(crate) traffic: Traffic,
     pub(crate) origins: Origins,
+    pub(crate) tls: Option<Tls>,
+    acl: RwLock<Option<Arc<Acl>>>,
     /// Store requests that are not done.
     pub(crate) store_backlog: Arc<AtomicUsize>,
     pub(crate) is_stopping: AtomicBool,
@@ -129,6 +149,7 @@ impl Shared {
         decoder: Decoder,
         bounds: Bounds,
         store_backlog: Arc<AtomicUsize>,
+        access: Access,
         kit: Kit,
     ) -> Self {
         Self {
@@ -138,6 +159,8 @@ impl Shared {
             bounds,
             traffic: Traffic::default(),
             origins: Origins::new(bounds.per_address_max),
+            tls: access.tls,
+            acl: RwLock::new(access.acl.map(Arc::new)),
             store_backlog,
             is_stopping: AtomicBool::new(false),
             is_queue_lost: AtomicBool::new(false),
@@ -150,6 +173,18 @@ impl Shared {
     pub(crate) fn hub(&self) -> MutexGuard<'_, Hub> {
         // A panic under the lock ends the process; until it does, readers of numbers may look.
         self.hub.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The access rules; `None` when everybody may do everything.
+    pub(crate) fn acl(&self) -> Option<Arc<Acl>> {
+        self.acl
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(crate) fn set_acl(&self, acl: Option<Acl>) {
+        *self.acl.write().unwrap_or_else(PoisonError::into_inner) = acl.map(Arc::new);
     }
 
     pub(crate) fn wake_all(&self) {

@@ -23,10 +23,13 @@
 //! Lock order: the job server, then a mailbox. Nothing blocks under the job server's lock.
 #![forbid(unsafe_code)]
 
+mod acl;
 mod admin;
 mod args;
+mod conf_file;
 mod config;
 mod conn;
+mod doors;
 mod driver;
 mod metrics;
 mod page;
@@ -34,6 +37,7 @@ mod peers;
 mod reactor;
 mod server;
 mod store;
+mod tls;
 
 pub use args::Args;
 pub use config::Config;
@@ -51,6 +55,7 @@ pub const ABOUT: About = About {
     summary: "Gearman job server with durable background jobs",
     version: env!("CARGO_PKG_VERSION"),
     admin_port: 9815,
-    original_flags: "The letters of gearmand are kept: -b -d -f -j -l -L -p -P -q -R -t -u -w, and its long names. Accepted without effect: -f (the limit is raised by \
-                     itself), -l (the log goes to stderr), -b, -R (on by default), --hashtable-buckets, --keepalive and its values (always on).",
+    original_flags: "The letters of gearmand are kept: -b -d -f -j -l -L -p -P -q -R -t -u -V -w, and its long names. Accepted without effect: -f (the limit is raised by \
+                     itself), -l and --syslog (the log goes to stderr), -R and --keepalive (on by default), --hashtable-buckets. --config-file reads the \
+                     original's file of flags. Refused: --protocol.",
 };

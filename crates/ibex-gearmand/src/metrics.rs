@@ -41,7 +41,7 @@ struct Snapshot {
     dead: usize,
     workload_bytes: u64,
     /// Name, help and value of what only grows.
-    traffic: [(&'static str, &'static str, u64); 6],
+    traffic: [(&'static str, &'static str, u64); 8],
     open: u64,
     store_backlog: u64,
 }
@@ -305,7 +305,7 @@ fn buckets(histogram: &Histogram) -> Vec<(f64, u64)> {
         .collect()
 }
 
-fn traffic(shared: &Shared) -> [(&'static str, &'static str, u64); 6] {
+fn traffic(shared: &Shared) -> [(&'static str, &'static str, u64); 8] {
     let t = &shared.traffic;
     let read = |value: &std::sync::atomic::AtomicU64| value.load(Ordering::Relaxed);
     [
@@ -328,6 +328,16 @@ fn traffic(shared: &Shared) -> [(&'static str, &'static str, u64); 6] {
             "gearmand_connections_malformed",
             "Connections closed: malformed input",
             read(&t.malformed),
+        ),
+        (
+            "gearmand_handshakes_failed",
+            "Connections closed: no TLS, a certificate that is not good, or too slow",
+            read(&t.handshakes_failed),
+        ),
+        (
+            "gearmand_requests_denied",
+            "Packets and commands that the access rules refuse",
+            read(&t.denied),
         ),
         (
             "gearmand_received_bytes",

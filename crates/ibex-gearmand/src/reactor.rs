@@ -5,21 +5,24 @@
 //! for all connections and are parsed
 //! in it; only what is incomplete is copied aside. Fairness: a connection that has more than [`TURN_BYTES_MAX`] waits for the next turn.
 
-use std::io::{self, Read};
-use std::os::fd::AsRawFd;
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, Read, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use ibex_gearman_core::{ConnId, Input, Reply};
-use ibex_gearman_proto::{AdminCommand, Incoming, Step};
+use ibex_gearman_proto::text::admin_text;
+use ibex_gearman_proto::{AdminCommand, Incoming, Request, Step};
 use ibex_kit::{Heartbeat, Listener};
 use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 
+use crate::acl::{AUTH, Acl, Identity};
 use crate::admin;
 use crate::conn::{Conn, Outbox, Socket};
+use crate::doors::{Door, Way};
 use crate::driver::{Hub, Local, Mail, SLOTS_MAX, Shared, conn_id, epoch_ms, reactor_of, slot_of};
 use crate::peers::Peer;
 
@@ -42,16 +45,15 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 
 const WAKER: Token = Token(usize::MAX);
 /// Listeners have the tokens below the waker's.
-const LISTENERS: usize = usize::MAX - 1024;
+const LISTENERS: usize = usize::MAX - DOOR_KEYS;
+/// Keys of listeners, given out in turn: as many reloads later the first is long gone.
+const DOOR_KEYS: usize = 1 << 20;
+/// Time for a TLS handshake.
+const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// The token of the waker, for whoever makes it.
 pub(crate) fn waker_token() -> Token {
     WAKER
-}
-
-enum Door {
-    Tcp(mio::net::TcpListener),
-    Unix(mio::net::UnixListener),
 }
 
 /// Connections of one reactor and the lists of those that want something.
@@ -121,7 +123,10 @@ impl Local for Conns {
 pub(crate) struct Reactor {
     shared: Arc<Shared>,
     poll: Poll,
-    doors: Vec<(Door, bool)>,
+    doors: BTreeMap<usize, Door>,
+    next_door: usize,
+    /// Connections under TLS whose handshake is not known to be over, in the order of their deadlines.
+    handshakes: VecDeque<(Instant, ConnId)>,
     conns: Conns,
     heartbeat: Heartbeat,
     buffer: Vec<u8>,
@@ -140,7 +145,9 @@ impl Reactor {
         Self {
             shared,
             poll,
-            doors: Vec::new(),
+            doors: BTreeMap::new(),
+            next_door: 0,
+            handshakes: VecDeque::new(),
             conns: Conns {
                 index,
                 slots: Slab::new(),
@@ -159,27 +166,30 @@ impl Reactor {
         }
     }
 
-    /// Accepts from this socket; `is_admin` marks the operators' socket.
-    pub(crate) fn listen(&mut self, listener: Listener, is_admin: bool) -> io::Result<()> {
-        let token = Token(LISTENERS + self.doors.len());
-        let door = match listener {
-            Listener::Tcp(listener) => {
-                let mut door = mio::net::TcpListener::from_std(listener);
-                self.poll
-                    .registry()
-                    .register(&mut door, token, Interest::READABLE)?;
-                Door::Tcp(door)
+    /// Accepts from this socket from now on.
+    fn open_door(&mut self, listener: Listener, way: Way) {
+        if self.shared.is_closing_doors.load(Ordering::Acquire) {
+            return;
+        }
+        let (key, address) = (self.next_door, listener.address());
+        match Door::open(listener, way, self.poll.registry(), Token(LISTENERS + key)) {
+            Ok(door) => {
+                self.doors.insert(key, door);
+                self.next_door = (key + 1) % DOOR_KEYS;
             }
-            Listener::Unix(listener) => {
-                let mut door = mio::net::UnixListener::from_std(listener);
-                self.poll
-                    .registry()
-                    .register(&mut door, token, Interest::READABLE)?;
-                Door::Unix(door)
-            }
-        };
-        self.doors.push((door, is_admin));
-        Ok(())
+            Err(error) => tracing::error!(address, error = %error, "listener cannot be watched"),
+        }
+    }
+
+    /// Accepts no more from the listener there; who is in its queue already comes in.
+    fn close_door(&mut self, address: &str) {
+        let key = self.doors.iter().find(|(_, door)| door.is_at(address));
+        if let Some(door) = key
+            .map(|(key, _)| *key)
+            .and_then(|key| self.doors.remove(&key))
+        {
+            self.accept_from(&door);
+        }
     }
 
     /// Turns until the process stops.
@@ -219,7 +229,8 @@ impl Reactor {
                             conn.is_read_closed |= event.is_read_closed();
                             readable.push(slot);
                         }
-                        if event.is_writable() && !conn.out.is_empty() && !conn.is_dirty {
+                        let has_something = !conn.out.is_empty() || conn.socket.has_pending();
+                        if event.is_writable() && has_something && !conn.is_dirty {
                             conn.is_dirty = true;
                             self.conns.dirty.push(slot);
                         }
@@ -267,6 +278,8 @@ impl Reactor {
                     peer,
                     is_admin,
                 } => self.admit(socket, peer, is_admin),
+                Mail::Open(listener, way) => self.open_door(listener, way),
+                Mail::Close(address) => self.close_door(&address),
                 Mail::Send(conn, reply) => self.conns.send(conn, &reply),
                 Mail::Text(conn, text) => self.conns.text(conn, &text),
                 Mail::Stored(jobs) => self.with_hub(|hub, now| {
@@ -308,33 +321,42 @@ impl Reactor {
             match mail {
                 Mail::Send(conn, reply) => self.conns.send(conn, &reply),
                 Mail::Text(conn, text) => self.conns.text(conn, &text),
-                Mail::Accepted { .. } | Mail::Stored(_) | Mail::StoreFailed(_) => {}
+                Mail::Accepted { .. }
+                | Mail::Open(..)
+                | Mail::Close(_)
+                | Mail::Stored(_)
+                | Mail::StoreFailed(_) => {}
             }
         }
     }
 
     fn accept_all(&mut self) {
         self.accept_again_at = None;
-        for door in 0..self.doors.len() {
-            loop {
-                let is_admin = self.doors[door].1;
-                match accept(&self.doors[door].0) {
-                    Ok((socket, peer)) => self.place(socket, peer, is_admin),
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(error) if is_passing(&error) => {}
-                    Err(error) => {
-                        // Out of descriptors or memory: the waiting connections stay in the kernel's queue.
-                        let now = Instant::now();
-                        self.accept_again_at = Some(now + ACCEPT_REST);
-                        if self
-                            .descriptors_logged_at
-                            .is_none_or(|at| now.duration_since(at).as_secs() >= 60)
-                        {
-                            self.descriptors_logged_at = Some(now);
-                            tracing::warn!(error = %error, "accepting rests");
-                        }
-                        break;
+        let doors = std::mem::take(&mut self.doors);
+        for door in doors.values() {
+            self.accept_from(door);
+        }
+        self.doors = doors;
+    }
+
+    fn accept_from(&mut self, door: &Door) {
+        loop {
+            match door.accept(&self.shared) {
+                Ok((socket, peer)) => self.place(socket, peer, door.is_admin()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if is_passing(&error) => {}
+                Err(error) => {
+                    // Out of descriptors or memory: the waiting connections stay in the kernel's queue.
+                    let now = Instant::now();
+                    self.accept_again_at = Some(now + ACCEPT_REST);
+                    if self
+                        .descriptors_logged_at
+                        .is_none_or(|at| now.duration_since(at).as_secs() >= 60)
+                    {
+                        self.descriptors_logged_at = Some(now);
+                        tracing::warn!(error = %error, "accepting rests");
                     }
+                    return;
                 }
             }
         }
@@ -390,6 +412,10 @@ impl Reactor {
         let is_local = peer
             .addr
             .is_none_or(|addr| addr.ip().to_canonical().is_loopback());
+        if socket.is_handshaking() {
+            self.handshakes
+                .push_back((Instant::now() + HANDSHAKE_TIME_MAX, id));
+        }
         self.conns.slots.insert(Conn {
             id,
             socket,
@@ -403,6 +429,7 @@ impl Reactor {
             is_revisited: false,
             is_local,
             is_admin,
+            identity: None,
             slow_since: None,
         });
         self.with_hub(|hub, now| {
@@ -454,7 +481,9 @@ impl Reactor {
                     turn_bytes += count;
                     // A short read emptied the socket; the kernel tells of the next byte. Of an end that came together
                     // with those bytes it has told already.
-                    conn.is_readable = count == buffer.len() || conn.is_read_closed;
+                    conn.is_readable = count == buffer.len()
+                        || conn.is_read_closed
+                        || !conn.socket.is_empty_after_short_read();
                     self.shared
                         .traffic
                         .received_bytes
@@ -465,6 +494,10 @@ impl Reactor {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     tracing::debug!(conn = conn.id.0, error = %error, "read");
+                    if conn.socket.is_handshaking() {
+                        let traffic = &self.shared.traffic;
+                        traffic.handshakes_failed.fetch_add(1, Ordering::Relaxed);
+                    }
                     self.close(slot);
                 }
             }
@@ -506,12 +539,23 @@ impl Reactor {
 
     /// Parses and runs messages; keeps the incomplete rest.
     fn run_bytes(&mut self, slot: usize, bytes: &[u8]) {
-        let Some(conn) = self.conns.slots.get(slot) else {
+        let Some(conn) = self.conns.slots.get_mut(slot) else {
             return;
         };
         let (id, is_local, is_admin) = (conn.id, conn.is_local || conn.is_admin, conn.is_admin);
         let shared = Arc::clone(&self.shared);
+        // Whoever may use the operators' socket may do everything.
+        let acl = shared.acl().filter(|_| !is_admin);
+        let mut identity = conn.identity.take();
         let mut hub = shared.hub();
+        if acl.is_some() && identity.is_none() {
+            let addr = hub.peers.get(&id).and_then(|peer| peer.addr);
+            identity = Some(Box::new(Identity {
+                addr: addr.map(|addr| addr.ip()),
+                name: conn.socket.common_name(),
+                token: None,
+            }));
+        }
         self.catch_up();
         let now = Instant::now();
         let mut rest = bytes;
@@ -521,13 +565,30 @@ impl Reactor {
                 Ok(Step::Frame { message, consumed }) => {
                     match message {
                         Incoming::Request(request) => {
-                            hub.server.handle(now, Input::Packet(id, request))
+                            let is_allowed = match (&acl, identity.as_deref_mut()) {
+                                (Some(acl), Some(peer)) => {
+                                    ask(&mut hub, acl, peer, &shared, id, &request)
+                                }
+                                _ => true,
+                            };
+                            if is_allowed {
+                                hub.server.handle(now, Input::Packet(id, request));
+                            }
                         }
                         Incoming::Refused(refusal) => {
                             hub.server.handle(now, Input::Refused(id, refusal))
                         }
                         Incoming::Admin(command) => {
-                            run_admin(&mut hub, &shared, now, id, command, is_local, is_admin)
+                            let is_allowed = match (&acl, identity.as_deref()) {
+                                (Some(acl), Some(peer)) => acl.allows_command(peer, &command),
+                                _ => true,
+                            };
+                            // With rules, being on this machine is no right of its own.
+                            let rights = admin::Rights {
+                                is_local: is_local || acl.is_some(),
+                                is_admin,
+                            };
+                            run_admin(&mut hub, &shared, now, id, command, rights, is_allowed);
                         }
                     }
                     rest.advance(consumed);
@@ -555,6 +616,7 @@ impl Reactor {
             return;
         }
         if let Some(conn) = self.conns.slots.get_mut(slot) {
+            conn.identity = identity;
             conn.need = need;
             if rest.is_empty() {
                 conn.unread = bytes::BytesMut::new();
@@ -580,6 +642,7 @@ impl Reactor {
             return;
         }
         let mut conn = self.conns.slots.remove(slot);
+        conn.socket.close();
         if let Err(error) = self.poll.registry().deregister(&mut conn.socket) {
             tracing::debug!(conn = conn.id.0, error = %error, "deregister");
         }
@@ -599,6 +662,7 @@ impl Reactor {
     /// The job server's timers and the clock; says when the next timer is due.
     fn do_due(&mut self) -> Option<Instant> {
         let now = Instant::now();
+        self.end_late_handshakes(now);
         let is_clock_due = self.conns.index == 0 && now >= self.clock_at;
         if is_clock_due {
             self.clock_at = now + TURN_TIME_MAX;
@@ -612,6 +676,25 @@ impl Reactor {
             }
             hub.server.poll_timeout()
         })
+    }
+
+    /// A peer that has opened a connection and does not finish its handshake is let go.
+    fn end_late_handshakes(&mut self, now: Instant) {
+        while let Some((deadline, id)) = self.handshakes.front().copied() {
+            let is_late = deadline <= now;
+            match self.conns.get(id) {
+                Some((slot, conn)) if conn.socket.is_handshaking() => {
+                    if !is_late {
+                        return;
+                    }
+                    let traffic = &self.shared.traffic;
+                    traffic.handshakes_failed.fetch_add(1, Ordering::Relaxed);
+                    self.close(slot);
+                }
+                _ => {}
+            }
+            self.handshakes.pop_front();
+        }
     }
 
     fn write_all(&mut self) {
@@ -628,7 +711,14 @@ impl Reactor {
             return;
         };
         conn.is_dirty = false;
-        match conn.out.write_to(&mut conn.socket) {
+        let outcome =
+            conn.out
+                .write_to(&mut conn.socket)
+                .and_then(|count| match conn.socket.flush() {
+                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+                    _ => Ok(count),
+                });
+        match outcome {
             Ok(count) => {
                 self.shared
                     .traffic
@@ -642,7 +732,8 @@ impl Reactor {
             }
         }
         let (id, is_ended, waiting) = (conn.id, conn.is_ended, conn.out.len());
-        if is_ended && waiting == 0 && self.shared.hub().server.held_replies(id) == 0 {
+        let is_written = waiting == 0 && !conn.socket.has_pending();
+        if is_ended && is_written && self.shared.hub().server.held_replies(id) == 0 {
             self.close(slot);
             return;
         }
@@ -705,59 +796,49 @@ fn keep(unread: &mut bytes::BytesMut, bytes: &[u8], need: usize) {
     unread.extend_from_slice(bytes);
 }
 
+/// Whether a packet is to be run; answers those that are not, and takes tokens.
+fn ask(
+    hub: &mut Hub,
+    acl: &Acl,
+    peer: &mut Identity,
+    shared: &Shared,
+    id: ConnId,
+    request: &Request<'_>,
+) -> bool {
+    if let Request::Option { name } = *request
+        && let Some((auth, token)) = name.split_at_checked(AUTH.len())
+        && auth.eq_ignore_ascii_case(AUTH)
+    {
+        if acl.knows(token) {
+            peer.token = Some(Bytes::copy_from_slice(token));
+            hub.server.grant_option(id, name);
+            return false;
+        }
+    } else if acl.allows(peer, request) {
+        return true;
+    }
+    shared.traffic.denied.fetch_add(1, Ordering::Relaxed);
+    tracing::debug!(conn = id.0, "denied");
+    hub.server.deny(id);
+    false
+}
+
 fn run_admin(
     hub: &mut Hub,
     shared: &Shared,
     now: Instant,
     id: ConnId,
     command: AdminCommand<'_>,
-    is_local: bool,
-    is_admin: bool,
+    rights: admin::Rights,
+    is_allowed: bool,
 ) {
-    let rights = admin::Rights { is_local, is_admin };
-    let text = admin::run(hub, shared, now, command, rights);
+    let text = if is_allowed {
+        admin::run(hub, shared, now, command, rights)
+    } else {
+        shared.traffic.denied.fetch_add(1, Ordering::Relaxed);
+        admin_text::UNAUTHORIZED.into()
+    };
     hub.server.answer(id, text);
-}
-
-fn accept(door: &Door) -> io::Result<(Socket, Peer)> {
-    match door {
-        Door::Tcp(listener) => {
-            let (stream, addr) = listener.accept()?;
-            prepare(&stream);
-            let fd = stream.as_raw_fd();
-            Ok((
-                Socket::Tcp(stream),
-                Peer {
-                    fd,
-                    addr: Some(addr),
-                },
-            ))
-        }
-        Door::Unix(listener) => {
-            let (stream, _) = listener.accept()?;
-            let fd = stream.as_raw_fd();
-            Ok((Socket::Unix(stream), Peer { fd, addr: None }))
-        }
-    }
-}
-
-/// Silence after which a peer is probed; then every 15 s, four times. A dead peer's jobs go to others after two minutes instead of hours.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-const KEEPALIVE_PROBES: u32 = 4;
-
-fn prepare(stream: &mio::net::TcpStream) {
-    let keepalive = socket2::TcpKeepalive::new()
-        .with_time(KEEPALIVE_IDLE)
-        .with_interval(KEEPALIVE_INTERVAL)
-        .with_retries(KEEPALIVE_PROBES);
-    let outcome = stream
-        .set_nodelay(true)
-        .and_then(|()| socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive));
-    if let Err(error) = outcome {
-        // The connection works without; it may be gone already.
-        tracing::debug!(error = %error, "socket options");
-    }
 }
 
 /// Errors of one connection that went away before it was accepted.

@@ -6,14 +6,18 @@ use std::time::{Duration, Instant};
 
 use ibex_gearman_core::{Input, JobId, JobServer};
 use ibex_gearman_proto::Decoder;
-use ibex_kit::{Failure, Kit, ListenAddr};
+use ibex_kit::{Bound, Failure, Kit, ListenAddr};
 use mio::{Poll, Waker};
+use rustix::process::{Resource, Rlimit};
 
+use crate::acl::Acl;
 use crate::config::{Config, Queue};
-use crate::driver::{Bounds, Hub, Mail, Mailbox, Nowhere, Shared, epoch_ms};
+use crate::doors::{Gate, Way};
+use crate::driver::{Access, Bounds, Hub, Mail, Mailbox, Nowhere, Shared, epoch_ms};
 use crate::peers::Peers;
 use crate::reactor::{Reactor, waker_token};
-use crate::store::{Claimant, Left, Outcomes, Store};
+use crate::store::{Claimant, Left, Op, Outcomes, Store};
+use crate::tls::Tls;
 use crate::{metrics, page};
 
 /// How often a graceful stop looks whether it is done.
@@ -24,27 +28,25 @@ const GRACE_LOOK: Duration = Duration::from_millis(100);
 /// # Errors
 /// What keeps the server from starting: addresses, the store, threads.
 pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
+    if config.coredump {
+        let maximum = rustix::process::getrlimit(Resource::Core).maximum;
+        let raised = Rlimit {
+            current: maximum,
+            maximum,
+        };
+        rustix::process::setrlimit(Resource::Core, raised)
+            .map_err(|error| Failure::io(format!("coredump: {error}")))?;
+    }
     let backlog = Arc::new(AtomicUsize::new(0));
     let (store, left) = open_store(&config, &kit, &backlog).await?;
+    let access = open_access(&config).map_err(Failure::config)?;
     let now = Instant::now();
     let mut policies = config.policies(kit.node());
     policies.first_job = left.first_job;
     let mut server = JobServer::new(policies, now, epoch_ms());
     restore(&mut server, now, left);
 
-    let mut listeners: Vec<_> = kit
-        .listen("gearman", &config.listen)?
-        .into_iter()
-        .map(|listener| (listener, false))
-        .collect();
-    if let Some(address) = admin_socket(&config)? {
-        listeners.extend(
-            kit.listen("gearman_admin", &[address])?
-                .into_iter()
-                .map(|listener| (listener, true)),
-        );
-    }
-
+    let doors = bind(&config, &kit)?;
     let (polls, mailboxes) = make_polls(reactor_count(config.threads))?;
     let hub = Hub {
         server,
@@ -55,6 +57,7 @@ pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
         output_max: config.output_max.as_usize(),
         slow_client_timeout: config.slow_client_timeout.std(),
         per_address_max: config.connections_per_address,
+        keepalive: config.keepalive(),
     };
     let decoder = Decoder::new(config.packet_size_max.as_usize());
     let shared = Arc::new(Shared::new(
@@ -63,6 +66,7 @@ pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
         decoder,
         bounds,
         backlog,
+        access,
         kit.clone(),
     ));
     let storing = store.map(|store| {
@@ -75,21 +79,15 @@ pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
 
     let mut threads = Vec::new();
     for (index, poll) in polls.into_iter().enumerate() {
-        let mut reactor = Reactor::new(
+        let reactor = Reactor::new(
             Arc::clone(&shared),
             index,
             poll,
             kit.heartbeat(&format!("reactor-{index}")),
         );
-        if index == 0 {
-            for (listener, is_admin) in listeners.drain(..) {
-                reactor
-                    .listen(listener, is_admin)
-                    .map_err(|error| Failure::io(format!("listen: {error}")))?;
-            }
-        }
         threads.push(kit.thread(&format!("reactor-{index}"), move || reactor.run())?);
     }
+    open_doors(&config, &shared, doors);
     kit.ready().await?;
     kit.draining().cancelled().await;
 
@@ -106,6 +104,57 @@ pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
         ));
     }
     Ok(())
+}
+
+/// Binds everything; whoever connects waits in the kernel.
+fn bind(config: &Config, kit: &Kit) -> Result<Vec<(Way, Bound)>, Failure> {
+    let way = if config.tls { Way::Tls } else { Way::Plain };
+    let mut doors = vec![
+        (way, kit.bind("gearman", &config.listen)?),
+        (Way::Plain, kit.bind("gearman_plain", &config.listen_plain)?),
+    ];
+    if let Some(address) = admin_socket(config)? {
+        doors.push((Way::Admin, kit.bind("gearman_admin", &[address])?));
+    }
+    Ok(doors)
+}
+
+/// Lets clients in, and follows what reloads say of the addresses.
+fn open_doors(config: &Config, shared: &Arc<Shared>, doors: Vec<(Way, Bound)>) {
+    let backlog = i32::try_from(config.backlog).unwrap_or(i32::MAX);
+    for ((way, bound), addresses) in doors.into_iter().zip(ADDRESSES) {
+        let shared = Arc::clone(shared);
+        let gate = Gate {
+            shared,
+            way,
+            backlog,
+        };
+        bound.follow(addresses, gate);
+    }
+}
+
+/// The addresses of the doors in the order of [`bind`].
+const ADDRESSES: [fn(&Config) -> Vec<ListenAddr>; 3] = [
+    |config| config.listen.clone(),
+    |config| config.listen_plain.clone(),
+    |config| admin_socket(config).ok().flatten().into_iter().collect(),
+];
+
+fn open_access(config: &Config) -> Result<Access, String> {
+    let tls = if config.tls {
+        Some(Tls::open(config)?)
+    } else {
+        None
+    };
+    let acl = open_acl(config)?;
+    Ok(Access { tls, acl })
+}
+
+fn open_acl(config: &Config) -> Result<Option<Acl>, String> {
+    match config.acl_file.as_str() {
+        "" => Ok(None),
+        path => Acl::open(path).map(Some),
+    }
 }
 
 async fn open_store(
@@ -284,10 +333,26 @@ fn declare(shared: &Arc<Shared>) {
         let mut policies = new.policies(reloaded.kit.node());
         policies.handle_prefix.clone_from(&before.handle_prefix);
         (policies.first_job, policies.durable) = (before.first_job, before.durable);
+        policies.has_store = before.has_store;
         *before = policies;
+        drop(hub);
+        reread(&reloaded, new);
     });
     let graceful = Arc::clone(shared);
     kit.on_usr1(move || close_gracefully(&graceful));
+}
+
+/// Files beside the configuration; what is wrong with one leaves what was read before.
+fn reread(shared: &Shared, config: &Config) {
+    match open_acl(config) {
+        Ok(acl) => shared.set_acl(acl),
+        Err(error) => tracing::error!(error, "access rules not read again, the old ones stay"),
+    }
+    if let Some(tls) = &shared.tls
+        && let Err(error) = tls.refresh(config)
+    {
+        tracing::error!(error, "certificates not read again, the old ones stay");
+    }
 }
 
 /// SIGUSR1 and `shutdown graceful`: no new connections; stops when nothing runs and nothing waits that a connected worker could do.
@@ -315,11 +380,33 @@ async fn stop(
     // The last way to the store task: it ends when it has written everything.
     let mut hub = shared.hub();
     hub.pump(shared, &mut Nowhere, &mut []);
+    store_rest(&hub);
     hub.store = None;
     if is_clean {
         Ok(())
     } else {
         Err(Failure::bug("a reactor panicked"))
+    }
+}
+
+/// `store_on_shutdown`: what waits in memory is written now. Of a durable queue everything is there already.
+fn store_rest(hub: &Hub) {
+    let Some(store) = &hub.store else { return };
+    let (jobs, dead) = hub.server.unstored();
+    if !jobs.is_empty() {
+        tracing::info!(jobs = jobs.len(), "writing waiting jobs");
+    }
+    for job in jobs {
+        store.push(Op::Persist(job));
+    }
+    for (job, reason) in dead {
+        let (id, attempts) = (job.id, job.attempts);
+        store.push(Op::Persist(job));
+        store.push(Op::Bury {
+            job: id,
+            attempts,
+            reason,
+        });
     }
 }
 

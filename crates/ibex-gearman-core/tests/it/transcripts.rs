@@ -480,6 +480,7 @@ fn policies(args: &mut ArgumentConsumer<'_>) -> Result<Config, Box<dyn Error>> {
     config.is_loss_failure = number(args, "fail_on_loss")?.unwrap_or(false);
     config.jobs_max = number(args, "jobs_max")?.unwrap_or(0);
     config.workload_bytes_max = number(args, "bytes_max")?.unwrap_or(0);
+    config.function_ttl = number(args, "function_ttl")?.map(Duration::from_secs);
     config.timeout_unit = TimeoutUnit::Auto;
     if args.take_key("timeout_action") == Some("requeue") {
         config.timeout_action = TimeoutAction::Requeue;

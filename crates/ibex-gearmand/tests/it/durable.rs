@@ -6,12 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
-use ibex_gearman_client::{Client, Config, Worker};
+use ibex_gearman_client::{Client, Config};
 use ibex_gearman_proto::{Grab, Request, Submit};
 use ibex_testkit::daemon::Builder;
 use ibex_testkit::{Daemon, mariadb, ports, wait};
-use tokio_util::sync::CancellationToken;
 
 use crate::packets::{Wire, is_error};
 
@@ -142,7 +140,86 @@ fn a_recurring_job_survives_kill_nine_until_it_is_dropped() {
 #[derive(Default)]
 struct Ledger {
     acknowledged: Mutex<BTreeSet<String>>,
-    runs: Mutex<BTreeMap<String, u32>>,
+    runs: Mutex<Runs>,
+}
+
+/// What workers saw.
+#[derive(Default)]
+struct Runs {
+    /// The lives of the server, by process id, in which each job was handed out.
+    lives: BTreeMap<String, Vec<String>>,
+    /// Jobs whose end is known to be in the store.
+    settled: BTreeSet<String>,
+    /// What must never happen.
+    wrong: Vec<String>,
+}
+
+impl Runs {
+    fn began(&mut self, life: &str, job: &str) {
+        if self.settled.contains(job) {
+            self.wrong
+                .push(format!("{job} came again after its end was stored"));
+        }
+        let lives = self.lives.entry(job.to_owned()).or_default();
+        if lives.iter().any(|other| other == life) {
+            self.wrong
+                .push(format!("{job} was handed out twice in one life"));
+        }
+        lives.push(life.to_owned());
+    }
+}
+
+/// Workers.
+const WORKERS: usize = 4;
+/// Jobs a worker has in hand at once.
+const HAND: usize = 16;
+
+/// One connection of a worker, from connecting to the server's death. Requests to the store are carried out in order, so a background submission that is
+/// acknowledged behind a completion on the same connection is the receipt for that completion.
+fn work_one_life(wire: &mut Wire, runs: &Mutex<Runs>, stop: &AtomicBool) -> Option<()> {
+    wire.send_bytes(b"getpid\n");
+    let life = wire.next()?;
+    wire.send(Request::CanDo { function: b"f" });
+    while !stop.load(Ordering::Relaxed) {
+        for _ in 0..HAND {
+            wire.send(Request::GrabJob(Grab::Plain));
+        }
+        let mut ended = Vec::new();
+        for _ in 0..HAND {
+            let packet = wire.next()?;
+            let Some(assigned) = packet.strip_prefix("JOB_ASSIGN ") else {
+                continue;
+            };
+            let words: Vec<&str> = assigned.split(' ').collect();
+            runs.lock().unwrap().began(&life, words[2]);
+            wire.send(Request::WorkComplete {
+                handle: words[0].as_bytes(),
+                data: b"",
+            });
+            ended.push(words[2].to_owned());
+        }
+        if ended.is_empty() {
+            std::thread::sleep(Duration::from_millis(1));
+            continue;
+        }
+        wire.send(Request::Submit(
+            Submit::new(b"receipts", b"", b"").background(),
+        ));
+        if wire.next()?.starts_with("JOB_CREATED ") {
+            runs.lock().unwrap().settled.extend(ended);
+        }
+    }
+    Some(())
+}
+
+fn work_until(stop: &AtomicBool, addr: SocketAddr, ledger: &Ledger) {
+    while !stop.load(Ordering::Relaxed) {
+        if let Some(mut wire) = Wire::try_connect(addr) {
+            // `None` is a server that died; the next one is looked for.
+            let _died = work_one_life(&mut wire, &ledger.runs, stop);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 async fn submit_until(stop: Arc<AtomicBool>, addr: SocketAddr, ledger: Arc<Ledger>, name: usize) {
@@ -185,21 +262,13 @@ async fn killed_under_load(mut daemon: Daemon) {
             ))
         })
         .collect();
-    let stop_working = CancellationToken::new();
-    let config = Config::new([addr.to_string()])
-        .with_backoff(Duration::from_millis(5), Duration::from_millis(50));
-    let runs = Arc::clone(&ledger);
-    let worker = Worker::new(config)
-        .concurrency(8)
-        .function("f", move |job| {
-            let runs = Arc::clone(&runs);
-            async move {
-                let name = String::from_utf8(job.workload().to_vec())?;
-                *runs.runs.lock().unwrap().entry(name).or_insert(0) += 1;
-                Ok(Bytes::new())
-            }
-        });
-    let working = tokio::spawn(worker.run(stop_working.clone()));
+    let stop_working = Arc::new(AtomicBool::new(false));
+    let working: Vec<_> = (0..WORKERS)
+        .map(|_| {
+            let (stop, ledger) = (Arc::clone(&stop_working), Arc::clone(&ledger));
+            std::thread::spawn(move || work_until(&stop, addr, &ledger))
+        })
+        .collect();
     for death in 0..kills() {
         let before = ledger.acknowledged.lock().unwrap().len();
         let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
@@ -225,7 +294,7 @@ async fn killed_under_load(mut daemon: Daemon) {
             );
             acknowledged
                 .iter()
-                .filter(|name| !runs.contains_key(*name))
+                .filter(|name| !runs.lives.contains_key(*name))
                 .cloned()
                 .collect()
         };
@@ -240,19 +309,26 @@ async fn killed_under_load(mut daemon: Daemon) {
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let (acknowledged, twice) = {
-        let runs = ledger.runs.lock().unwrap();
-        (
-            ledger.acknowledged.lock().unwrap().len(),
-            runs.values().filter(|n| **n > 1).count(),
-        )
-    };
+    stop_working.store(true, Ordering::Relaxed);
+    tokio::task::block_in_place(|| {
+        for worker in working {
+            worker.join().unwrap();
+        }
+    });
+    let acknowledged = ledger.acknowledged.lock().unwrap().len();
+    let runs = ledger.runs.lock().unwrap();
+    let again: usize = runs.lives.values().map(|lives| lives.len() - 1).sum();
     eprintln!(
-        "{} deaths, {acknowledged} acknowledged jobs, all ran, {twice} more than once",
-        kills()
+        "{} deaths, {acknowledged} acknowledged jobs, all ran; {} of {} ended with a receipt and never ran after it; {again} runs were cut by a death",
+        kills(),
+        runs.settled.len(),
+        runs.lives.len(),
     );
-    stop_working.cancel();
-    working.await.unwrap().unwrap();
+    assert!(!runs.settled.is_empty());
+    // Only what a worker had in hand without a receipt when the server died.
+    assert!(again <= kills() * WORKERS * HAND, "{again}");
+    assert_eq!(runs.wrong, Vec::<String>::new());
+    drop(runs);
     daemon.stop().unwrap();
 }
 
@@ -310,6 +386,62 @@ fn a_failed_job_comes_again_and_dies_with_its_error() {
         dead.contains("no space left")
     })
     .unwrap();
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn a_queue_in_memory_is_written_at_a_clean_stop() {
+    let mut daemon = builder()
+        .arg("-q")
+        .arg("sqlite")
+        .arg("--store-queue-on-shutdown")
+        .set("job_retries", "1")
+        .start()
+        .unwrap();
+    let addr = daemon.addr("gearman").unwrap();
+    let mut wire = Wire::connect(addr);
+    let waiting = submit(&mut wire, "f", "waiting");
+    let running = submit(&mut wire, "g", "running");
+    let dead = submit(&mut wire, "h", "dead");
+    let mut worker = Wire::connect(addr);
+    for function in [&b"g"[..], b"h"] {
+        worker.send(Request::CanDo { function });
+        worker.send(Request::GrabJob(Grab::Plain));
+        assert!(worker.next().unwrap().starts_with("JOB_ASSIGN "));
+    }
+    // Taken back from a worker that may not try again.
+    worker.send(Request::CantDo { function: b"h" });
+    worker.said();
+    daemon.terminate().unwrap();
+    drop(worker);
+    daemon.restart().unwrap();
+    let mut wire = Wire::connect(daemon.addr("gearman").unwrap());
+    let lists = [wire.list("show dead"), wire.list("show jobs")];
+    assert!(lists[0][0].starts_with(&format!("{dead}\\th")), "{lists:?}");
+    for function in [&b"f"[..], b"g"] {
+        wire.send(Request::CanDo { function });
+    }
+    let mut found = BTreeSet::new();
+    for _ in 0..2 {
+        wire.send(Request::GrabJob(Grab::Plain));
+        let packet = wire.next().unwrap();
+        found.extend(packet.split(' ').nth(1).map(str::to_owned));
+    }
+    assert_eq!(found, [waiting, running.clone()].into());
+    // What has ended does not come back; what came since is lost with the process.
+    wire.send(Request::WorkComplete {
+        handle: running.as_bytes(),
+        data: b"",
+    });
+    submit(&mut wire, "f", "lost");
+    wire.said();
+    daemon.kill_and_restart().unwrap();
+    let mut wire = Wire::connect(daemon.addr("gearman").unwrap());
+    let kept = wire.list("show jobs");
+    assert!(
+        kept.iter().all(|line| !line.contains("lost")) && kept.len() <= 2,
+        "{kept:?}"
+    );
     daemon.stop().unwrap();
 }
 
@@ -464,17 +596,18 @@ fn two_servers_on_one_database_take_turns() {
         return;
     };
     let database = server.database().unwrap();
-    let with = |patience: &str| {
+    // The owner beats by its own lease, a challenger judges silence by its: the one that must be refused is patient, the one that must take over is not.
+    let with = |patience: &str, lease: &str| {
         builder()
             .set("queue", "mysql")
-            .set("queue_lease", "10s")
+            .set("queue_lease", lease)
             .set("store.url", &database.url())
             .set("store.startup_timeout", patience)
     };
-    let mut first = with("60s").start().unwrap();
+    let mut first = with("60s", "3s").start().unwrap();
     let mut wire = Wire::connect(first.addr("gearman").unwrap());
     submit(&mut wire, "f", "kept");
-    let refused = format!("{:#}", with("1s").start().unwrap_err());
+    let refused = format!("{:#}", with("1s", "10m").start().unwrap_err());
     assert!(
         refused.contains("belongs to the running server"),
         "{refused}"
@@ -484,7 +617,7 @@ fn two_servers_on_one_database_take_turns() {
     first.kill_and_restart().unwrap();
     // When it is dead the second one takes over, with everything.
     first.kill().unwrap();
-    let second = with("120s")
+    let second = with("120s", "3s")
         .announce("job store, will retry")
         .start()
         .unwrap();

@@ -8,7 +8,9 @@
 mod admin;
 mod clients;
 mod compat;
+mod doors;
 mod durable;
 mod examples;
 mod hostile;
 mod packets;
+mod tls;

@@ -7,20 +7,38 @@ use std::time::Duration;
 use ibex_gearman_proto::{Request, Step, decode_response, kind};
 
 /// Longest wait for a packet.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What packets go over: a socket, or TLS over one.
+trait Stream: Read + Write + Send {}
+
+impl<S: Read + Write + Send> Stream for S {}
 
 pub(crate) struct Wire {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     unread: Vec<u8>,
 }
 
 impl Wire {
     pub(crate) fn connect(addr: SocketAddr) -> Self {
-        let stream = TcpStream::connect(addr).unwrap();
+        Self::over(TcpStream::connect(addr).unwrap())
+    }
+
+    /// `None` while nobody listens.
+    pub(crate) fn try_connect(addr: SocketAddr) -> Option<Self> {
+        TcpStream::connect(addr).ok().map(Self::over)
+    }
+
+    fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self::over_stream(stream)
+    }
+
+    /// A stream whose reads end in time.
+    pub(crate) fn over_stream(stream: impl Read + Write + Send + 'static) -> Self {
         Self {
-            stream,
+            stream: Box::new(stream),
             unread: Vec::new(),
         }
     }
@@ -33,10 +51,17 @@ impl Wire {
 
     pub(crate) fn send_bytes(&mut self, bytes: &[u8]) {
         // A server that hung up is found out by the next read.
-        if let Err(error) = self.stream.write_all(bytes) {
-            use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
+        if let Err(error) = self
+            .stream
+            .write_all(bytes)
+            .and_then(|()| self.stream.flush())
+        {
+            use std::io::ErrorKind::{BrokenPipe, ConnectionReset, InvalidData, UnexpectedEof};
             assert!(
-                matches!(error.kind(), BrokenPipe | ConnectionReset),
+                matches!(
+                    error.kind(),
+                    BrokenPipe | ConnectionReset | InvalidData | UnexpectedEof
+                ),
                 "{error}"
             );
         }
@@ -50,12 +75,29 @@ impl Wire {
                 self.unread.extend_from_slice(&buffer[..count]);
                 true
             }
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => false,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    std::io::ErrorKind::ConnectionReset
+                        | std::io::ErrorKind::UnexpectedEof
+                        | std::io::ErrorKind::InvalidData
+                ) =>
+            {
+                false
+            }
             Err(error) => panic!(
                 "nothing came: {error}; unread {:?}",
                 self.unread.escape_ascii().to_string()
             ),
         }
+    }
+
+    /// The next byte, whatever it means.
+    pub(crate) fn byte(&mut self) -> Option<u8> {
+        if self.unread.is_empty() && !self.fill() {
+            return None;
+        }
+        Some(self.unread.remove(0))
     }
 
     /// The next packet as its name and arguments; text lines come as `text …`; `None` at the end of the stream.
