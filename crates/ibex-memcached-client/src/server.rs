@@ -240,10 +240,7 @@ impl Server {
 
     fn failed(&self) {
         add(&self.counters.failures, 1);
-        // Whoever comes back there may be another version.
-        if self.limits.protocol == Protocol::Detect {
-            self.dialect.store(0, Ordering::Relaxed);
-        }
+        self.forget_dialect();
         let mut health = lock(&self.health);
         health.failures = health.failures.saturating_add(1);
         if health.failures < self.limits.failures_max {
@@ -397,7 +394,8 @@ impl Server {
             let candidate = lock(&self.idle).pop_back();
             match candidate {
                 Some(idle) if idle.connection.is_fresh() => break Some(idle.connection),
-                Some(_) => {}
+                // Closed by the server: perhaps another one listens there now.
+                Some(_) => self.forget_dialect(),
                 None => break None,
             }
         };
@@ -432,6 +430,13 @@ impl Server {
             1 => Some(Dialect::Meta),
             2 => Some(Dialect::Classic),
             _ => None,
+        }
+    }
+
+    /// Whoever comes back there may be another version.
+    fn forget_dialect(&self) {
+        if self.limits.protocol == Protocol::Detect {
+            self.dialect.store(0, Ordering::Relaxed);
         }
     }
 

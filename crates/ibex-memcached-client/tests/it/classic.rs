@@ -7,6 +7,8 @@ use ibex_memcached_client::{
     Client, Error, Expiry, LeaseOptions, Leased, MetaRequest, Protocol, Swap,
 };
 use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 fn is_meta(line: &str) -> bool {
@@ -119,4 +121,33 @@ async fn old_commands_can_be_asked_for() {
     cache.set("k", "v", Expiry::Never).await.unwrap();
     assert_eq!(cache.get("k").await.unwrap().unwrap().value, "v");
     assert_eq!(old.lines(), ["set k 0 0 1", "v", "gets k"]);
+}
+
+/// A server is replaced by another version while nobody looks, up and down.
+#[tokio::test]
+async fn a_server_that_was_replaced_is_asked_again() {
+    let is_old = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&is_old);
+    let server = Scripted::start(move |line| match (told.load(Ordering::SeqCst), line) {
+        (false, "version") => Act::Answer("VERSION 1.6.40\r\n"),
+        (false, "mg k v f c") => Act::Last(b"EN\r\n".to_vec()),
+        (true, "version") => Act::Answer("VERSION 1.4.15\r\n"),
+        (true, "gets k") => Act::Last(b"END\r\n".to_vec()),
+        _ => Act::Answer("ERROR\r\n"),
+    })
+    .await;
+    let config = patient([server.address.clone()]).with_backoff(u32::MAX, Duration::ZERO);
+    let cache = Client::connect(config).await.unwrap();
+    for round in 0..6 {
+        is_old.store(round % 2 == 1, Ordering::SeqCst);
+        // The end of the old connection may be seen only when the request is on it: that costs this call.
+        if let Err(error) = cache.get("k").await {
+            assert!(error.is_server_away(), "{round}: {error}");
+        }
+    }
+    // Every answer that came was to a request of the right kind: an ERROR would have been a refusal, which is no server away.
+    let lines = server.lines();
+    let asked = |what: &str| lines.iter().filter(|line| *line == what).count();
+    assert!(asked("version") >= 2, "{lines:?}");
+    assert!(asked("mg k v f c") > 0 && asked("gets k") > 0, "{lines:?}");
 }

@@ -440,3 +440,50 @@ async fn a_connection_with_half_an_answer_is_closed() {
         assert_eq!(cache.metrics()[0].connections_idle, 0, "{key}");
     }
 }
+
+/// Answers cut at every byte, then the end of the connection: an error or the whole answer, for every kind of reply.
+#[tokio::test]
+async fn an_answer_cut_anywhere_is_an_error() {
+    const ANSWERS: [(&str, &str); 5] = [
+        ("mg k v f c", "VA 5 f3 c77\r\nhello\r\n"),
+        ("mn", "VA 5 f3 c77 O0\r\nhello\r\nMN\r\n"),
+        ("incr n 1", "1234\r\n"),
+        ("delete k", "DELETED\r\n"),
+        ("stats", "STAT pid 12\r\nSTAT uptime 345\r\nEND\r\n"),
+    ];
+    let cut = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let at = std::sync::Arc::clone(&cut);
+    let server = Scripted::start(move |line| {
+        let answer = ANSWERS.iter().find(|(request, _)| *request == line);
+        let at = at.load(std::sync::atomic::Ordering::SeqCst);
+        answer.map_or(Act::Silence, |(_, answer)| {
+            Act::Last(answer.as_bytes().iter().copied().take(at).collect())
+        })
+    })
+    .await;
+    let config = patient([server.address.clone()])
+        .with_protocol(Protocol::Meta)
+        .with_backoff(u32::MAX, Duration::ZERO);
+    let cache = Client::connect(config).await.unwrap();
+    let longest = ANSWERS
+        .iter()
+        .map(|(_, answer)| answer.len())
+        .max()
+        .unwrap();
+    for bytes in 0..=longest {
+        cut.store(bytes, std::sync::atomic::Ordering::SeqCst);
+        let is_whole = |n: usize| bytes >= ANSWERS[n].1.len();
+        let get = cache.get("k").await.ok().map(|item| item.unwrap());
+        assert_eq!(get.is_some(), is_whole(0), "get at {bytes}");
+        assert!(get.is_none_or(|item| item.value == "hello" && item.flags == 3));
+        let many = cache.get_multi(&["k"]).await.ok();
+        assert_eq!(many.is_some(), is_whole(1), "multi-get at {bytes}");
+        assert!(many.is_none_or(|items| items[&b"k"[..]].value == "hello"));
+        let incr = cache.incr("n", 1).await.ok();
+        assert_eq!(incr, is_whole(2).then_some(Some(1234)), "incr at {bytes}");
+        let deleted = cache.delete("k").await.ok();
+        assert_eq!(deleted, is_whole(3).then_some(true), "delete at {bytes}");
+        let stats = cache.stats("").await.ok();
+        assert_eq!(stats.is_some(), is_whole(4), "stats at {bytes}");
+    }
+}

@@ -14,6 +14,8 @@ pub(crate) enum Act {
     Silence,
     /// These bytes, then silence.
     Half(&'static str),
+    /// These bytes, then the end of the connection.
+    Last(Vec<u8>),
     Close,
 }
 
@@ -70,6 +72,10 @@ async fn serve(
             Act::Answer(answer) => answer,
             Act::Silence => continue,
             Act::Half(answer) => answer,
+            Act::Last(answer) => {
+                drop(writer.write_all(&answer).await);
+                return;
+            }
             Act::Close => return,
         };
         if writer.write_all(answer.as_bytes()).await.is_err() {

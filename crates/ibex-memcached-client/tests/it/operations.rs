@@ -120,6 +120,20 @@ async fn values_of_one_owner_stay_on_one_server() {
 }
 
 #[tokio::test]
+async fn a_server_on_a_unix_socket() {
+    let Some((_server, path)) = Memcached::start_on_socket() else {
+        return;
+    };
+    for text in [format!("unix:{path}"), path] {
+        let cache = Client::connect(patient([text])).await.unwrap();
+        cache.set("k", "v", Expiry::Never).await.unwrap();
+        assert_eq!(cache.get("k").await.unwrap().unwrap().value, "v");
+        let stats = cache.stats("").await.unwrap();
+        assert!(stats.keys().all(|name| name.starts_with("unix:/")));
+    }
+}
+
+#[tokio::test]
 async fn large_pipelines_do_not_deadlock() {
     let Some(server) = Memcached::start() else {
         return;

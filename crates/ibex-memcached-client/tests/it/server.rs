@@ -60,6 +60,31 @@ impl Memcached {
         original().map(|program| Self::launch(&program, port))
     }
 
+    /// The original on a unix socket, whose path comes with it.
+    pub(crate) fn start_on_socket() -> Option<(Self, String)> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("cache.sock");
+        let child = Command::new(original()?)
+            .arg("-s")
+            .arg(&path)
+            .args(["-u", "root"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let server = Self {
+            child,
+            port: 0,
+            _dir: dir,
+        };
+        let deadline = Instant::now() + PATIENCE;
+        while std::os::unix::net::UnixStream::connect(&path).is_err() {
+            assert!(Instant::now() < deadline, "memcached does not listen");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Some((server, path.display().to_string()))
+    }
+
     fn launch(program: &Path, port: i32) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let port_file = dir.path().join("ports");
