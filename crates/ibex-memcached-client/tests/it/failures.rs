@@ -351,6 +351,50 @@ async fn only_one_caller_waits_for_a_probe() {
     waiting.abort();
 }
 
+/// A server that stands still with its connections open: three calls wait for it, then nobody does, until it goes on.
+#[tokio::test]
+async fn a_stalled_server_costs_three_timeouts() {
+    let Some(server) = Memcached::start() else {
+        return;
+    };
+    let config = |dead_for| {
+        Config::new([server.address()])
+            .with_operation_timeout(Duration::from_millis(300))
+            .with_when_dead(WhenDead::Miss)
+            .with_backoff(3, dead_for)
+    };
+    let steady = Client::connect(patient([server.address()])).await.unwrap();
+    steady.set("k", "v", Expiry::Never).await.unwrap();
+    let for_long = Client::connect(config(Duration::from_secs(600)))
+        .await
+        .unwrap();
+    let for_short = Client::connect(config(Duration::from_millis(50)))
+        .await
+        .unwrap();
+    server.signal("-STOP");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    for cache in [&for_long, &for_short] {
+        while cache.metrics()[0].deaths == 0 {
+            assert_eq!(cache.get("k").await.unwrap(), None);
+            assert!(
+                Instant::now() < deadline,
+                "it is waited for again and again"
+            );
+        }
+    }
+    for _ in 0..100 {
+        assert_eq!(for_long.get("k").await.unwrap(), None);
+    }
+    let metrics = &for_long.metrics()[0];
+    assert_eq!((metrics.failures, metrics.timeouts), (3, 3), "{metrics:?}");
+    server.signal("-CONT");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while for_short.get("k").await.unwrap().is_none() {
+        assert!(Instant::now() < deadline, "it goes on and nobody noticed");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// Through a proxy that breaks answers in every way: no call gets anything but its own answer or an error.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn broken_answers_never_reach_another_call() {

@@ -134,6 +134,14 @@ impl Memcached {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// Sends `-STOP` or `-CONT`.
+    pub(crate) fn signal(&self, signal: &str) {
+        let sent = Command::new("kill")
+            .args([signal, &self.child.id().to_string()])
+            .status();
+        assert!(sent.unwrap().success());
+    }
+
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
