@@ -12,6 +12,7 @@ use crate::insert::Inserted;
 use crate::job::{Job, StoredJob};
 use crate::list::{Change, Failure, FuncCount, Query, State, Status};
 use crate::schema::check_prefix;
+use crate::settings::FuncSettings;
 use crate::side::Ended;
 use crate::stir::Stir;
 use crate::tables::Clock;
@@ -825,6 +826,29 @@ impl Client {
         }
         self.wake();
         Ok(was_paused)
+    }
+
+    /// Replaces the settings of a function, or of all ([`crate::EVERY_FUNCTION`]), in every database: limits hold in each by itself.
+    ///
+    /// # Errors
+    /// As [`Database::set_func`].
+    pub async fn set_func(&self, func: &str, settings: &FuncSettings) -> Result<(), Error> {
+        for database in self.databases() {
+            database.judge(database.set_func(func, settings).await)?;
+        }
+        Ok(())
+    }
+
+    /// The settings of a function in the first database that answers.
+    ///
+    /// # Errors
+    /// [`Error::NoDatabase`].
+    pub async fn func_settings(&self, func: &str) -> Result<FuncSettings, Error> {
+        self.first(
+            |_| true,
+            |database| async move { database.func_settings(func).await },
+        )
+        .await
     }
 
     /// Changes a job that no worker has.

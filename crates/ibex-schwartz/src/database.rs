@@ -7,6 +7,7 @@ use crate::error::Error;
 use crate::funcs::Funcs;
 use crate::job::{Job, limits};
 use crate::schema;
+use crate::settings;
 use crate::side;
 use crate::stir::Stir;
 use crate::tables::{Clock, fill};
@@ -69,6 +70,9 @@ pub(crate) struct Inner {
     stir: Arc<Stir>,
     /// Where the leader's sweep stands.
     cursors: Mutex<Cursors>,
+    func_settings: Mutex<settings::Cache>,
+    /// Shares of functions that are owed, see [`settings::share`].
+    credits: Mutex<std::collections::BTreeMap<u32, i64>>,
 }
 
 impl fmt::Debug for Database {
@@ -97,6 +101,8 @@ impl Database {
             arg_bytes_max: limits::ARG_BYTES_MAX.into(),
             stir,
             cursors: Mutex::default(),
+            func_settings: Mutex::default(),
+            credits: Mutex::default(),
         };
         Self {
             inner: Arc::new(inner),
@@ -215,6 +221,22 @@ impl Database {
         &self.inner.stir
     }
 
+    pub(crate) fn settings_cache(&self) -> std::sync::MutexGuard<'_, settings::Cache> {
+        self.inner
+            .func_settings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn credits(
+        &self,
+    ) -> std::sync::MutexGuard<'_, std::collections::BTreeMap<u32, i64>> {
+        self.inner
+            .credits
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn cursors(&self) -> Cursors {
         *self
             .inner
@@ -318,6 +340,7 @@ impl Database {
         Scope {
             prefix: self.prefix(),
             clock: Arc::clone(&self.inner.clock),
+            settings: self.settings_cache().latest(),
         }
     }
 
@@ -333,11 +356,13 @@ impl Database {
     }
 }
 
-/// Prefix and clock, carried into a transaction's closure.
+/// Prefix, clock and settings, carried into a transaction's closure.
 #[derive(Debug, Clone)]
 pub(crate) struct Scope {
     prefix: Arc<str>,
     clock: Arc<Clock>,
+    /// As they were read last: they say how long what ends is kept, which need not be newer.
+    settings: Arc<settings::Known>,
 }
 
 impl Scope {
@@ -354,6 +379,10 @@ pub(crate) struct Work<'t> {
 }
 
 impl Work<'_> {
+    pub(crate) fn settings(&self) -> &settings::Known {
+        &self.scope.settings
+    }
+
     pub(crate) fn engine(&self) -> Engine {
         self.tx.engine()
     }

@@ -13,8 +13,11 @@ use crate::leader;
 use crate::side;
 use crate::tables::id_list;
 use crate::wide::{self, Effects, End, Placed};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use ibex_sql::{Engine, params};
+use serde_json::{Value as Json, json};
 use std::fmt;
 use std::sync::Arc;
 
@@ -233,8 +236,11 @@ impl Database {
     }
 
     pub(crate) async fn finish(&self, fence: Fence, finish: Finish) -> Result<Finished, Error> {
+        let settings = self.settings().await?;
+        let keeps = settings.retain(fence.funcid).completed > 0;
         if let Finish::Complete { keep: 0, .. } = finish
             && !fence.is_wide
+            && !keeps
         {
             return self.remove(fence).await;
         }
@@ -266,6 +272,7 @@ impl Database {
                     let mut ending = Ending {
                         fence,
                         has_side,
+                        keeps,
                         hash,
                         effects: Effects::default(),
                     };
@@ -325,9 +332,9 @@ impl Database {
     /// # Errors
     /// When the whole group failed; per job `false` says that its lease is lost.
     pub async fn complete_many(&self, jobs: &[(u64, u64)], keep: u64) -> Result<Vec<bool>, Error> {
+        let keeps = self.settings().await?.keeps_completed();
         let scope = self.scope();
         let jobs = jobs.to_vec();
-        self.db().await?;
         let has_side = self.has_side();
         let outcome = self
             .db()
@@ -337,6 +344,9 @@ impl Database {
                 Box::pin(async move {
                     let mut effects = Effects::default();
                     let mut work = scope.on(tx);
+                    if keeps {
+                        keep_many(&mut work, &jobs).await?;
+                    }
                     let done =
                         complete_many(&mut work, &jobs, keep, has_side, &mut effects).await?;
                     Ok::<_, Error>((done, effects))
@@ -363,6 +373,8 @@ impl Database {
 struct Ending {
     fence: Fence,
     has_side: bool,
+    /// A row that completes is kept.
+    keeps: bool,
     hash: String,
     effects: Effects,
 }
@@ -377,6 +389,7 @@ impl Ending {
         let fence = self.fence;
         match finish {
             Finish::Complete { status, keep } => {
+                self.keep_completed(work).await?;
                 over(work, fence, status, keep).await?;
                 self.ended(work, End::Completed).await?;
                 Ok(Finished::Over)
@@ -387,6 +400,7 @@ impl Ending {
                 result,
             } => {
                 let keep = keep.max(1);
+                self.keep_completed(work).await?;
                 over(work, fence, status, keep).await?;
                 if self.has_side {
                     side::keep_result(work, fence.jobid, &result, keep).await?;
@@ -406,6 +420,7 @@ impl Ending {
                     ..retry
                 };
                 let has_side = self.has_side;
+                let original = self.original(work).await?;
                 let finished =
                     fail(work, fence, &message, (status, keep), &retry, has_side).await?;
                 match finished {
@@ -413,7 +428,13 @@ impl Ending {
                     Finished::Over
                     | Finished::Declined
                     | Finished::Extended(_)
-                    | Finished::Replaced(_) => self.ended(work, End::Failed).await?,
+                    | Finished::Replaced(_) => {
+                        self.ended(work, End::Failed).await?;
+                        if let Some((func, original)) = original {
+                            let letter = json!({ "original": original, "error": message });
+                            self.bury(work, &func, &letter).await?;
+                        }
+                    }
                 }
                 Ok(finished)
             }
@@ -455,7 +476,56 @@ impl Ending {
         Ok(())
     }
 
-    /// The job's own number of runs goes before the worker's.
+    /// Keeps the row that is about to complete, where completed jobs are kept.
+    async fn keep_completed(&self, work: &mut Work<'_>) -> Result<(), Error> {
+        if self.keeps {
+            check(work, self.fence).await?;
+            side::keep(work, self.fence.jobid, End::Completed.as_str(), 0).await?;
+        }
+        Ok(())
+    }
+
+    /// The function that gets the dead of this one, and the job as it will be told of.
+    async fn original(&self, work: &mut Work<'_>) -> Result<Option<(String, Json)>, Error> {
+        if work.settings().is_empty() {
+            return Ok(None);
+        }
+        let row = work
+            .query_one(
+                "SELECT f.funcname, j.arg, j.uniqkey, j.coalesce, j.priority FROM {p}job j JOIN {p}funcmap f ON f.funcid = j.funcid WHERE j.jobid = ?",
+                params![self.fence.jobid],
+            )
+            .await?;
+        let Some(row) = row else { return Ok(None) };
+        let name: String = row.get(0)?;
+        let Some(func) = work.settings().dead_func(self.fence.funcid, &name) else {
+            return Ok(None);
+        };
+        let arg: Bytes = row.get::<Option<Bytes>>(1)?.unwrap_or_default();
+        let mut original = json!({
+            "handle": Handle::new(&self.hash, self.fence.jobid).to_string(), "func": name, "uniqkey": row.get::<Option<String>>(2)?,
+            "coalesce": row.get::<Option<String>>(3)?, "priority": row.get::<Option<u16>>(4)?,
+        });
+        match std::str::from_utf8(&arg) {
+            Ok(text) => original["arg"] = text.into(),
+            Err(_) => original["arg_b64"] = STANDARD.encode(&arg).into(),
+        }
+        Ok(Some((func, original)))
+    }
+
+    /// A job that failed for good is told to another function.
+    async fn bury(&mut self, work: &mut Work<'_>, func: &str, letter: &Json) -> Result<(), Error> {
+        let funcid = crate::funcs::funcid_of(work, func).await?;
+        work.execute(
+            "INSERT INTO {p}job (funcid, arg, insert_time, run_after, grabbed_until) VALUES (?, ?, :now, :now, 0)",
+            params![funcid, Bytes::from(letter.to_string())],
+        )
+        .await?;
+        self.effects.ready(funcid);
+        Ok(())
+    }
+
+    /// The job's own number of runs goes before its function's, and that before the worker's.
     async fn max_retries(&self, work: &mut Work<'_>, retry: &RetryPolicy) -> Result<u32, Error> {
         let own = if self.fence.is_wide {
             wide::read(work, self.fence.jobid)
@@ -464,6 +534,7 @@ impl Ending {
         } else {
             None
         };
+        let own = own.or_else(|| work.settings().max_attempts(self.fence.funcid));
         Ok(match own {
             Some(runs) if !retry.is_final => runs.saturating_sub(1),
             Some(_) | None => retry.max_retries,
@@ -523,6 +594,24 @@ async fn over(work: &mut Work<'_>, fence: Fence, status: u16, keep: u64) -> Resu
             params![fence.jobid, fence.funcid, status, keep],
         )
         .await?;
+    }
+    Ok(())
+}
+
+/// Keeps those of the jobs whose function says so; one whose lease is lost is not.
+async fn keep_many(work: &mut Work<'_>, jobs: &[(u64, u64)]) -> Result<(), Error> {
+    for (jobid, lease) in jobs {
+        let row = work
+            .query_one(
+                "SELECT funcid FROM {p}job WHERE jobid = ? AND grabbed_until = ?",
+                params![*jobid, *lease],
+            )
+            .await?;
+        if let Some(row) = row
+            && work.settings().retain(row.get(0)?).completed > 0
+        {
+            side::keep(work, *jobid, End::Completed.as_str(), 0).await?;
+        }
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::handle::Handle;
 use crate::job::StoredJob;
 use crate::leader;
+use crate::settings::{Room, share};
 use crate::tables::id_list;
 use crate::wide::{self, Effects};
 use bytes::Bytes;
@@ -93,6 +94,7 @@ pub struct GrabbedJob {
 
 #[derive(Clone, Copy)]
 struct Candidate {
+    funcid: u32,
     jobid: u64,
     grabbed_until: u64,
     priority: Option<u16>,
@@ -101,21 +103,35 @@ struct Candidate {
 impl Database {
     /// Takes up to `want.max` ready jobs.
     pub(crate) async fn grab(&self, want: &Grab) -> Result<Vec<GrabbedJob>, Error> {
-        let funcids = self.funcids(&want.funcs).await?;
+        let mut funcids = self.funcids(&want.funcs).await?;
         if funcids.is_empty() || want.max == 0 {
             return Ok(Vec::new());
         }
+        let settings = self.settings().await?;
+        let limited = settings.limited(&funcids);
+        if !limited.is_empty() {
+            self.leave_out(&mut funcids, &limited).await?;
+        }
+        if funcids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let weights = settings.weights(&funcids);
         // Others may be faster with every candidate; then there are newer ones.
         for _ in 0..4 {
-            let (now, mut candidates) = self.candidates(want, &funcids).await?;
+            let (now, mut candidates) = self.candidates(want, &funcids, weights.is_some()).await?;
             if candidates.is_empty() {
                 return Ok(Vec::new());
             }
-            if want.shuffle {
+            if let Some(weights) = &weights
+                && !want.prioritize
+            {
+                let mut credits = self.credits();
+                candidates = share(candidates, |one| one.funcid, weights, &mut credits);
+            } else if want.shuffle {
                 mix(&mut candidates, want.prioritize);
             }
             let lease = now + want.grab_for.clamp(1, LEASE_MAX);
-            let jobs = self.take(candidates, lease, want).await?;
+            let jobs = self.take(candidates, lease, want, &limited).await?;
             if !jobs.is_empty() {
                 return Ok(jobs);
             }
@@ -123,11 +139,27 @@ impl Database {
         Ok(Vec::new())
     }
 
+    /// Leaves out functions whose limits leave no room now, so that their jobs do not stand in front of others.
+    async fn leave_out(&self, funcids: &mut Vec<u32>, limited: &[u32]) -> Result<(), Error> {
+        let (scope, limited) = (self.scope(), limited.to_vec());
+        let room = self
+            .db()
+            .await?
+            .write(move |tx| {
+                let (scope, limited) = (scope.clone(), limited.clone());
+                Box::pin(async move { Room::lock(&mut scope.on(tx), &limited).await })
+            })
+            .await?;
+        funcids.retain(|funcid| room.has(*funcid));
+        Ok(())
+    }
+
     /// Ready rows and the database's now.
     async fn candidates(
         &self,
         want: &Grab,
         funcids: &[u32],
+        is_shared: bool,
     ) -> Result<(u64, Vec<Candidate>), Error> {
         let limit = want.batch_size.max(want.max);
         let (filter, filter_params) = filters(want);
@@ -157,7 +189,7 @@ impl Database {
                 ),
             ] {
                 parts.push(format!(
-                    "SELECT * FROM (SELECT jobid, grabbed_until, priority, run_after, :now AS now FROM {{p}}job \
+                    "SELECT * FROM (SELECT jobid, grabbed_until, priority, run_after, :now AS now, funcid FROM {{p}}job \
                      WHERE funcid = ? AND {fence}{filter}{pause} ORDER BY {order} LIMIT ?) {part}{index}"
                 ));
                 params.push(Value::from(*funcid));
@@ -185,7 +217,10 @@ impl Database {
         } else {
             found.sort_by_key(|(run_after, candidate)| (*run_after, candidate.jobid));
         }
-        found.truncate(limit);
+        // Where functions have shares, the oldest are not the next.
+        if !is_shared {
+            found.truncate(limit);
+        }
         Ok((
             now,
             found.into_iter().map(|(_, candidate)| candidate).collect(),
@@ -197,8 +232,10 @@ impl Database {
         candidates: Vec<Candidate>,
         lease: u64,
         want: &Grab,
+        limited: &[u32],
     ) -> Result<Vec<GrabbedJob>, Error> {
         let (max, record) = (want.max, want.record);
+        let limited = limited.to_vec();
         let scope = self.scope();
         self.db().await?;
         let has_side = self.has_side();
@@ -206,10 +243,19 @@ impl Database {
             .db()
             .await?
             .write(move |tx| {
-                let (scope, candidates) = (scope.clone(), candidates.clone());
+                let (scope, mut candidates) = (scope.clone(), candidates.clone());
+                let limited = limited.clone();
                 Box::pin(async move {
                     let mut work = scope.on(tx);
+                    let mut room = Room::default();
+                    if !limited.is_empty() {
+                        room = Room::lock(&mut work, &limited).await?;
+                        candidates.retain(|one| room.admits(one.funcid));
+                    }
                     let ours = lease_all(&mut work, &candidates, lease, max).await?;
+                    if !limited.is_empty() {
+                        room.taken(&mut work, &by_func(&candidates, &ours)).await?;
+                    }
                     let mut effects = Effects::default();
                     if ours.is_empty() {
                         return Ok((Vec::new(), effects));
@@ -327,6 +373,7 @@ pub(crate) const COLUMNS: &str =
 
 fn candidate(row: &Row) -> Result<Candidate, ibex_sql::Error> {
     Ok(Candidate {
+        funcid: row.get(5)?,
         jobid: row.get(0)?,
         grabbed_until: row.get(1)?,
         priority: row.get(2)?,
@@ -369,6 +416,17 @@ pub(crate) fn like_prefix(prefix: &str) -> String {
     }
     pattern.push('%');
     pattern
+}
+
+/// How many of each function were taken.
+fn by_func(candidates: &[Candidate], ours: &[u64]) -> std::collections::BTreeMap<u32, u64> {
+    let mut counts = std::collections::BTreeMap::new();
+    for candidate in candidates {
+        if ours.contains(&candidate.jobid) {
+            *counts.entry(candidate.funcid).or_default() += 1;
+        }
+    }
+    counts
 }
 
 /// Shuffles; with priorities only among equals.
@@ -516,6 +574,7 @@ mod tests {
     fn mixing_keeps_priorities_in_order() {
         let mut candidates: Vec<Candidate> = (0..50)
             .map(|n| Candidate {
+                funcid: 1,
                 jobid: n,
                 grabbed_until: 0,
                 priority: Some(if n < 25 { 9 } else { 1 }),

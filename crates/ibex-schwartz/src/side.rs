@@ -7,14 +7,13 @@ use crate::database::{Database, Work};
 use crate::error::Error;
 use crate::finish::Fence;
 use crate::handle::Handle;
+use crate::settings::{self, Retain};
 use crate::wide::{self, Effects};
 use bytes::Bytes;
 use ibex_sql::{Db, Engine, params};
 
-/// A job that failed can be brought back for this long.
-const RETAIN_FAILED_SECONDS: u64 = 30 * 86_400;
-/// A job that was cancelled, for this long.
-const RETAIN_CANCELLED_SECONDS: u64 = 86_400;
+/// Texts of jobs that are no more are kept for this long.
+const RETAIN_TEXTS_SECONDS: u64 = 30 * 86_400;
 /// Characters of a failure's full text.
 const TEXT_CHARS_MAX: usize = 65_536;
 /// Rows of one cleaning statement, at most.
@@ -66,7 +65,7 @@ pub struct Ended {
     pub handle: Handle,
     /// The function.
     pub funcname: String,
-    /// `failed` or `cancelled`.
+    /// `failed`, `cancelled`, `expired`, or `completed` where those are kept.
     pub state: String,
     /// Runs it had.
     pub attempts: u32,
@@ -76,11 +75,11 @@ pub struct Ended {
 
 /// Makes the tables; `false` when the database does not allow it.
 pub(crate) async fn create(db: &Db, prefix: &str) -> Result<bool, Error> {
-    let (own, wide): (&[&str], &[&str]) = match db.engine() {
-        Engine::Sqlite => (&SQLITE, &wide::SQLITE),
-        Engine::MySql => (&MYSQL, &wide::MYSQL),
+    let (own, wide, settings): (&[&str], &[&str], &str) = match db.engine() {
+        Engine::Sqlite => (&SQLITE, &wide::SQLITE, settings::SQLITE),
+        Engine::MySql => (&MYSQL, &wide::MYSQL, settings::MYSQL),
     };
-    for statement in own.iter().chain(wide) {
+    for statement in own.iter().chain(wide).chain([&settings]) {
         match db
             .execute(statement.replace("{p}", prefix), params![])
             .await
@@ -131,10 +130,30 @@ pub(crate) async fn keep(
     state: &str,
     attempts: u32,
 ) -> Result<(), Error> {
-    let retain = if state == "cancelled" {
-        RETAIN_CANCELLED_SECONDS
+    let mut retain = Retain::default();
+    if !work.settings().is_empty() {
+        let row = work
+            .query_one("SELECT funcid FROM {p}job WHERE jobid = ?", params![jobid])
+            .await?;
+        if let Some(row) = row {
+            retain = work.settings().retain(row.get(0)?);
+        }
+    }
+    let attempts = if state == "completed" {
+        let failed = work
+            .query_one(
+                "SELECT COALESCE(MAX(attempt), 0) FROM {p}sz_attempt WHERE jobid = ?",
+                params![jobid],
+            )
+            .await?;
+        failed.map_or(Ok(0), |row| row.get::<u32>(0))? + 1
     } else {
-        RETAIN_FAILED_SECONDS
+        attempts
+    };
+    let retain = match state {
+        "completed" => retain.completed,
+        "cancelled" | "expired" => retain.cancelled,
+        _ => retain.failed,
     };
     work.execute(
         "REPLACE INTO {p}sz_done (jobid, funcid, state, arg, uniqkey, coalesce, priority, finished_at, attempts, delete_after) \
@@ -296,13 +315,14 @@ impl Database {
             Engine::Sqlite => (
                 "DELETE FROM {p}sz_done WHERE jobid IN (SELECT jobid FROM {p}sz_done WHERE delete_after < :now LIMIT ?)",
                 "DELETE FROM {p}sz_attempt WHERE (jobid, attempt) IN (SELECT jobid, attempt FROM {p}sz_attempt t WHERE ended_at < :now - ? \
-                 AND NOT EXISTS (SELECT 1 FROM {p}job j WHERE j.jobid = t.jobid) LIMIT ?)",
+                 AND NOT EXISTS (SELECT 1 FROM {p}job j WHERE j.jobid = t.jobid) AND NOT EXISTS (SELECT 1 FROM {p}sz_done d WHERE d.jobid = t.jobid) LIMIT ?)",
                 "DELETE FROM {p}sz_result WHERE jobid IN (SELECT jobid FROM {p}sz_result r WHERE delete_after < :now \
                  AND NOT EXISTS (SELECT 1 FROM {p}sz_edge e WHERE e.parent = r.jobid) LIMIT ?)",
             ),
             Engine::MySql => (
                 "DELETE FROM {p}sz_done WHERE delete_after < :now LIMIT ?",
-                "DELETE FROM {p}sz_attempt WHERE ended_at < :now - ? AND NOT EXISTS (SELECT 1 FROM {p}job j WHERE j.jobid = {p}sz_attempt.jobid) LIMIT ?",
+                "DELETE FROM {p}sz_attempt WHERE ended_at < :now - ? AND NOT EXISTS (SELECT 1 FROM {p}job j WHERE j.jobid = {p}sz_attempt.jobid) \
+                 AND NOT EXISTS (SELECT 1 FROM {p}sz_done d WHERE d.jobid = {p}sz_attempt.jobid) LIMIT ?",
                 "DELETE FROM {p}sz_result WHERE delete_after < :now AND NOT EXISTS (SELECT 1 FROM {p}sz_edge e WHERE e.parent = {p}sz_result.jobid) LIMIT ?",
             ),
         };
@@ -317,7 +337,7 @@ impl Database {
         Ok(first
             + self.clean_wide(CLEAN_ROWS_MAX).await?
             + self
-                .execute(texts, params![RETAIN_FAILED_SECONDS, CLEAN_ROWS_MAX])
+                .execute(texts, params![RETAIN_TEXTS_SECONDS, CLEAN_ROWS_MAX])
                 .await?
                 .rows_affected)
     }

@@ -1,4 +1,4 @@
-//! What one daemon per database does for all of them: leases of daemons that are gone, periodic jobs, parked jobs of paused functions.
+//! What one daemon per database does for all of them: leases of daemons that are gone, periodic jobs, parked jobs of paused functions and of limits.
 //!
 //! Apart from `upkeep`, which every daemon does for itself. Who leads is a row with an end in the database; every step is harmless when two
 //! do it at once, because each row's change is conditional.

@@ -22,8 +22,9 @@ pub(super) fn rate_key(key: &str) -> String {
     format!("r:{key}")
 }
 
-/// A key's row.
-struct Limit {
+/// A key's row, or a function's.
+#[derive(Debug, Clone)]
+pub(crate) struct Limit {
     jobs: u64,
     per: u64,
     /// Microseconds since the epoch at which the bucket is full again.
@@ -33,19 +34,35 @@ struct Limit {
 }
 
 impl Limit {
+    /// `tat` in microseconds, `now` in seconds.
+    pub(crate) fn new(jobs: u64, per: u64, tat: u64, now: u64) -> Self {
+        Self {
+            jobs,
+            per,
+            tat,
+            now: now * MICROS,
+        }
+    }
+
+    /// Tokens there are.
+    pub(crate) fn available(&self) -> u64 {
+        self.clone().take(self.jobs)
+    }
+
+    pub(crate) fn tat(&self) -> u64 {
+        self.tat
+    }
+
     /// Takes up to `want` tokens; how many there were. The bucket is kept as the time at which it is full again (GCRA): one number, and no
     /// task that fills it.
-    fn take(&mut self, want: u64) -> u64 {
+    pub(crate) fn take(&mut self, want: u64) -> u64 {
         let step = self.step();
-        let mut taken = 0;
-        while taken < want {
-            let next = self.tat.max(self.now) + step;
-            // The whole burst is one period long.
-            if next - self.now > self.per * MICROS {
-                break;
-            }
-            self.tat = next;
-            taken += 1;
+        let start = self.tat.max(self.now);
+        // The whole burst is one period long.
+        let taken = (self.now + self.per * MICROS).saturating_sub(start) / step;
+        let taken = taken.min(want).min(self.jobs);
+        if taken > 0 {
+            self.tat = start + taken * step;
         }
         taken
     }

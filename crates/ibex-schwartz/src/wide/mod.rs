@@ -21,6 +21,7 @@ mod place;
 mod sweep;
 mod unique;
 
+pub(crate) use admit::Limit;
 pub use batch::{Batch, BatchStatus};
 pub(crate) use ended::{End, ended, repark};
 pub(crate) use place::{Extras, Placed, link, place, revived};

@@ -14,6 +14,7 @@ mod faults;
 mod fuzzed;
 mod original;
 mod perl;
+mod settings;
 mod sim;
 mod sim_wide;
 mod suite;

@@ -70,6 +70,7 @@ async fn suite(client: &Client) {
     recorded_leases(client).await;
     cleaning(client).await;
     crate::wide::suite(client).await;
+    crate::settings::suite(client).await;
 }
 
 pub(crate) fn new(inserted: Inserted) -> ibex_schwartz::Handle {

@@ -357,7 +357,7 @@ impl App {
                 .map_err(|_| Refusal::bad_request(format!("{name} is a number"))),
             None => Ok(None),
         };
-        if let Some(state @ ("failed" | "cancelled" | "expired")) =
+        if let Some(state @ ("failed" | "cancelled" | "expired" | "completed")) =
             pairs.get("state").map(String::as_str)
         {
             let limit = number("limit")?.unwrap_or(50).clamp(1, PAGE_MAX);
@@ -384,7 +384,7 @@ impl App {
             Some("blocked") => Some(State::Blocked),
             Some(_) => {
                 return Err(Refusal::bad_request(
-                    "state is ready, grabbed, scheduled, blocked, failed, cancelled or expired",
+                    "state is ready, grabbed, scheduled, blocked, completed, failed, cancelled or expired",
                 ));
             }
         };

@@ -1,11 +1,13 @@
 //! The HTTP interface, version 1: who may call, which path is which call.
 //!
 //! One module per concern: `control` (pause, cron, failed jobs brought back), `jobs` (in, look, change), `work` (out and finished), `stream`
-//! (jobs as a stream), `wide` (limits, parents, batches), `queues` (functions, errors, workers). Paths are documented in `docs/schwartz/protocol.md`.
+//! (jobs as a stream), `wide` (limits, parents, batches), `settings` (of functions), `queues` (functions, errors, workers). Paths are
+//! documented in `docs/schwartz/protocol.md`.
 
 mod control;
 mod jobs;
 mod queues;
+mod settings;
 mod stream;
 mod wide;
 mod work;
@@ -153,6 +155,8 @@ impl App {
             (&Method::POST, ["v1", "funcs", func, "resume"]) => self.resume(func).await,
             (&Method::GET, ["v1", "cron"]) => self.cron_list().await,
             (&Method::GET, ["v1", "cron", name]) => self.cron_get(name).await,
+            (&Method::GET, ["v1", "funcs", func]) => self.func_get(func).await,
+            (&Method::PUT, ["v1", "funcs", func]) => self.func_put(func, request).await,
             (&Method::PUT, ["v1", "cron", name]) => self.cron_put(name, request).await,
             (&Method::DELETE, ["v1", "cron", name]) => self.cron_delete(name).await,
             (&Method::POST, ["v1", "cron", name, "run"]) => self.cron_run(name).await,

@@ -15,16 +15,15 @@ impl App {
     pub(super) async fn funcs(&self) -> Result<Reply, Refusal> {
         let counts = self.client.counts().await?;
         self.metrics.depths(&counts);
-        let funcs: Vec<Value> = counts
-            .iter()
-            .map(|count| {
-                json!({
+        let mut funcs = Vec::with_capacity(counts.len());
+        for count in &counts {
+            let settings = self.client.func_settings(&count.funcname).await?;
+            funcs.push(json!({
                     "func": count.funcname, "ready": count.ready, "grabbed": count.grabbed, "scheduled": count.scheduled,
                     "blocked": count.blocked, "oldest_ready_age": count.oldest_ready_age, "paused": count.paused_until.is_some(),
-                    "paused_until": count.paused_until.filter(|until| *until < ibex_schwartz::PARKED), "settings": {},
-                })
-            })
-            .collect();
+                    "paused_until": count.paused_until.filter(|until| *until < ibex_schwartz::PARKED), "settings": super::settings::settings_out(&settings),
+            }));
+        }
         self.depths.store(Arc::new(counts));
         Ok(ok(&json!({ "funcs": funcs })))
     }

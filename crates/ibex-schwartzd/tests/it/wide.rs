@@ -124,3 +124,51 @@ fn a_batch_calls_back_and_a_child_reads_its_parents_results() {
     assert_eq!(case.call("POST", "/v1/jobs", &circle).0, 400);
     case.daemon.stop().unwrap();
 }
+
+#[test]
+fn settings_of_a_function_hold_at_once_and_are_shown() {
+    let case = Case::start(&[]);
+    let settings = json!({"max_running": 1, "dead_func": "Grave", "retain_completed": 1000});
+    let answer = case.ok("PUT", "/v1/funcs/Set", &settings);
+    assert_eq!(answer["settings"], settings);
+    for arg in ["1", "2"] {
+        case.insert(&json!({"func": "Set", "arg": arg}));
+    }
+    let hands = case.fetch("Set", 60_000);
+    assert_eq!(hands.len(), 1);
+    assert!(case.fetch("Set", 50).is_empty());
+    case.finish(&hands[0], "complete", json!({}));
+    let second = case.fetch("Set", 60_000);
+    case.finish(
+        &second[0],
+        "fail",
+        json!({"permanent": true, "message": "worn out"}),
+    );
+    let letter = &case.fetch("Grave", 60_000)[0]["args"];
+    assert_eq!(
+        (&letter["error"], &letter["original"]["arg"]),
+        (&json!("worn out"), &json!("2"))
+    );
+    let kept = case.ok("GET", "/v1/jobs?state=completed", &Value::Null);
+    assert_eq!(kept["jobs"][0]["handle"], hands[0]["handle"]);
+    let funcs = case.ok("GET", "/v1/funcs", &Value::Null);
+    let list = funcs["funcs"].as_array().unwrap();
+    let shown = list.iter().find(|func| func["func"] == "Set").unwrap();
+    assert_eq!(shown["settings"], settings);
+    assert_eq!(
+        case.call("PUT", "/v1/funcs/Set", &json!({"max_running": 0}))
+            .0,
+        400
+    );
+    assert_eq!(
+        case.call("PUT", "/v1/funcs/*", &json!({"weight": 2})).0,
+        400
+    );
+    let all = case.ok(
+        "PUT",
+        "/v1/funcs/*",
+        &json!({"rate": {"n": 1000, "per": 1}}),
+    );
+    assert_eq!(all["settings"]["rate"]["n"], 1000);
+    case.daemon.stop().unwrap();
+}
