@@ -160,14 +160,14 @@ impl App {
             (&Method::PUT, ["v1", "cron", name]) => self.cron_put(name, request).await,
             (&Method::DELETE, ["v1", "cron", name]) => self.cron_delete(name).await,
             (&Method::POST, ["v1", "cron", name, "run"]) => self.cron_run(name).await,
-            _ => Err(no_call(&request)),
-        }
             (&Method::POST, ["v1", "batches"]) => self.batch_make(request).await,
             (&Method::GET, ["v1", "batches"]) => self.batch_list().await,
             (&Method::GET, ["v1", "batches", batch]) => self.batch_get(&parse_handle(batch)?).await,
             (&Method::POST, ["v1", "batches", batch, "close"]) => {
                 self.batch_close(&parse_handle(batch)?).await
             }
+            _ => Err(no_call(&request)),
+        }
     }
 
     async fn readyz(&self) -> Result<Reply, Refusal> {
