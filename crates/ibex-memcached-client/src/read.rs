@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use ibex_memcached_proto::encode::{self, Meta};
 use ibex_memcached_proto::reply::{Code, Reply, ReplyFlags};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Keys of one `gets` line to a server without meta commands: well under the line length that any of them takes.
 const KEYS_PER_LINE: usize = 64;
@@ -91,9 +92,12 @@ impl Client {
             Found::Nothing => None,
         };
         let mut answer = self.read_one(key, wire, old.as_ref()).await?;
-        if answer.is_confirmed {
-            answer.item = old;
-        }
+        // Kept as it is used: decompressed once, not at every hit.
+        answer.item = if answer.is_confirmed {
+            old
+        } else {
+            self.decoded(answer.item)?
+        };
         near.keep(
             wire,
             since,
@@ -229,10 +233,20 @@ impl Client {
         keys: &[(Key<'_>, Vec<u8>)],
     ) -> Result<Vec<(Bytes, Item)>, Error> {
         let server = self.route_at(place)?.server;
+        // A classic line is over with an END or an error; the meta lines end together, with MN.
+        let lines_left = AtomicUsize::new(usize::MAX);
+        let line_over = || {
+            if lines_left.fetch_sub(1, Ordering::Relaxed) <= 1 {
+                Flow::Done
+            } else {
+                Flow::More
+            }
+        };
         let request = |dialect, out: &mut BytesMut| {
             match dialect {
                 Dialect::Meta => pipeline(out, keys),
                 Dialect::Classic => {
+                    lines_left.store(keys.len().div_ceil(KEYS_PER_LINE), Ordering::Relaxed);
                     for line in keys.chunks(KEYS_PER_LINE) {
                         encode::words(out, b"gets", line.iter().map(|(_, wire)| wire.as_slice()));
                     }
@@ -241,7 +255,6 @@ impl Client {
             Ok(())
         };
         let mut found = Vec::new();
-        let mut ends_left = keys.len().div_ceil(KEYS_PER_LINE);
         let namespace_bytes = self.pool.config.namespace.len();
         let read = |reply: Reply<'_>| match reply {
             Reply::Meta {
@@ -265,16 +278,9 @@ impl Client {
                 Ok(Flow::More)
             }
             Reply::Meta { code: Code::Mn, .. } => Ok(Flow::Done),
-            Reply::End => {
-                ends_left = ends_left.saturating_sub(1);
-                Ok(if ends_left == 0 {
-                    Flow::Done
-                } else {
-                    Flow::More
-                })
-            }
+            Reply::End => Ok(line_over()),
             other => refused(&other).map_err(|refusal| Refusal {
-                flow: Flow::More,
+                flow: line_over(),
                 ..refusal
             }),
         };
@@ -305,8 +311,10 @@ impl Client {
     ) -> Result<Option<Item>, Error> {
         let route = self.route(key).await?;
         let (server, place) = (route.server, route.place);
+        let is_classic = AtomicBool::new(false);
         let request = |dialect, out: &mut BytesMut| {
             let expiry = route.expiry(expiry);
+            is_classic.store(dialect == Dialect::Classic, Ordering::Relaxed);
             match dialect {
                 Dialect::Meta => Meta::new(out, b"mg", wire)
                     .flags(b"vfc")
@@ -320,7 +328,7 @@ impl Client {
             }
             Ok(())
         };
-        let mut found = None;
+        let (mut found, mut is_touched) = (None, false);
         let read = |reply: Reply<'_>| match reply {
             Reply::Meta {
                 code: Code::Va,
@@ -334,8 +342,19 @@ impl Client {
                 found = Some(item_of_value(&value, place));
                 Ok(Flow::More)
             }
-            Reply::Touched | Reply::NotFound => Ok(Flow::More),
+            Reply::Touched | Reply::NotFound => {
+                is_touched = true;
+                Ok(Flow::More)
+            }
             Reply::Meta { code: Code::En, .. } | Reply::End => Ok(Flow::Done),
+            // The first of two classic commands was refused: the answer to the second is still to come.
+            other if is_classic.load(Ordering::Relaxed) && !is_touched => {
+                is_touched = true;
+                refused(&other).map_err(|refusal| Refusal {
+                    flow: Flow::More,
+                    ..refusal
+                })
+            }
             other => refused(&other),
         };
         server

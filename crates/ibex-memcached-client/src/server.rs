@@ -87,6 +87,8 @@ struct Lease<'s> {
     server: &'s Server,
     connection: Option<Connection>,
     is_clean: bool,
+    /// What the server understood when the connection was taken, whatever others find out meanwhile.
+    dialect: Dialect,
     _place: SemaphorePermit<'s>,
 }
 
@@ -210,9 +212,9 @@ impl Server {
             let place = self.places.acquire().await.map_err(io::Error::other)?;
             lock(&self.idle).clear();
             let mut lease = self.checkout(place).await?;
-            let request: &[u8] = match self.dialect() {
-                Some(Dialect::Classic) => b"version\r\n",
-                Some(Dialect::Meta) | None => b"mn\r\n",
+            let request: &[u8] = match lease.dialect {
+                Dialect::Classic => b"version\r\n",
+                Dialect::Meta => b"mn\r\n",
             };
             let read = |reply: Reply<'_>| match reply {
                 Reply::Meta { code: Code::Mn, .. } | Reply::Version(_) => Ok(Flow::Done),
@@ -294,8 +296,7 @@ impl Server {
         let deadline = begun + self.limits.operation_timeout;
         let mut lease = self.lease(begun, deadline).await?;
         let mut bytes = BytesMut::with_capacity(64);
-        let dialect = self.dialect().unwrap_or(Dialect::Meta);
-        if let Err(TooOld) = request(dialect, &mut bytes) {
+        if let Err(TooOld) = request(lease.dialect, &mut bytes) {
             return Err(Error::Unsupported {
                 server: self.name().to_owned(),
                 operation,
@@ -407,11 +408,14 @@ impl Server {
             server: self,
             connection: Some(connection),
             is_clean: true,
+            // Every server understands these.
+            dialect: Dialect::Classic,
             _place: place,
         };
-        if self.dialect().is_none() {
-            self.detect(&mut lease).await?;
-        }
+        lease.dialect = match self.dialect() {
+            Some(known) => known,
+            None => self.detect(&mut lease).await?,
+        };
         Ok(lease)
     }
 
@@ -441,11 +445,13 @@ impl Server {
     }
 
     /// Asks for the version. A peer that does not tell one, as some proxies do, is spoken to in the commands everybody knows.
-    async fn detect(&self, lease: &mut Lease<'_>) -> io::Result<()> {
-        let mut has_meta = false;
+    async fn detect(&self, lease: &mut Lease<'_>) -> io::Result<Dialect> {
+        let mut dialect = Dialect::Classic;
         let read = |reply: Reply<'_>| match reply {
             Reply::Version(text) => {
-                has_meta = knows_meta(text);
+                if knows_meta(text) {
+                    dialect = Dialect::Meta;
+                }
                 Ok(Flow::Done)
             }
             other => crate::refused(&other),
@@ -454,9 +460,12 @@ impl Server {
             Ok(()) | Err(Trouble::Refused(_)) => {}
             Err(Trouble::Io(error)) => return Err(error),
         }
-        self.dialect
-            .store(if has_meta { 1 } else { 2 }, Ordering::Relaxed);
-        Ok(())
+        let known = match dialect {
+            Dialect::Meta => 1,
+            Dialect::Classic => 2,
+        };
+        self.dialect.store(known, Ordering::Relaxed);
+        Ok(dialect)
     }
 
     fn busy(&self) -> usize {

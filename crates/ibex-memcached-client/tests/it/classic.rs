@@ -151,3 +151,30 @@ async fn a_server_that_was_replaced_is_asked_again() {
     assert!(asked("version") >= 2, "{lines:?}");
     assert!(asked("mg k v f c") > 0 && asked("gets k") > 0, "{lines:?}");
 }
+
+/// Where two commands were sent together, the refusal of one leaves nothing behind for the next call.
+#[tokio::test]
+async fn a_refused_half_of_a_request_is_answered_in_full() {
+    let server = Scripted::start(|line| match line {
+        "version" => Act::Answer("VERSION 1.4.4\r\n"),
+        "touch k 60" => Act::Answer("ERROR\r\n"),
+        "gets k" => Act::Answer("VALUE k 0 1 7\r\nv\r\nEND\r\n"),
+        "gets last" => Act::Answer("VALUE last 0 4 8\r\nlast\r\nEND\r\n"),
+        line if line.starts_with("gets key0 ") => Act::Answer("SERVER_ERROR busy\r\n"),
+        _ => Act::Answer("END\r\n"),
+    })
+    .await;
+    let config = patient([server.address.clone()]).with_connections_max(1);
+    let cache = Client::connect(config).await.unwrap();
+    let minute = Expiry::After(Duration::from_secs(60));
+    let keys: Vec<String> = (0..150).map(|n| format!("key{n}")).collect();
+    for _ in 0..5 {
+        let touched = cache.get_and_touch("k", minute).await;
+        assert!(matches!(touched, Err(Error::Refused { .. })), "{touched:?}");
+        assert_eq!(cache.get("last").await.unwrap().unwrap().value, "last");
+        let many = cache.get_multi(&keys).await;
+        assert!(matches!(many, Err(Error::Refused { .. })), "{many:?}");
+        assert_eq!(cache.get("last").await.unwrap().unwrap().value, "last");
+    }
+    assert_eq!(server.accepted(), 1);
+}

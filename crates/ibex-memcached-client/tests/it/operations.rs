@@ -1,7 +1,7 @@
 //! Every operation once, and many keys over many servers.
 
 use crate::server::{Memcached, patient};
-use ibex_memcached_client::{Client, Error, Expiry, Swap};
+use ibex_memcached_client::{Client, Error, Expiry, LeaseOptions, MetaRequest, Swap};
 use std::time::Duration;
 
 #[tokio::test]
@@ -147,4 +147,31 @@ async fn large_pipelines_do_not_deadlock() {
     }
     let asked: Vec<&String> = keys.iter().cycle().take(400).collect();
     assert_eq!(cache.get_multi(&asked).await.unwrap().len(), 40);
+}
+
+/// Every call can be made in a task of a runtime with many threads.
+#[tokio::test]
+async fn calls_are_send() {
+    fn is_send<T: Send>(_: &T) {}
+    let cache = Client::connect(patient(["127.0.0.1:1"])).await.unwrap();
+    let (span, request) = (Duration::from_secs(1), MetaRequest::get());
+    let options = LeaseOptions::new(span);
+    let value = || std::future::ready(Ok::<_, std::io::Error>("v".into()));
+    is_send(&cache.get("k"));
+    is_send(&cache.get_multi(&["k"]));
+    is_send(&cache.get_and_touch("k", Expiry::Never));
+    is_send(&cache.set("k", "v", Expiry::Never));
+    is_send(&cache.cas("k", "v", Expiry::Never, 1_u64));
+    is_send(&cache.incr("k", 1));
+    is_send(&cache.touch("k", Expiry::Never));
+    is_send(&cache.delete("k"));
+    is_send(&cache.lease("k", span, None));
+    is_send(&cache.get_or_compute("k", options, value));
+    is_send(&cache.invalidate("k", span));
+    is_send(&cache.meta("k", &request));
+    is_send(&cache.set_json("k", &1, Expiry::Never));
+    is_send(&cache.get_json::<u8>("k"));
+    is_send(&cache.flush_all());
+    is_send(&cache.version());
+    is_send(&cache.stats(""));
 }
