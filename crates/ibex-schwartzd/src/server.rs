@@ -153,10 +153,10 @@ fn background(
         "tick",
         upkeep::tick(Arc::clone(app), kit.check("store"), kit.heartbeat("tick")),
     );
+    kit.spawn_background("stirred", upkeep::stirred(Arc::clone(app)));
     kit.spawn_background("depths", upkeep::depths(Arc::clone(app)));
     for socket in datagrams {
         let socket = tokio::net::UdpSocket::from_std(socket)
-    kit.spawn_background("stirred", upkeep::stirred(Arc::clone(app)));
             .map_err(|error| Failure::io(error.to_string()))?;
         kit.spawn_background("datagrams", upkeep::datagrams(Arc::clone(app), socket));
     }
