@@ -16,7 +16,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Subcommand, ValueEnum};
-use ibex_memcached_client::{Client, Config, Distribution, Error, Expiry, Hash, Item, Verb};
+use ibex_memcached_client::{
+    Client, Codec, Config, Convention, Distribution, Error, Expiry, Hash, Item, Verb,
+};
 
 use crate::output::{Format, Table, print_bytes, print_text};
 
@@ -42,6 +44,9 @@ enum Command {
     Get {
         /// The key.
         key: String,
+        /// Decompress it as this language's clients do.
+        #[arg(long, value_enum)]
+        decode: Option<Language>,
     },
     /// Store a value.
     Set(Store),
@@ -201,6 +206,24 @@ impl From<HashName> for Hash {
     }
 }
 
+/// Whose clients compressed a value.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Language {
+    Python,
+    Php,
+    Perl,
+}
+
+impl From<Language> for Convention {
+    fn from(language: Language) -> Self {
+        match language {
+            Language::Python => Self::Python,
+            Language::Php => Self::Php,
+            Language::Perl => Self::Perl,
+        }
+    }
+}
+
 /// "Yes, it was so" and "no, it was not" as exit codes.
 fn answer(is_so: bool) -> ExitCode {
     ExitCode::from(u8::from(!is_so))
@@ -238,7 +261,14 @@ async fn perform(args: Args, format: Format) -> anyhow::Result<ExitCode> {
         .await
         .context("configure cache client")?;
     match args.command {
-        Command::Get { key } => value(client.get(&key).await?.as_ref()),
+        Command::Get { key, decode } => {
+            let item = client.get(&key).await?;
+            let item = match (item, decode) {
+                (Some(item), Some(language)) => Some(Codec::new(language.into()).decode(item)?),
+                (item, _) => item,
+            };
+            value(item.as_ref())
+        }
         Command::Gat { key, seconds } => {
             value(client.get_and_touch(&key, expiry(seconds)).await?.as_ref())
         }

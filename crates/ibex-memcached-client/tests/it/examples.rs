@@ -2,6 +2,8 @@
 
 use crate::server::{Memcached, patient};
 
+#[path = "../../examples/limiter.rs"]
+mod limiter;
 #[path = "../../examples/pages.rs"]
 mod pages;
 #[path = "../../examples/users.rs"]
@@ -28,4 +30,11 @@ async fn all_of_a_user_lies_on_one_server() {
         metrics.iter().all(|server| server.operations > 0),
         "{metrics:?}"
     );
+}
+
+#[test]
+fn all_threads_together_are_let_in_ten_times() {
+    for server in Memcached::each() {
+        assert_eq!(limiter::run(patient([server.address()])).unwrap(), 10);
+    }
 }

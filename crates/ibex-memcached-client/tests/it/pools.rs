@@ -4,7 +4,11 @@ use crate::fake::{Act, Scripted};
 use crate::server::{Memcached, patient};
 use futures_util::future::join_all;
 use ibex_memcached_client::{Client, Error, Expiry, Protocol};
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tracing::field::Field;
+use tracing::{Event, Metadata, Subscriber, span};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pool_never_opens_more_than_its_maximum() {
@@ -96,4 +100,71 @@ async fn waiting_in_vain_for_a_connection_is_not_the_servers_fault() {
     let metrics = &cache.metrics()[0];
     assert_eq!((metrics.deaths, metrics.is_dead), (0, false), "{metrics:?}");
     assert!(metrics.failures <= 1, "{metrics:?}");
+}
+
+/// Fields of the events of one thread.
+#[derive(Debug, Clone, Default)]
+struct Recorder(Arc<Mutex<Vec<String>>>);
+
+impl Subscriber for Recorder {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target().starts_with("ibex_memcached_client")
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+    fn enter(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut fields = event.metadata().level().to_string();
+        event.record(&mut |field: &Field, value: &dyn Debug| {
+            fields.push_str(&format!(" {}={value:?}", field.name()));
+        });
+        self.0.lock().unwrap().push(fields);
+    }
+}
+
+/// Each exchange is an event below INFO, with the fields that a subscriber makes metrics of; so is each death.
+#[tokio::test]
+async fn exchanges_are_events() {
+    let server = Scripted::start(|line| match line {
+        "mg k v f c" => Act::Answer("EN\r\n"),
+        _ => Act::Close,
+    })
+    .await;
+    let config = patient([server.address.clone()])
+        .with_protocol(Protocol::Meta)
+        .with_backoff(1, Duration::from_secs(600));
+    let cache = Client::connect(config).await.unwrap();
+    let recorder = Recorder::default();
+    let _guard = tracing::subscriber::set_default(recorder.clone());
+    cache.get("k").await.unwrap();
+    assert!(cache.delete("k").await.is_err());
+    let events = recorder.0.lock().unwrap().clone();
+    let name = format!("server={}", server.address);
+    assert_eq!(events.len(), 3, "{events:?}");
+    assert!(
+        events.iter().all(|event| event.contains(&name)),
+        "{events:?}"
+    );
+    for (event, parts) in events.iter().zip([
+        &["TRACE", "operation=\"get\"", "elapsed_us="][..],
+        &["DEBUG", "server is dead"],
+        &[
+            "TRACE",
+            "operation=\"delete\"",
+            "elapsed_us=",
+            "error=outcome of delete",
+        ],
+    ]) {
+        assert!(
+            parts.iter().all(|part| event.contains(part)),
+            "{event} {parts:?}"
+        );
+    }
 }

@@ -20,8 +20,10 @@ use super::keys::{Keys, Pattern, Refused};
 use super::wire::{Connection, Last};
 use crate::output::{Format, Table};
 
-/// Keys asked for and stored together: a round trip for many, and small against any connection's buffers unless values are large.
+/// Keys asked for and stored together: a round trip for many.
 const BATCH: usize = 100;
+/// Bytes of items asked for together, as the dump told them; at least one item. Bounds what the tool holds at once.
+const BATCH_BYTES: u64 = 16 << 20;
 
 /// Arguments of `ibex cache warm`.
 #[derive(Debug, clap::Args)]
@@ -95,10 +97,12 @@ async fn copy(args: &Args, source: &str, client: &Client) -> anyhow::Result<Coun
     let begun = Instant::now();
     let mut asked = 0_u64;
     loop {
-        let mut batch = Vec::with_capacity(BATCH);
+        let (mut batch, mut bytes) = (Vec::with_capacity(BATCH), 0);
         while batch.len() < BATCH
+            && bytes < BATCH_BYTES
             && let Some(entry) = keys.next().await?
         {
+            bytes += entry.size;
             batch.push(entry.key);
         }
         if batch.is_empty() {

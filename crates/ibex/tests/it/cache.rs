@@ -127,6 +127,36 @@ fn values_in_and_out() {
 }
 
 #[test]
+fn a_compressed_value_is_shown_as_its_writer_meant_it() {
+    use ibex_memcached_client::{Codec, Compression, Convention};
+    for program in programs() {
+        let server = &start(&program);
+        let value = "a page ".repeat(1000);
+        for (convention, language) in [
+            (Convention::Python, "python"),
+            (Convention::Php, "php"),
+            (Convention::Perl, "perl"),
+        ] {
+            let codec = Codec::new(convention).with_compression(Compression::Zlib);
+            let (packed, flags) = codec.encode(value.as_bytes(), 0).unwrap();
+            let mut storing = tool(&[server])
+                .args(["set", "page", "--flags", &flags.to_string()])
+                .stdin(Stdio::piped())
+                .spawn()
+                .unwrap();
+            storing.stdin.take().unwrap().write_all(&packed).unwrap();
+            assert!(storing.wait().unwrap().success());
+            let get = ["get", "page", "--decode", language];
+            assert_eq!(run(&[server], &get), (0, value.clone()));
+        }
+        // What is damaged is told.
+        assert_eq!(run(&[server], &["set", "page", "x", "--flags", "8"]).0, 0);
+        let get = ["get", "page", "--decode", "python"];
+        assert_eq!(run(&[server], &get), (1, String::new()));
+    }
+}
+
+#[test]
 fn every_command_explains_itself() {
     let commands = [
         "get",
