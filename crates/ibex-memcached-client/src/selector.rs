@@ -340,6 +340,27 @@ mod tests {
         }
     }
 
+    /// What libmemcached's ejection makes: the ring of the servers left, with their weights.
+    #[test]
+    fn without_a_dead_server_the_choice_is_that_of_a_pool_without_it() {
+        let mut all = servers(6);
+        for (server, weight) in all.iter_mut().zip([3, 1, 2, 1, 5, 1]) {
+            server.weight = weight;
+        }
+        let mut left = all.clone();
+        left.remove(2);
+        for distribution in ALL {
+            let hash = distribution.default_hash();
+            let ejected = Selector::new(distribution, hash, &all, |index| index != 2);
+            let without = Selector::new(distribution, hash, &left, |_| true);
+            for n in 0..2000 {
+                let key = format!("key{n}").into_bytes();
+                let expected = without.server(&key).map(|at| at + usize::from(at >= 2));
+                assert_eq!(ejected.server(&key), expected, "{distribution:?}");
+            }
+        }
+    }
+
     #[test]
     fn keys_look_further_when_a_server_is_dead() {
         for distribution in ALL {

@@ -3,6 +3,8 @@
 use crate::fake::{Act, Scripted};
 use crate::server::{Memcached, patient};
 use ibex_memcached_client::{Client, Config, Expiry, NearCache, Protocol};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 const LONG: Duration = Duration::from_secs(600);
@@ -73,6 +75,53 @@ async fn an_old_copy_is_confirmed_or_replaced() {
         other.delete("k").await.unwrap();
         assert_eq!(cache.get("k").await.unwrap(), None);
         assert_eq!(cache.near_metrics().unwrap().items, 0);
+    }
+}
+
+/// A writer and readers in one process, copies that would be good for ten minutes: what was written is read by everybody who asks after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn own_writes_are_read_at_once() {
+    const WRITES: u64 = 400;
+    for server in Memcached::each() {
+        let cache = Client::connect(keeping(&server.address(), LONG))
+            .await
+            .unwrap();
+        cache.set("k", "0", Expiry::Never).await.unwrap();
+        let written = Arc::new(AtomicU64::new(0));
+        let readers: Vec<_> = (0..6)
+            .map(|n| {
+                let (cache, written) = (cache.clone(), Arc::clone(&written));
+                tokio::spawn(async move {
+                    loop {
+                        let before = written.load(Ordering::SeqCst);
+                        let item = if n % 2 == 0 {
+                            cache.get("k").await.unwrap()
+                        } else {
+                            cache.get_multi(&["k"]).await.unwrap().remove(&b"k"[..])
+                        };
+                        let text = String::from_utf8(item.unwrap().value.to_vec()).unwrap();
+                        let read: u64 = text.parse().unwrap();
+                        assert!(read >= before, "{read} was read after {before} was written");
+                        if before == WRITES {
+                            return;
+                        }
+                        // Copies answer without waiting, so others get their turn here.
+                        tokio::task::yield_now().await;
+                    }
+                })
+            })
+            .collect();
+        for n in 1..=WRITES {
+            cache.set("k", n.to_string(), Expiry::Never).await.unwrap();
+            written.store(n, Ordering::SeqCst);
+        }
+        for reader in readers {
+            reader.await.unwrap();
+        }
+        assert!(
+            cache.near_metrics().unwrap().kept > 0,
+            "copies were in play"
+        );
     }
 }
 
