@@ -190,6 +190,12 @@ impl Shard {
         Self::hash(self.config.seed, key)
     }
 
+    /// The memory limit in force, in bytes.
+    #[must_use]
+    pub fn limit_bytes(&self) -> usize {
+        self.config.limit_bytes
+    }
+
     /// Memory in use, in bytes.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {

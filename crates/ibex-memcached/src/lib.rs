@@ -27,6 +27,7 @@ mod conf_file;
 mod config;
 mod conn;
 mod counters;
+mod crawl;
 mod exec;
 mod login;
 mod metrics;
@@ -46,6 +47,7 @@ mod store;
 mod stream;
 #[cfg(test)]
 mod stress_test;
+mod sync;
 #[cfg(test)]
 mod testing;
 mod tls;

@@ -3,12 +3,11 @@
 //! `ns_invalidate <prefix>` notes the cas counter of that moment. An item of the prefix with a number up to it was stored before and is dropped by whoever
 //! looks it up. Nothing is scanned; memory is a table entry per prefix. Of a process that never invalidated anything each lookup asks for one relaxed load.
 
+use crate::sync::{AtomicUsize, Ordering, PoisonError, RwLock};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{PoisonError, RwLock};
 
 /// Prefixes that can be invalidated, each for the life of the process. Policy: further ones are refused.
-const PREFIXES_MAX: usize = 65_536;
+pub(crate) const PREFIXES_MAX: usize = 65_536;
 
 /// The invalidated prefixes.
 #[derive(Debug)]
@@ -34,7 +33,7 @@ impl Namespaces {
         Self {
             delimiter,
             count: AtomicUsize::new(0),
-            marks: RwLock::default(),
+            marks: RwLock::new(HashMap::new()),
         }
     }
 
@@ -73,45 +72,5 @@ impl Namespaces {
         let ends = (0..key.len()).filter(|at| Some(key[*at]) == self.delimiter);
         ends.filter_map(|at| marks.get(&key[..at]))
             .any(|mark| cas <= *mark)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_stored_before_is_gone() {
-        let namespaces = Namespaces::new(Some(b':'));
-        assert!(!namespaces.is_gone(b"a:1", 5));
-        namespaces.invalidate(b"a", 10).unwrap();
-        for (key, cas, is_gone) in [
-            (&b"a:1"[..], 10, true),
-            (b"a:1", 11, false),
-            (b"a:", 3, true),
-            (b"a:b:c", 3, true),
-            (b"a", 3, false),
-            (b"ab:1", 3, false),
-            (b":a:1", 3, false),
-        ] {
-            assert_eq!(namespaces.is_gone(key, cas), is_gone, "{key:?} {cas}");
-        }
-        namespaces.invalidate(b"a:b", 20).unwrap();
-        assert!(namespaces.is_gone(b"a:b:c", 15) && !namespaces.is_gone(b"a:c:c", 15));
-        // An older mark never replaces a newer one.
-        namespaces.invalidate(b"a:b", 12).unwrap();
-        assert!(namespaces.is_gone(b"a:b:c", 15));
-    }
-
-    #[test]
-    fn off_and_full() {
-        let off = Namespaces::new(None);
-        assert_eq!(off.invalidate(b"a", 1), Err(Refused::Off));
-        let namespaces = Namespaces::new(Some(b':'));
-        for n in 0..PREFIXES_MAX {
-            namespaces.invalidate(&n.to_le_bytes(), 1).unwrap();
-        }
-        assert_eq!(namespaces.invalidate(b"one more", 1), Err(Refused::Full));
-        assert_eq!(namespaces.invalidate(&3_usize.to_le_bytes(), 2), Ok(()));
     }
 }

@@ -1,6 +1,7 @@
 //! Namespaces against a model: random commands of every kind on keys in nested, empty and lookalike prefixes.
 
 use crate::config::Config;
+use crate::namespaces::{Namespaces, PREFIXES_MAX, Refused};
 use crate::testing::{Bench, shared};
 use ibex_base::rng::Rng;
 use std::collections::BTreeMap;
@@ -173,4 +174,39 @@ fn every_command_sees_what_the_model_sees() {
         live.sort_unstable();
         assert_eq!(shown, live, "seed {seed}: a dump shows what is left");
     }
+}
+
+#[test]
+fn what_was_stored_before_is_gone() {
+    let namespaces = Namespaces::new(Some(b':'));
+    assert!(!namespaces.is_gone(b"a:1", 5));
+    namespaces.invalidate(b"a", 10).unwrap();
+    for (key, cas, is_gone) in [
+        (&b"a:1"[..], 10, true),
+        (b"a:1", 11, false),
+        (b"a:", 3, true),
+        (b"a:b:c", 3, true),
+        (b"a", 3, false),
+        (b"ab:1", 3, false),
+        (b":a:1", 3, false),
+    ] {
+        assert_eq!(namespaces.is_gone(key, cas), is_gone, "{key:?} {cas}");
+    }
+    namespaces.invalidate(b"a:b", 20).unwrap();
+    assert!(namespaces.is_gone(b"a:b:c", 15) && !namespaces.is_gone(b"a:c:c", 15));
+    // An older mark never replaces a newer one.
+    namespaces.invalidate(b"a:b", 12).unwrap();
+    assert!(namespaces.is_gone(b"a:b:c", 15));
+}
+
+#[test]
+fn off_and_full() {
+    let off = Namespaces::new(None);
+    assert_eq!(off.invalidate(b"a", 1), Err(Refused::Off));
+    let namespaces = Namespaces::new(Some(b':'));
+    for n in 0..PREFIXES_MAX {
+        namespaces.invalidate(&n.to_le_bytes(), 1).unwrap();
+    }
+    assert_eq!(namespaces.invalidate(b"one more", 1), Err(Refused::Full));
+    assert_eq!(namespaces.invalidate(&3_usize.to_le_bytes(), 2), Ok(()));
 }

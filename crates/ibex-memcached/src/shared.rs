@@ -4,6 +4,7 @@ use crate::auth::Users;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::counters::{Counters, Gauges, Totals};
+use crate::crawl::Crawl;
 use crate::namespaces::Namespaces;
 use crate::register::{Details, Register};
 use crate::shown::Shown;
@@ -37,11 +38,10 @@ pub(crate) struct Live {
     pub(crate) lru_segmented: AtomicBool,
     pub(crate) temp_lru: AtomicBool,
     pub(crate) crawler_enabled: AtomicBool,
-    pub(crate) crawl_now: AtomicBool,
+    /// Sweeps that are asked for.
+    pub(crate) crawl: Crawl,
     /// One dump of all keys at a time.
     pub(crate) dump_busy: Arc<AtomicBool>,
-    /// A sweep that was asked for is not over.
-    pub(crate) crawling: AtomicBool,
 }
 
 /// Numbers of the acceptor and the upkeep.
@@ -111,8 +111,7 @@ impl Shared {
                     .any(|setting| setting.starts_with("temporary_ttl=")),
             ),
             crawler_enabled: AtomicBool::new(config.lru_crawler),
-            crawl_now: AtomicBool::new(false),
-            crawling: AtomicBool::new(false),
+            crawl: Crawl::new(),
             dump_busy: Arc::default(),
         };
         let workers = (0..config.threads).map(|_| Arc::default()).collect();

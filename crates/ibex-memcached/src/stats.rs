@@ -222,7 +222,7 @@ fn store_numbers(cx: &Cx<'_>, items: &ibex_cache_core::Stats, list: &mut List<'_
     if cx.shared.live.crawler_enabled.load(Ordering::Relaxed) {
         list.add(
             "lru_crawler_running",
-            u8::from(cx.shared.live.crawling.load(Ordering::Acquire)),
+            u8::from(cx.shared.live.crawl.is_running()),
         );
         list.add(
             "lru_crawler_starts",

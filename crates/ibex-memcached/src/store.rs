@@ -2,14 +2,12 @@
 //!
 //! Decides how many shards there are and how memory is divided; what an item is and who goes is the core's business.
 
-use crate::restart::Restored;
+use crate::sync::{AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, PoisonError};
 use ibex_cache_core::{
     BAND_COUNT_MAX, Band, Bands, Carried, Found, Full, NewItem, PIECE_BYTES, Pinned, Shard,
     ShardConfig, Stats,
 };
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Memory a shard should have at least, so that skew between shards stays small.
 const SHARD_BYTES_MIN: usize = 16 << 20;
@@ -35,6 +33,15 @@ pub(crate) enum Staged {
     NoRoom,
 }
 
+/// What came of taking up carried items.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Restored {
+    /// Items taken up.
+    pub(crate) items: u64,
+    /// Items for which there was no room at all.
+    pub(crate) lost: u64,
+}
+
 /// Carried items and their hashes.
 type Hashed<'a> = Vec<(u64, Carried<'a, &'a [u8]>)>;
 
@@ -52,6 +59,8 @@ pub(crate) struct Store {
     limit_bytes: AtomicUsize,
     /// Memory outside the shards that counts against the limit.
     charged_bytes: AtomicUsize,
+    /// Held while the shares are told: of two changes at once the later one's must be the last that each shard hears.
+    dividing: Mutex<()>,
     pub(crate) bands: Bands,
 }
 
@@ -105,6 +114,7 @@ impl Store {
             cas: AtomicU64::new(0),
             limit_bytes: AtomicUsize::new(options.limit_bytes),
             charged_bytes: AtomicUsize::new(0),
+            dividing: Mutex::new(()),
             bands: options.bands,
         }
     }
@@ -264,17 +274,19 @@ impl Store {
 
     /// Charges memory used elsewhere for clients (buffers) against the limit; shards shrink accordingly.
     pub(crate) fn charge(&self, now: u32, bytes: usize) {
-        // COMPAT(memcached): the original keeps buffers outside -m. Half of the limit is the most they may take from the items.
-        let bytes = bytes.min(self.limit_bytes() / 2);
         if self.charged_bytes.swap(bytes, Ordering::Relaxed) != bytes {
             self.divide(now);
         }
     }
 
     fn divide(&self, now: u32) {
-        let share =
-            (self.limit_bytes() - self.charged_bytes.load(Ordering::Relaxed)) / self.shards.len();
+        let turn = self.dividing.lock().unwrap_or_else(PoisonError::into_inner);
+        let limit = self.limit_bytes();
+        // COMPAT(memcached): the original keeps buffers outside -m. Half of the limit is the most they may take from the items.
+        let charged = self.charged_bytes.load(Ordering::Relaxed).min(limit / 2);
+        let share = (limit - charged) / self.shards.len();
         self.each(|shard| shard.note_limit(share));
+        drop(turn);
         for slot in &self.shards {
             // Another call may have changed the limit meanwhile; then both work towards the later one.
             let is_done = || {

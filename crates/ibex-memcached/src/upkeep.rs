@@ -32,15 +32,8 @@ pub(crate) fn run(shared: &Arc<Shared>, heartbeat: &Heartbeat, workers: &[Arc<Wa
 fn round(shared: &Shared) {
     let now = shared.clock.now();
     shared.charge_buffers(now);
-    let is_asked = shared.live.crawl_now.swap(false, Ordering::AcqRel);
-    if is_asked || shared.live.crawler_enabled.load(Ordering::Relaxed) {
-        sweep(shared, now);
-    }
-    if is_asked {
-        // A request that came meanwhile is still to be done.
-        let is_over = !shared.live.crawl_now.load(Ordering::Acquire);
-        shared.live.crawling.store(!is_over, Ordering::Release);
-    }
+    let is_enabled = shared.live.crawler_enabled.load(Ordering::Relaxed);
+    shared.live.crawl.turn(is_enabled, || sweep(shared, now));
     let items = shared.store.stats().items_max;
     let power = &shared.globals.hash_power;
     while HASH_FILL_HALVES << power.load(Ordering::Relaxed) < 2 * items {

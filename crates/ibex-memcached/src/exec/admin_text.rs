@@ -160,8 +160,7 @@ pub(super) fn lru_crawler(cx: &Cx<'_>, words: &[u8], out: &mut Vec<u8>) -> After
         },
         (Some(b"crawl"), Some(ids)) => match classes(ids) {
             Ok(_) => {
-                live.crawling.store(true, Ordering::Release);
-                live.crawl_now.store(true, Ordering::Release);
+                live.crawl.ask();
                 texts::OK
             }
             Err(text) => text,

@@ -13,7 +13,7 @@ mod meta;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::shared::Shared;
-use crate::store::Store;
+use crate::store::{Restored, Store};
 use blocks::{Reader, Writer};
 use ibex_kit::{Failure, Kit};
 use meta::Meta;
@@ -62,15 +62,6 @@ pub(crate) struct Left {
     file: File,
     meta: Meta,
     text: Vec<u8>,
-}
-
-/// What came of taking it up.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Restored {
-    /// Items taken up.
-    pub(crate) items: u64,
-    /// Items for which there was no room at all.
-    pub(crate) lost: u64,
 }
 
 impl Left {
