@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use crate::doors::Keepalive;
-use crate::tls::Verify;
 use bytes::Bytes;
 use ibex_gearman_core::{RetryPolicy, TimeoutAction, TimeoutUnit, Wakeup};
 use ibex_kit::{ByteSize, Duration, ListenAddr, Problem, StoreConfig, Validate};
+use ibex_tls::Clients;
 
 ibex_kit::config! {
     /// Whole configuration of ibex-gearmand.
@@ -223,12 +223,12 @@ impl Config {
 }
 
 impl Config {
-    pub(crate) fn verify(&self) -> Result<Verify, String> {
+    pub(crate) fn verify(&self) -> Result<Clients, String> {
         match self.tls_verify.as_str() {
-            "required" | "optional" | "none" if self.tls_ca.is_empty() => Ok(Verify::Nothing),
-            "required" => Ok(Verify::Required),
-            "optional" => Ok(Verify::Shown),
-            "none" => Ok(Verify::Nothing),
+            "required" | "optional" | "none" if self.tls_ca.is_empty() => Ok(Clients::Unasked),
+            "required" => Ok(Clients::Required),
+            "optional" => Ok(Clients::Checked),
+            "none" => Ok(Clients::Unasked),
             other => Err(format!("{other:?} is none of required, optional, none")),
         }
     }

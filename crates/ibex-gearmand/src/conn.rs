@@ -8,12 +8,12 @@ use std::time::Instant;
 
 use bytes::{Buf, Bytes, BytesMut};
 use ibex_gearman_core::{ConnId, Reply};
+use ibex_tls::TlsStream;
 use mio::event::Source;
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
 
 use crate::acl::Identity;
-use crate::tls::TlsStream;
 
 /// Data of at least this size is sent from where it lies instead of being copied into the output buffer.
 const SHARE_BYTES_MIN: usize = 16 << 10;
@@ -28,7 +28,7 @@ pub(crate) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
     /// TCP under TLS.
-    Tls(Box<TlsStream>),
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Socket {
@@ -50,7 +50,7 @@ impl Socket {
     /// Who the peer is by its certificate.
     pub(crate) fn common_name(&self) -> Option<Vec<u8>> {
         match self {
-            Self::Tls(stream) => stream.common_name(),
+            Self::Tls(stream) => stream.common_name().map(<[u8]>::to_vec),
             Self::Tcp(_) | Self::Unix(_) => None,
         }
     }
@@ -113,7 +113,7 @@ impl Source for Socket {
         match self {
             Self::Tcp(stream) => stream.register(registry, token, interests),
             Self::Unix(stream) => stream.register(registry, token, interests),
-            Self::Tls(stream) => stream.socket.register(registry, token, interests),
+            Self::Tls(stream) => stream.socket_mut().register(registry, token, interests),
         }
     }
 
@@ -126,7 +126,7 @@ impl Source for Socket {
         match self {
             Self::Tcp(stream) => stream.reregister(registry, token, interests),
             Self::Unix(stream) => stream.reregister(registry, token, interests),
-            Self::Tls(stream) => stream.socket.reregister(registry, token, interests),
+            Self::Tls(stream) => stream.socket_mut().reregister(registry, token, interests),
         }
     }
 
@@ -134,7 +134,7 @@ impl Source for Socket {
         match self {
             Self::Tcp(stream) => stream.deregister(registry),
             Self::Unix(stream) => stream.deregister(registry),
-            Self::Tls(stream) => stream.socket.deregister(registry),
+            Self::Tls(stream) => stream.socket_mut().deregister(registry),
         }
     }
 }

@@ -1,8 +1,9 @@
 //! A client's socket: TCP or unix, non-blocking, under mio.
 
-use crate::tls::{Tls, TlsStream};
+use crate::tls::Tls;
 use crate::ways::{Mode, Way};
 use ibex_kit::Listener;
+use ibex_tls::TlsStream;
 use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
 use std::io::{self, Read, Write};
@@ -14,7 +15,7 @@ pub(crate) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
     /// TCP under TLS.
-    Tls(Box<TlsStream>),
+    Tls(Box<TlsStream<TcpStream>>),
     /// None: the peer sends datagrams, which are read and written elsewhere.
     Datagram,
 }
@@ -74,7 +75,7 @@ impl Stream {
         match self {
             Self::Tcp(stream) => registry.register(stream, token, both),
             Self::Unix(stream) => registry.register(stream, token, both),
-            Self::Tls(stream) => registry.register(&mut stream.socket, token, both),
+            Self::Tls(stream) => registry.register(stream.socket_mut(), token, both),
             Self::Datagram => Ok(()),
         }
     }
@@ -84,7 +85,7 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream.as_raw_fd(),
             Self::Unix(stream) => stream.as_raw_fd(),
-            Self::Tls(stream) => stream.socket.as_raw_fd(),
+            Self::Tls(stream) => stream.socket().as_raw_fd(),
             Self::Datagram => -1,
         }
     }

@@ -1,24 +1,15 @@
-//! TLS: certificates, their refreshing, and a connection's encrypted stream under a non-blocking socket.
-//!
-//! A [`TlsStream`] looks like a socket to its connection: reads give plain bytes or "would block", writes take plain bytes as long as the encrypted ones before
-//! them are gone, so that what waits here is bounded. The handshake happens inside reads. Connections keep the certificate they began with; a refresh is
-//! for those that come later.
+//! The daemon's certificates, what is asked of clients by each kind of listener, and their refreshing. Connections keep the certificate they began with; a
+//! refresh is for those that come later.
 
 use crate::config::Config;
 use crate::ways::Mode;
+use ibex_tls::{Clients, Files, KeyFormat, TlsStream};
 use mio::net::TcpStream;
-use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
-use rustls::crypto::ring::{self, cipher_suite};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
-    ServerConnection, SignatureScheme, SupportedCipherSuite, SupportedProtocolVersion,
-};
-use std::io::{self, Read as _, Write as _};
+use rustls::crypto::ring::cipher_suite;
+use rustls::server::NoServerSessionStorage;
+use rustls::{ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
+use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -85,7 +76,7 @@ const SUITE_NAMES: [(&str, SupportedCipherSuite); 9] = [
 /// A name that is none of a suite there is.
 pub(crate) fn suites(names: &str) -> Result<Vec<SupportedCipherSuite>, String> {
     if names.is_empty() {
-        return Ok(ring::default_provider().cipher_suites);
+        return Ok(ibex_tls::provider().cipher_suites);
     }
     let suite = |name: &str| {
         let known = SUITE_NAMES.iter().find(|(known, _)| *known == name);
@@ -100,86 +91,6 @@ pub(crate) fn suites(names: &str) -> Result<Vec<SupportedCipherSuite>, String> {
     names.split(':').map(suite).collect()
 }
 
-/// A verifier without a single authority: every client certificate is refused, and none too.
-#[derive(Debug)]
-struct NobodyKnown(Arc<CryptoProvider>);
-
-impl ClientCertVerifier for NobodyKnown {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        Err(CertificateError::UnknownIssuer.into())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let known = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, cert, dss, known)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let known = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, dss, known)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// The authorities of `tls_ca` as a verifier; certificates are required unless `optional`.
-fn verifier(
-    config: &Config,
-    provider: &Arc<CryptoProvider>,
-    optional: bool,
-) -> Result<Arc<dyn ClientCertVerifier>, String> {
-    if config.tls_ca.is_empty() {
-        return Ok(Arc::new(NobodyKnown(Arc::clone(provider))));
-    }
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates("tls_ca", &config.tls_ca)? {
-        let added = roots.add(certificate);
-        added.map_err(|error| format!("tls_ca {}: {error}", config.tls_ca))?;
-    }
-    let builder =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
-    let builder = if optional {
-        builder.allow_unauthenticated()
-    } else {
-        builder
-    };
-    builder
-        .build()
-        .map(|verifier| verifier as Arc<dyn ClientCertVerifier>)
-        .map_err(|error| error.to_string())
-}
-
-fn private_key(config: &Config) -> Result<PrivateKeyDer<'static>, String> {
-    let path = &config.tls_key;
-    if config.tls_key_format != KEY_FORMAT_DER {
-        let key = PrivateKeyDer::from_pem_file(path);
-        return key.map_err(|error| format!("tls_key {path}: {error}"));
-    }
-    let bytes = std::fs::read(path).map_err(|error| format!("tls_key {path}: {error}"))?;
-    PrivateKeyDer::try_from(bytes).map_err(|error| format!("tls_key {path}: {error}"))
-}
-
 fn versions(min_version: &str) -> &'static [&'static SupportedProtocolVersion] {
     static ALL: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS12, &rustls::version::TLS13];
     if min_version == "1.3" {
@@ -189,40 +100,25 @@ fn versions(min_version: &str) -> &'static [&'static SupportedProtocolVersion] {
     }
 }
 
-fn certificates(what: &str, path: &str) -> Result<Vec<CertificateDer<'static>>, String> {
-    let failed = |error: rustls::pki_types::pem::Error| format!("{what} {path}: {error}");
-    let all: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path)
-        .map_err(failed)?
-        .collect();
-    let all = all.map_err(failed)?;
-    if all.is_empty() {
-        return Err(format!("{what} {path}: holds no certificate"));
-    }
-    Ok(all)
-}
-
 /// A `tls_key_format`, OpenSSL's SSL_FILETYPE_ASN1.
 const KEY_FORMAT_DER: u32 = 2;
 
-/// `verify`: 0 none, 1 asked for, 2 and 3 required.
 fn server_config(
     config: &Config,
     provider: &Arc<CryptoProvider>,
-    verify: u32,
+    clients: Clients,
 ) -> Result<Arc<ServerConfig>, String> {
-    let chain = certificates("tls_cert", &config.tls_cert)?;
-    let key = private_key(config)?;
-    let builder = ServerConfig::builder_with_provider(Arc::clone(provider))
-        .with_protocol_versions(versions(&config.tls_min_version))
-        .map_err(|error| error.to_string())?;
-    let builder = if verify == 0 {
-        builder.with_no_client_auth()
-    } else {
-        builder.with_client_cert_verifier(verifier(config, provider, verify == 1)?)
+    let files = Files {
+        cert: &config.tls_cert,
+        key: &config.tls_key,
+        key_format: if config.tls_key_format == KEY_FORMAT_DER {
+            KeyFormat::Der
+        } else {
+            KeyFormat::Pem
+        },
+        ca: &config.tls_ca,
     };
-    let mut made = builder
-        .with_single_cert(chain, key)
-        .map_err(|error| format!("tls_cert and tls_key: {error}"))?;
+    let mut made = files.load(provider, versions(&config.tls_min_version), clients)?;
     if !config.tls_session_cache {
         made.session_storage = Arc::new(NoServerSessionStorage {});
     }
@@ -232,12 +128,17 @@ fn server_config(
 fn load(config: &Config) -> Result<Loaded, String> {
     let provider = Arc::new(CryptoProvider {
         cipher_suites: suites(&config.tls_ciphers)?,
-        ..ring::default_provider()
+        ..ibex_tls::provider()
     });
+    let usual = match config.tls_verify {
+        0 => Clients::Unasked,
+        1 => Clients::Checked,
+        _ => Clients::Required,
+    };
     Ok(Loaded {
-        usual: server_config(config, &provider, config.tls_verify)?,
-        basic: server_config(config, &provider, 0)?,
-        mutual: server_config(config, &provider, 2)?,
+        usual: server_config(config, &provider, usual)?,
+        basic: server_config(config, &provider, Clients::Unasked)?,
+        mutual: server_config(config, &provider, Clients::Required)?,
     })
 }
 
@@ -271,7 +172,7 @@ impl Tls {
     }
 
     /// A stream over a socket that was just accepted.
-    pub(crate) fn accept(&self, socket: TcpStream, mode: Mode) -> io::Result<TlsStream> {
+    pub(crate) fn accept(&self, socket: TcpStream, mode: Mode) -> io::Result<TlsStream<TcpStream>> {
         let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
         let config = Arc::clone(match mode {
             Mode::Mutual => &loaded.mutual,
@@ -279,76 +180,6 @@ impl Tls {
             Mode::Usual | Mode::Plain => &loaded.usual,
         });
         drop(loaded);
-        let mut session = ServerConnection::new(config).map_err(io::Error::other)?;
-        session.set_buffer_limit(Some(self.write_buffer));
-        Ok(TlsStream { socket, session })
-    }
-}
-
-/// A socket and its TLS session.
-#[derive(Debug)]
-pub(crate) struct TlsStream {
-    pub(crate) socket: TcpStream,
-    session: ServerConnection,
-}
-
-impl TlsStream {
-    pub(crate) fn is_handshaking(&self) -> bool {
-        self.session.is_handshaking()
-    }
-
-    /// Plain bytes; 0 at the peer's end.
-    pub(crate) fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match self.session.reader().read(buf) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // The peer closed without saying so within TLS. Requests are delimited by themselves, so nothing was cut off unseen.
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
-                other => return other,
-            }
-            if self.session.read_tls(&mut self.socket)? == 0 {
-                return Ok(0);
-            }
-            let outcome = self.session.process_new_packets();
-            // Handshake messages, or the alert that tells the peer what was wrong.
-            let flushed = self.flush();
-            outcome.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-            match flushed {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                other => other?,
-            }
-        }
-    }
-
-    /// Takes plain bytes, unless encrypted ones wait.
-    pub(crate) fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.flush()?;
-        let taken = self.session.writer().write(buf)?;
-        if taken == 0 && !buf.is_empty() {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        match self.flush() {
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-            _ => Ok(taken),
-        }
-    }
-
-    /// Sends what is encrypted.
-    pub(crate) fn flush(&mut self) -> io::Result<()> {
-        while self.session.wants_write() {
-            self.session.write_tls(&mut self.socket)?;
-        }
-        Ok(())
-    }
-
-    /// Whether encrypted bytes wait for the socket.
-    pub(crate) fn has_pending(&self) -> bool {
-        self.session.wants_write()
-    }
-
-    /// Says goodbye, as far as the socket takes it.
-    pub(crate) fn close(&mut self) {
-        self.session.send_close_notify();
-        let _told = self.flush().is_ok();
+        TlsStream::new(socket, config, self.write_buffer)
     }
 }

@@ -1,7 +1,6 @@
 //! Everything a test of the family needs and no daemon may contain: real binaries as children ([`Daemon`]), their logs ([`log`]), scripts of bytes against a
 //! port ([`wire`]), a proxy that misbehaves on purpose ([`proxy`]), a MariaDB server for one test ([`mariadb`]), free ports ([`ports`]), a small HTTP
-//! client ([`http`]), and the clock
-//! and seeds of simulations ([`sim`]).
+//! client ([`http`]), certificates ([`tls`]), and the clock and seeds of simulations ([`sim`]).
 //!
 //! It blocks, on purpose: a test reads from top to bottom, and no runtime hides a lost wake-up of the daemon. Waiting is always for a *condition* with a
 //! deadline ([`wait::until`]); nothing here sleeps and hopes. Development only: no crate has it among its ordinary dependencies but `xtask` and the tests.
@@ -16,6 +15,7 @@ pub mod ports;
 pub mod proxy;
 pub mod sim;
 pub mod skip;
+pub mod tls;
 pub mod wait;
 pub mod wire;
 

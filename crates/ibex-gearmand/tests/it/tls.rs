@@ -2,11 +2,12 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ibex_gearman_proto::{Grab, Request, Submit};
+use ibex_testkit::tls::file;
 use ibex_testkit::{Daemon, wait};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
@@ -16,12 +17,6 @@ use rustls::{
 };
 
 use crate::packets::{Wire, is_error};
-
-fn file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/tls")
-        .join(name)
-}
 
 fn put(dir: &Path, name: &str) {
     std::fs::copy(file(&format!("{name}.pem")), dir.join("cert")).unwrap();

@@ -2,6 +2,7 @@
 
 use crate::client::Client;
 use ibex_testkit::Daemon;
+use ibex_testkit::tls::file;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -10,15 +11,9 @@ use rustls::{
 };
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-
-fn file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/tls")
-        .join(name)
-}
 
 /// A daemon with the files in `dir`, which are the first certificate's.
 fn start(dir: &Path, args: &[&str]) -> Daemon {
