@@ -8,6 +8,7 @@ use crate::dsn::Address;
 use crate::error::{Causes, Error};
 use crate::grab::{Grab, GrabbedJob, Only};
 use crate::handle::Handle;
+use crate::hooks::Hooks;
 use crate::insert::Inserted;
 use crate::job::{Job, StoredJob};
 use crate::list::{Change, Failure, FuncCount, Query, State, Status};
@@ -42,6 +43,7 @@ struct Inner {
     /// What became ready without an insert.
     stir: Arc<Stir>,
     unique_scope: UniqueScope,
+    hooks: Vec<Arc<dyn Hooks>>,
 }
 
 impl fmt::Debug for Client {
@@ -73,6 +75,7 @@ pub struct ClientBuilder {
     auto_init: Option<bool>,
     rest: Option<Duration>,
     unique_scope: UniqueScope,
+    hooks: Vec<Arc<dyn Hooks>>,
 }
 
 impl fmt::Debug for ClientBuilder {
@@ -130,6 +133,13 @@ impl ClientBuilder {
     #[must_use]
     pub fn unique_scope(mut self, scope: UniqueScope) -> Self {
         self.unique_scope = scope;
+        self
+    }
+
+    /// Called around every insert of this client and every run of its workers; several are called in order.
+    #[must_use]
+    pub fn hook(mut self, hook: impl Hooks + 'static) -> Self {
+        self.hooks.push(Arc::new(hook));
         self
     }
 
@@ -220,6 +230,7 @@ impl ClientBuilder {
                 inserted: Notify::new(),
                 stir,
                 unique_scope: self.unique_scope,
+                hooks: self.hooks,
             }),
         })
     }
@@ -327,8 +338,27 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Invalid`] and [`Error::TooLarge`] for the job, [`Error::NoDatabase`] with a cause each.
-    pub async fn insert(&self, job: Job) -> Result<Inserted, Error> {
+    pub async fn insert(&self, mut job: Job) -> Result<Inserted, Error> {
+        self.hooked(std::slice::from_mut(&mut job))?;
         job.check()?;
+        self.insert_checked(job).await
+    }
+
+    /// Lets the hooks see and change what is about to be inserted.
+    fn hooked(&self, jobs: &mut [Job]) -> Result<(), Error> {
+        for hook in &self.inner.hooks {
+            for job in &mut *jobs {
+                hook.before_insert(job)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn hooks(&self) -> &[Arc<dyn Hooks>] {
+        &self.inner.hooks
+    }
+
+    async fn insert_checked(&self, job: Job) -> Result<Inserted, Error> {
         let outcome = if let Some(home) = self.home(&job)? {
             home.judge(home.insert(&job).await)
         } else if self.is_keyed_widely(&job) {
@@ -450,7 +480,8 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::insert`], and [`Error::Duplicate`].
-    pub async fn insert_all(&self, jobs: Vec<Job>) -> Result<Vec<Handle>, Error> {
+    pub async fn insert_all(&self, mut jobs: Vec<Job>) -> Result<Vec<Handle>, Error> {
+        self.hooked(&mut jobs)?;
         let jobs = Arc::new(jobs);
         let outcome = match self.home_of_all(&jobs)? {
             Some(home) => home.judge(home.insert_all(&jobs).await),
@@ -472,7 +503,8 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::insert`]; then none was written.
-    pub async fn insert_each(&self, jobs: Vec<Job>) -> Result<Vec<Inserted>, Error> {
+    pub async fn insert_each(&self, mut jobs: Vec<Job>) -> Result<Vec<Inserted>, Error> {
+        self.hooked(&mut jobs)?;
         let is_linked = jobs.iter().any(|job| {
             job.options
                 .as_ref()
@@ -482,7 +514,8 @@ impl Client {
             // Each key has its own database then; jobs before a failure stay.
             let mut all = Vec::with_capacity(jobs.len());
             for job in jobs {
-                all.push(self.insert(job).await?);
+                job.check()?;
+                all.push(self.insert_checked(job).await?);
             }
             return Ok(all);
         }
@@ -517,7 +550,11 @@ impl Client {
     /// As [`Database::insert_tx`].
     pub async fn insert_tx(&self, tx: &mut Tx, job: &Job) -> Result<Inserted, Error> {
         match self.inner.databases.first() {
-            Some(database) => database.insert_tx(tx, job).await,
+            Some(database) => {
+                let mut job = job.clone();
+                self.hooked(std::slice::from_mut(&mut job))?;
+                database.insert_tx(tx, &job).await
+            }
             None => Err(Error::NoDatabase(Causes(Vec::new()))),
         }
     }

@@ -86,6 +86,10 @@ pub struct GrabbedJob {
     pub attempt: u32,
     /// Runs it may have, if it says so itself.
     pub max_attempts: Option<u32>,
+    /// What it carries for its worker beside the argument.
+    pub meta: Option<Bytes>,
+    /// The trace context it carries.
+    pub trace: Option<String>,
     /// It has a row beside its classic one: limits, parents, a batch, a time to live.
     pub(crate) is_wide: bool,
     /// Where it lives.
@@ -307,6 +311,8 @@ impl Database {
             lease,
             attempt: seen.failures.saturating_add(1),
             max_attempts: seen.max_attempts,
+            meta: seen.meta,
+            trace: seen.trace,
             is_wide: seen.is_wide,
             job,
             database: self.clone(),
@@ -361,7 +367,7 @@ impl Database {
             failures: failures.max(recorded),
             is_wide: wide.is_some(),
             max_attempts: wide.and_then(|wide| wide.max_attempts),
-            is_expired: false,
+            ..Seen::default()
         };
         self.grabbed(row, row.get(7)?, seen).await
     }
@@ -474,8 +480,10 @@ async fn lease_all(
 }
 
 /// What the tables know of a job beside its row.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 struct Seen {
+    meta: Option<Bytes>,
+    trace: Option<String>,
     failures: u32,
     is_wide: bool,
     max_attempts: Option<u32>,
@@ -484,9 +492,43 @@ struct Seen {
 
 impl Seen {
     /// Nobody started it in its time.
-    fn is_late(self) -> bool {
+    fn is_late(&self) -> bool {
         self.is_expired && self.failures == 0
     }
+}
+
+/// What jobs carry beside their arguments; plain jobs carry nothing.
+async fn notes(
+    work: &mut Work<'_>,
+    all_seen: &mut std::collections::BTreeMap<u64, Seen>,
+) -> Result<(), Error> {
+    let wide: Vec<u64> = all_seen
+        .iter()
+        .filter(|(_, seen)| seen.is_wide)
+        .map(|(jobid, _)| *jobid)
+        .collect();
+    if wide.is_empty() {
+        return Ok(());
+    }
+    let (list, ids) = id_list(&wide);
+    let rows = work
+        .query(
+            &format!("SELECT jobid, notekey, value FROM {{p}}note WHERE jobid IN ({list}) AND notekey IN ('sz.meta', 'sz.trace')"),
+            ids,
+        )
+        .await?;
+    for row in &rows {
+        let Some(seen) = all_seen.get_mut(&row.get::<u64>(0)?) else {
+            continue;
+        };
+        let value: Option<Bytes> = row.get(2)?;
+        if row.get::<String>(1)? == "sz.meta" {
+            seen.meta = value;
+        } else {
+            seen.trace = value.and_then(|text| String::from_utf8(text.to_vec()).ok());
+        }
+    }
+    Ok(())
 }
 
 /// Jobs whose time to live is over are removed instead of handed out.
@@ -537,6 +579,7 @@ async fn rows_of(
         seen.max_attempts = seen.max_attempts.or(row.get(3)?);
         seen.is_expired |= row.get::<u32>(4)? != 0;
     }
+    notes(work, &mut all_seen).await?;
     let places: std::collections::BTreeMap<u64, usize> = candidates
         .iter()
         .enumerate()
@@ -548,7 +591,7 @@ async fn rows_of(
             let seen = row
                 .get(0)
                 .ok()
-                .and_then(|id: u64| all_seen.get(&id).copied())
+                .and_then(|id: u64| all_seen.remove(&id))
                 .unwrap_or_default();
             (row, seen)
         })

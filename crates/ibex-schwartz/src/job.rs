@@ -168,6 +168,20 @@ impl Job {
         self
     }
 
+    /// Carries at most 65,536 bytes for the worker beside the argument, in the classic table `note` under `sz.meta`.
+    #[must_use]
+    pub fn meta(mut self, meta: impl Into<Bytes>) -> Self {
+        self.options().meta = Some(meta.into());
+        self
+    }
+
+    /// Carries a trace context (W3C `traceparent`), in the classic table `note` under `sz.trace`.
+    #[must_use]
+    pub fn trace(mut self, traceparent: impl Into<String>) -> Self {
+        self.options().trace = Some(traceparent.into());
+        self
+    }
+
     /// The function.
     #[must_use]
     pub fn funcname(&self) -> &str {

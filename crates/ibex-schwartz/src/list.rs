@@ -83,6 +83,8 @@ pub struct Status {
     pub exit_status: Option<u16>,
     /// Failed runs, oldest first; their texts in full where our own tables are.
     pub failures: Vec<Failure>,
+    /// Failed runs before the job was brought back by hand: epoch seconds and texts, oldest first. They count no more.
+    pub past: Vec<(u64, String)>,
     /// What is kept of a job that failed for good or was cancelled.
     pub ended: Option<Ended>,
     /// What a complete left, while it is kept.
@@ -212,13 +214,7 @@ impl Database {
             .await?;
         let mut failures = self.failures_of(jobid).await?;
         let texts = self.texts(jobid).await?;
-        // The newest errors belong to the newest texts; older ones may have been cleaned, or be of a Perl worker.
-        for (failure, (_, time, message)) in failures.iter_mut().rev().zip(texts.into_iter().rev())
-        {
-            if failure.time == time && message.starts_with(failure.message.trim_end()) {
-                failure.message = message;
-            }
-        }
+        with_texts(&mut failures, texts);
         let exit_status = exit
             .first()
             .map(|row| row.get::<Option<u16>>(0))
@@ -227,6 +223,7 @@ impl Database {
         Ok(Status {
             exit_status,
             failures,
+            past: self.past(jobid).await?,
             ended: self.ended(jobid).await?,
             wide: if pending.is_some() {
                 self.wide_status(jobid).await?
@@ -474,7 +471,17 @@ impl Database {
     }
 }
 
-fn failure(row: &ibex_sql::Row) -> Result<Failure, Error> {
+/// Gives failures their full texts.
+pub(crate) fn with_texts(failures: &mut [Failure], texts: Vec<(u32, u64, String)>) {
+    // The newest errors belong to the newest texts; older ones may have been cleaned, or be of a Perl worker.
+    for (failure, (_, time, message)) in failures.iter_mut().rev().zip(texts.into_iter().rev()) {
+        if failure.time == time && message.starts_with(failure.message.trim_end()) {
+            failure.message = message;
+        }
+    }
+}
+
+pub(crate) fn failure(row: &ibex_sql::Row) -> Result<Failure, Error> {
     Ok(Failure {
         time: row.get(0)?,
         jobid: row.get(1)?,

@@ -6,6 +6,7 @@
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::job::{limits, name_is_short};
+use bytes::Bytes;
 use md5::{Digest, Md5};
 use std::fmt::Write;
 
@@ -13,6 +14,8 @@ use std::fmt::Write;
 pub(crate) const PARENTS_MAX: usize = 1000;
 /// Longest window, time to live or rate period: a year.
 const SECONDS_MAX: u64 = 366 * 86_400;
+/// Bytes of what a job carries beside its argument.
+const NOTE_BYTES_MAX: usize = 65_536;
 /// Jobs at once, or per period, of one key.
 const COUNT_MAX: u32 = 1_000_000;
 
@@ -206,6 +209,8 @@ pub(crate) struct Options {
     pub(crate) batch: Option<Handle>,
     pub(crate) expires_in: Option<u64>,
     pub(crate) max_attempts: Option<u32>,
+    pub(crate) meta: Option<Bytes>,
+    pub(crate) trace: Option<String>,
 }
 
 impl Options {
@@ -220,6 +225,12 @@ impl Options {
             || self.batch.is_some()
             || self.expires_in.is_some()
             || self.max_attempts.is_some()
+            || self.has_notes()
+    }
+
+    /// Whether it carries something beside its argument.
+    pub(crate) fn has_notes(&self) -> bool {
+        self.meta.is_some() || self.trace.is_some()
     }
 
     /// The handles it names: all must be of the database it goes to.
@@ -275,6 +286,14 @@ impl Options {
         }
         if !self.expires_in.is_none_or(seconds) {
             return refuse("a job expires after 1 second to a year");
+        }
+        if self
+            .meta
+            .as_ref()
+            .is_some_and(|meta| meta.len() > NOTE_BYTES_MAX)
+            || self.trace.as_ref().is_some_and(|trace| trace.len() > 1024)
+        {
+            return refuse("meta has at most 65536 bytes, a trace context 1024");
         }
         if self.max_attempts == Some(0) {
             return refuse("a job has at least one attempt");

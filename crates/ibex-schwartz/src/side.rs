@@ -7,6 +7,8 @@ use crate::database::{Database, Work};
 use crate::error::Error;
 use crate::finish::Fence;
 use crate::handle::Handle;
+use crate::list;
+use crate::relay;
 use crate::settings::{self, Retain};
 use crate::wide::{self, Effects};
 use bytes::Bytes;
@@ -19,7 +21,7 @@ const TEXT_CHARS_MAX: usize = 65_536;
 /// Rows of one cleaning statement, at most.
 const CLEAN_ROWS_MAX: u32 = 1000;
 
-const SQLITE: [&str; 14] = [
+const SQLITE: [&str; 15] = [
     "CREATE TABLE IF NOT EXISTS {p}sz_attempt (jobid INTEGER NOT NULL, attempt INTEGER NOT NULL, ended_at INTEGER NOT NULL, message TEXT NOT NULL, \
      PRIMARY KEY (jobid, attempt)) STRICT, WITHOUT ROWID",
     "CREATE INDEX IF NOT EXISTS {p}sz_attempt_ended ON {p}sz_attempt (ended_at)",
@@ -37,9 +39,10 @@ const SQLITE: [&str; 14] = [
     "CREATE TABLE IF NOT EXISTS {p}sz_parked (funcid INTEGER NOT NULL, jobid INTEGER NOT NULL, run_after INTEGER NOT NULL, PRIMARY KEY (funcid, jobid)) STRICT, WITHOUT ROWID",
     "CREATE INDEX IF NOT EXISTS {p}sz_parked_job ON {p}sz_parked (jobid)",
     "CREATE TABLE IF NOT EXISTS {p}sz_result (jobid INTEGER PRIMARY KEY NOT NULL, result BLOB NOT NULL, delete_after INTEGER NOT NULL) STRICT",
+    "CREATE TABLE IF NOT EXISTS {p}sz_past (jobid INTEGER NOT NULL, n INTEGER NOT NULL, ended_at INTEGER NOT NULL, message TEXT NOT NULL, PRIMARY KEY (jobid, n)) STRICT, WITHOUT ROWID",
 ];
 
-const MYSQL: [&str; 8] = [
+const MYSQL: [&str; 9] = [
     "CREATE TABLE IF NOT EXISTS {p}sz_attempt (jobid BIGINT UNSIGNED NOT NULL, attempt INT UNSIGNED NOT NULL, ended_at BIGINT UNSIGNED NOT NULL, \
      message MEDIUMTEXT CHARACTER SET utf8mb4 NOT NULL, PRIMARY KEY (jobid, attempt), INDEX (ended_at)) ENGINE=InnoDB",
     "CREATE TABLE IF NOT EXISTS {p}sz_done (jobid BIGINT UNSIGNED NOT NULL PRIMARY KEY, funcid INT UNSIGNED NOT NULL, state VARCHAR(12) NOT NULL, arg MEDIUMBLOB, \
@@ -56,6 +59,8 @@ const MYSQL: [&str; 8] = [
      PRIMARY KEY (funcid, jobid), INDEX (jobid)) ENGINE=InnoDB",
     "CREATE TABLE IF NOT EXISTS {p}sz_result (jobid BIGINT UNSIGNED NOT NULL PRIMARY KEY, result MEDIUMBLOB NOT NULL, delete_after BIGINT UNSIGNED NOT NULL, \
      INDEX (delete_after)) ENGINE=InnoDB",
+    "CREATE TABLE IF NOT EXISTS {p}sz_past (jobid BIGINT UNSIGNED NOT NULL, n INT UNSIGNED NOT NULL, ended_at BIGINT UNSIGNED NOT NULL, \
+     message MEDIUMTEXT CHARACTER SET utf8mb4 NOT NULL, PRIMARY KEY (jobid, n)) ENGINE=InnoDB",
 ];
 
 /// A job that ended without success and is kept.
@@ -75,11 +80,11 @@ pub struct Ended {
 
 /// Makes the tables; `false` when the database does not allow it.
 pub(crate) async fn create(db: &Db, prefix: &str) -> Result<bool, Error> {
-    let (own, wide, settings): (&[&str], &[&str], &str) = match db.engine() {
-        Engine::Sqlite => (&SQLITE, &wide::SQLITE, settings::SQLITE),
-        Engine::MySql => (&MYSQL, &wide::MYSQL, settings::MYSQL),
+    let lists: [&[&str]; 4] = match db.engine() {
+        Engine::Sqlite => [&SQLITE, &wide::SQLITE, &[settings::SQLITE], &relay::SQLITE],
+        Engine::MySql => [&MYSQL, &wide::MYSQL, &[settings::MYSQL], &relay::MYSQL],
     };
-    for statement in own.iter().chain(wide).chain([&settings]) {
+    for statement in lists.into_iter().flatten() {
         match db
             .execute(statement.replace("{p}", prefix), params![])
             .await
@@ -179,6 +184,7 @@ async fn revive(work: &mut Work<'_>, jobid: u64, effects: &mut Effects) -> Resul
         Err(Error::Sql(error)) if error.is_unique_violation() => return Err(Error::Duplicate),
         Err(error) => return Err(error),
     }
+    bygone(work, jobid).await?;
     // Its failures would count against its new life.
     for table in ["sz_done", "sz_attempt", "sz_result", "error", "exitstatus"] {
         work.execute(
@@ -188,6 +194,60 @@ async fn revive(work: &mut Work<'_>, jobid: u64, effects: &mut Effects) -> Resul
         .await?;
     }
     wide::revived(work, jobid, effects).await
+}
+
+/// Moves a job's failures to its past: they are shown, and count no more.
+async fn bygone(work: &mut Work<'_>, jobid: u64) -> Result<(), Error> {
+    let row = work
+        .query_one(
+            "SELECT COALESCE(MAX(n), 0) FROM {p}sz_past WHERE jobid = ?",
+            params![jobid],
+        )
+        .await?;
+    let mut n: u64 = row.map_or(Ok(0), |row| row.get(0))?;
+    let mut failures = Vec::new();
+    for row in work
+        .query("SELECT error_time, jobid, message, funcid FROM {p}error WHERE jobid = ? ORDER BY error_time", params![jobid])
+        .await?
+    {
+        failures.push(list::failure(&row)?);
+    }
+    let mut texts = Vec::new();
+    for row in work
+        .query(
+            "SELECT attempt, ended_at, message FROM {p}sz_attempt WHERE jobid = ? ORDER BY attempt",
+            params![jobid],
+        )
+        .await?
+    {
+        texts.push((row.get(0)?, row.get(1)?, row.get(2)?));
+    }
+    // Errors are cleaned after a week; then the texts are all there is.
+    let mut past: Vec<(u64, String)> = if failures.len() >= texts.len() {
+        list::with_texts(&mut failures, texts);
+        failures
+            .into_iter()
+            .map(|failure| (failure.time, failure.message))
+            .collect()
+    } else {
+        texts
+            .into_iter()
+            .map(|(_, time, message): (u32, u64, String)| (time, message))
+            .collect()
+    };
+    let sets = past
+        .drain(..)
+        .map(|(time, message)| {
+            n += 1;
+            params![jobid, n, time, message]
+        })
+        .collect();
+    work.execute_each(
+        "INSERT INTO {p}sz_past (jobid, n, ended_at, message) VALUES (?, ?, ?, ?)",
+        sets,
+    )
+    .await?;
+    Ok(())
 }
 
 /// Keeps what a job resulted in for `keep` seconds.
@@ -295,6 +355,22 @@ impl Database {
         Ok(rows.first().map(|row| row.get(0)).transpose()?)
     }
 
+    /// Failed runs before the job was brought back by hand, oldest first.
+    pub(crate) async fn past(&self, jobid: u64) -> Result<Vec<(u64, String)>, Error> {
+        if !self.has_side() {
+            return Ok(Vec::new());
+        }
+        let rows = self
+            .query(
+                "SELECT ended_at, message FROM {p}sz_past WHERE jobid = ? ORDER BY n",
+                params![jobid],
+            )
+            .await?;
+        rows.iter()
+            .map(|row| Ok((row.get(0)?, row.get(1)?)))
+            .collect()
+    }
+
     /// Full texts of failed runs by number.
     pub(crate) async fn texts(&self, jobid: u64) -> Result<Vec<(u32, u64, String)>, Error> {
         if !self.has_side() {
@@ -326,6 +402,16 @@ impl Database {
                 "DELETE FROM {p}sz_result WHERE delete_after < :now AND NOT EXISTS (SELECT 1 FROM {p}sz_edge e WHERE e.parent = {p}sz_result.jobid) LIMIT ?",
             ),
         };
+        let past = match self.engine() {
+            Engine::Sqlite => {
+                "DELETE FROM {p}sz_past WHERE (jobid, n) IN (SELECT jobid, n FROM {p}sz_past t WHERE ended_at < :now - ? \
+                 AND NOT EXISTS (SELECT 1 FROM {p}job j WHERE j.jobid = t.jobid) AND NOT EXISTS (SELECT 1 FROM {p}sz_done d WHERE d.jobid = t.jobid) LIMIT ?)"
+            }
+            Engine::MySql => {
+                "DELETE FROM {p}sz_past WHERE ended_at < :now - ? AND NOT EXISTS (SELECT 1 FROM {p}job j WHERE j.jobid = {p}sz_past.jobid) \
+                 AND NOT EXISTS (SELECT 1 FROM {p}sz_done d WHERE d.jobid = {p}sz_past.jobid) LIMIT ?"
+            }
+        };
         let first = self
             .execute(done, params![CLEAN_ROWS_MAX])
             .await?
@@ -336,6 +422,11 @@ impl Database {
                 .rows_affected;
         Ok(first
             + self.clean_wide(CLEAN_ROWS_MAX).await?
+            + self.clean_relay(CLEAN_ROWS_MAX).await?
+            + self
+                .execute(past, params![RETAIN_TEXTS_SECONDS, CLEAN_ROWS_MAX])
+                .await?
+                .rows_affected
             + self
                 .execute(texts, params![RETAIN_TEXTS_SECONDS, CLEAN_ROWS_MAX])
                 .await?

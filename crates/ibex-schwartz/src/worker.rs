@@ -146,6 +146,18 @@ impl JobContext {
         self.grabbed.job.uniqkey.as_deref()
     }
 
+    /// What the job carries for its worker beside the argument, see [`crate::Job::meta`].
+    #[must_use]
+    pub fn meta(&self) -> Option<&Bytes> {
+        self.grabbed.meta.as_ref()
+    }
+
+    /// The trace context the job carries (W3C `traceparent`).
+    #[must_use]
+    pub fn trace(&self) -> Option<&str> {
+        self.grabbed.trace.as_deref()
+    }
+
     /// Its coalescing value.
     #[must_use]
     pub fn coalesce(&self) -> Option<&str> {
@@ -301,6 +313,11 @@ impl Worker {
     pub fn poll(mut self, every: Duration) -> Self {
         self.poll = every;
         self
+    }
+
+    /// The names of its functions.
+    pub fn functions(&self) -> impl Iterator<Item = &str> {
+        self.functions.keys().map(String::as_str)
     }
 
     /// Works one job, if there is one.
@@ -477,10 +494,32 @@ impl Worker {
             lost: CancellationToken::new(),
             grabbed: grabbed.clone(),
         };
+        for hook in self.client.hooks() {
+            hook.before_work(&context);
+        }
         let outcome = attend(&function, &context).await;
+        for hook in self.client.hooks() {
+            hook.after_work(&context, &outcome);
+        }
         let mut ours = grabbed;
         ours.lease = context.lease.load(Ordering::SeqCst);
+        let failure = match &outcome {
+            Outcome::Fail { message, .. } | Outcome::Permanent { message, .. } => {
+                Some(message.clone())
+            }
+            Outcome::Complete
+            | Outcome::CompleteWith(_)
+            | Outcome::Decline(_)
+            | Outcome::Replace(_) => None,
+        };
         match ours.finish(ending(outcome, &function.options)).await {
+            Ok(crate::Finished::Over) => {
+                if let Some(message) = failure {
+                    for hook in self.client.hooks() {
+                        hook.on_dead(&context, &message);
+                    }
+                }
+            }
             Ok(_) => {}
             Err(Error::LeaseLost(_) | Error::NotFound(_)) => {
                 tracing::warn!(job = %ours.handle, func = %ours.job.funcname, "lease was lost, the outcome counts for nothing");

@@ -47,6 +47,11 @@ pub(crate) async fn ended(
             continue;
         }
         if end == End::Completed {
+            work.execute(
+                "DELETE FROM {p}note WHERE jobid = ? AND notekey IN ('sz.meta', 'sz.trace')",
+                params![jobid],
+            )
+            .await?;
             work.execute("DELETE FROM {p}sz_jobx WHERE jobid = ?", params![jobid])
                 .await?;
         } else {

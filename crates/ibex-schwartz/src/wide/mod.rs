@@ -261,6 +261,11 @@ impl Database {
         };
         let statements = [
             chunk(
+                "note",
+                "rowid",
+                "notekey IN ('sz.meta', 'sz.trace') AND NOT EXISTS (SELECT 1 FROM {p}sz_jobx x WHERE x.jobid = {p}note.jobid)",
+            ),
+            chunk(
                 "sz_jobx",
                 "jobid",
                 "parked = 2 AND NOT EXISTS (SELECT 1 FROM {p}sz_done d WHERE d.jobid = {p}sz_jobx.jobid)",

@@ -96,6 +96,19 @@ pub(crate) async fn place(
     }
     if options.has_row() {
         note(work, jobid, funcid, when, options).await?;
+        let notes = [
+            ("sz.meta", options.meta.clone()),
+            ("sz.trace", options.trace.clone().map(Bytes::from)),
+        ];
+        for (key, value) in notes {
+            if let Some(value) = value {
+                work.execute(
+                    "INSERT INTO {p}note (jobid, notekey, value) VALUES (?, ?, ?)",
+                    params![jobid, key, value],
+                )
+                .await?;
+            }
+        }
         if let Some(concurrency) = &options.concurrency {
             admit::set_concurrency(work, concurrency).await?;
         }

@@ -10,6 +10,7 @@
     reason = "helpers of tests"
 )]
 
+mod carried;
 mod faults;
 mod fuzzed;
 mod original;

@@ -71,6 +71,7 @@ async fn suite(client: &Client) {
     cleaning(client).await;
     crate::wide::suite(client).await;
     crate::settings::suite(client).await;
+    crate::carried::suite(client).await;
 }
 
 pub(crate) fn new(inserted: Inserted) -> ibex_schwartz::Handle {

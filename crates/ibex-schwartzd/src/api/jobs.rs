@@ -44,8 +44,9 @@ pub(super) fn job_in(value: Value, arg_bytes_max: usize) -> Result<Job, Refusal>
     {
         return Err(Refusal::bad_request(format!("{field} is not supported")));
     }
-    let job =
-        JobIn::deserialize(&value).map_err(|error| Refusal::bad_request(error.to_string()))?;
+    let asked = super::wide::asked(&value)?;
+    let job: JobIn =
+        serde_json::from_value(value).map_err(|error| Refusal::bad_request(error.to_string()))?;
     let arg = argument(&job)?;
     if arg.len() > arg_bytes_max {
         return Err(Refusal::new(
@@ -74,7 +75,9 @@ pub(super) fn job_in(value: Value, arg_bytes_max: usize) -> Result<Job, Refusal>
             ));
         }
     };
-    new = super::wide::options_in(new, &value)?;
+    if let Some(asked) = asked {
+        new = super::wide::options_in(new, asked)?;
+    }
     new.check()?;
     Ok(new)
 }
@@ -339,6 +342,13 @@ impl App {
         );
         out.insert("exit_status".to_owned(), status.exit_status.into());
         out.insert("failures".to_owned(), failures.into());
+        if !status.past.is_empty() {
+            let past = status.past.iter();
+            let past: Vec<Value> = past
+                .map(|(time, message)| json!({ "time": time, "message": message }))
+                .collect();
+            out.insert("past".to_owned(), past.into());
+        }
         if let Some(result) = &status.result {
             out.insert("result".to_owned(), result_out(result));
         }

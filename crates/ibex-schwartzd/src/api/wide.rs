@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
 /// Fields that make a job more than a classic row.
-const FIELDS: [&str; 8] = [
+const FIELDS: [&str; 10] = [
     "concurrency",
     "rate",
     "unique",
@@ -25,12 +25,15 @@ const FIELDS: [&str; 8] = [
     "expires_in",
     "max_attempts",
     "coalesce_merge",
+    "meta",
+    "trace",
 ];
 /// Batches of one page.
 const BATCHES_MAX: u32 = 100;
 
+/// What a job asks for, as it was written.
 #[derive(Debug, Deserialize)]
-struct OptionsIn {
+pub(super) struct OptionsIn {
     concurrency: Option<ConcurrencyIn>,
     rate: Option<RateIn>,
     unique: Option<UniqueIn>,
@@ -39,6 +42,8 @@ struct OptionsIn {
     expires_in: Option<u64>,
     max_attempts: Option<u32>,
     coalesce_merge: Option<String>,
+    meta: Option<Value>,
+    trace: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -89,14 +94,19 @@ fn word<T: Copy>(field: &str, word: &str, words: &[(&str, T)]) -> Result<T, Refu
     })
 }
 
-/// Adds what a job asks for beyond its classic columns; nothing is read of a job that asks for nothing.
-pub(super) fn options_in(mut job: Job, value: &Value) -> Result<Job, Refusal> {
+/// Reads what a job asks for beyond its classic columns; nothing is read of a job that asks for nothing.
+pub(super) fn asked(value: &Value) -> Result<Option<OptionsIn>, Refusal> {
     let asks = |field: &str| value.get(field).is_some_and(|field| !field.is_null());
     if !FIELDS.iter().any(|field| asks(field)) {
-        return Ok(job);
+        return Ok(None);
     }
-    let options =
-        OptionsIn::deserialize(value).map_err(|error| Refusal::bad_request(error.to_string()))?;
+    OptionsIn::deserialize(value)
+        .map(Some)
+        .map_err(|error| Refusal::bad_request(error.to_string()))
+}
+
+/// Adds it to the job.
+pub(super) fn options_in(mut job: Job, options: OptionsIn) -> Result<Job, Refusal> {
     if let Some(asked) = options.concurrency {
         let mut concurrency = Concurrency::new(asked.key, asked.limit);
         if let Some(on_fail) = &asked.on_fail {
@@ -137,6 +147,12 @@ pub(super) fn options_in(mut job: Job, value: &Value) -> Result<Job, Refusal> {
     }
     if let Some(seconds) = options.expires_in {
         job = job.expires_in(seconds);
+    }
+    if let Some(meta) = options.meta {
+        job = job.meta(meta.to_string());
+    }
+    if let Some(trace) = options.trace {
+        job = job.trace(trace);
     }
     if let Some(runs) = options.max_attempts {
         job = job.max_attempts(runs);
@@ -320,6 +336,7 @@ mod tests {
             json!({"unique": {"by": "func"}}),
             json!({"depends_on": ["#0", {"job": "#1", "on_death": "run"}]}),
             json!({"expires_in": 60, "max_attempts": 1}),
+            json!({"meta": {"tenant": 7}, "trace": "00-1-2-01"}),
             json!({"coalesce": "c", "coalesce_merge": "append"}),
             json!({"rate": null, "batch": null}),
         ] {
@@ -340,6 +357,8 @@ mod tests {
             json!({"batch": "x"}),
             json!({"expires_in": 0}),
             json!({"max_attempts": 0}),
+            json!({"trace": "x".repeat(1025)}),
+            json!({"meta": "x".repeat(65_536)}),
             json!({"coalesce_merge": "append"}),
             json!({"coalesce": "c", "coalesce_merge": "first"}),
         ] {

@@ -148,6 +148,12 @@ impl App {
                 .unwrap_or_else(|| self.config.load().max_attempts)
                 .into(),
         );
+        if let Some(meta) = &job.meta {
+            out.insert("meta".to_owned(), super::jobs::result_out(meta));
+        }
+        if let Some(trace) = &job.trace {
+            out.insert("trace".to_owned(), trace.clone().into());
+        }
         out.insert("lease".to_owned(), token.encode().into());
         out.insert("lease_expires".to_owned(), job.lease.into());
         Value::Object(out)

@@ -60,6 +60,24 @@ fn windows_merging_and_times_to_live_reach_the_engine() {
     let first = case.insert(&job);
     let (status, answer) = case.call("POST", "/v1/jobs", &job);
     assert_eq!((status, &answer["handle"]), (200, &json!(first)));
+    let carries = json!({"func": "C", "meta": {"tenant": 7}, "trace": "00-1-2-01"});
+    let handle = case.insert(&carries);
+    let carried = &case.fetch("C", 60_000)[0];
+    assert_eq!(
+        (&carried["meta"], &carried["trace"]),
+        (&json!({"tenant": 7}), &json!("00-1-2-01"))
+    );
+    case.finish(
+        carried,
+        "fail",
+        json!({"permanent": true, "message": "once"}),
+    );
+    case.ok("POST", &format!("/v1/jobs/{handle}/retry"), &Value::Null);
+    let again = case.ok("GET", &format!("/v1/jobs/{handle}"), &Value::Null);
+    assert_eq!(
+        (&again["past"][0]["message"], &again["failures"]),
+        (&json!("once"), &json!([]))
+    );
     let merged =
         |arg: Value| json!({"func": "M", "args": arg, "coalesce": "c", "coalesce_merge": "append"});
     case.insert(&merged(json!([1])));
