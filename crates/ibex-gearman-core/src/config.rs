@@ -100,6 +100,10 @@ pub struct Config {
     pub jobs_max: usize,
     /// Bytes of workload there may be; 0 is no bound. Beyond it: QUEUE_ERROR.
     pub workload_bytes_max: u64,
+    /// How long results of background jobs are kept; `None` not at all.
+    pub result_ttl: Option<Duration>,
+    /// Bytes of kept results, with 256 for each; those that would be forgotten next go first.
+    pub results_bytes_max: usize,
     /// A function without workers, jobs, bounds and pause is forgotten after that long; `None` never.
     pub function_ttl: Option<Duration>,
     /// Dead jobs that are kept; the oldest goes first.
@@ -113,6 +117,8 @@ impl Default for Config {
             first_job: 1,
             durable: false,
             has_store: false,
+            result_ttl: None,
+            results_bytes_max: 64 << 20,
             function_ttl: None,
             retries_max: None,
             retry: BTreeMap::new(),

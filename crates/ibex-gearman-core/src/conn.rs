@@ -62,6 +62,8 @@ pub(crate) struct Conn {
     pub(crate) wants_no_workers_error: bool,
     pub(crate) wants_cancel: bool,
     pub(crate) wants_wait: bool,
+    pub(crate) wants_headers: bool,
+    pub(crate) wants_results: bool,
     /// Option `push`: jobs it may hold, and the form of assignment.
     pub(crate) push: Option<(u32, Grab)>,
 }
@@ -83,6 +85,8 @@ impl Conn {
             wants_no_workers_error: false,
             wants_cancel: false,
             wants_wait: false,
+            wants_headers: false,
+            wants_results: false,
             push: None,
         }
     }

@@ -243,6 +243,7 @@ impl JobServer {
         job.state = State::Running(conn);
         job.since_us = now_us;
         let (id, function) = (job.id, job.function);
+        let own_timeout = job.headers().and_then(|headers| headers.timeout);
         let f = self.functions[function.0 as usize]
             .as_mut()
             .expect("a job's function exists");
@@ -252,43 +253,50 @@ impl JobServer {
         }
         if let Some(c) = self.conns.get_mut(&conn) {
             c.holding.insert(id);
-            if let Some(timeout) = c
-                .abilities
-                .iter()
-                .find(|a| a.function == function)
-                .and_then(|a| a.timeout)
-            {
+            let of_function = c.abilities.iter().find(|a| a.function == function);
+            let timeout = own_timeout.or_else(|| of_function.and_then(|a| a.timeout));
+            if let Some(timeout) = timeout {
                 self.timers.insert(Timer::Job(id), now + timeout);
             }
         }
-        let reply = self.assignment(index, form);
+        let wants_headers = self.conns.get(&conn).is_some_and(|c| c.wants_headers);
+        let reply = self.assignment(index, form, wants_headers);
         self.reply(conn, reply);
     }
 
-    fn assignment(&self, index: u32, form: Grab) -> Reply {
+    fn assignment(&self, index: u32, form: Grab, wants_headers: bool) -> Reply {
         let job = self.jobs.get(index);
         let (handle, function) = (
             self.handles.text(job.id),
             self.function(job.function).name.clone(),
         );
-        let (unique, workload) = (job.unique.clone(), job.workload.clone());
-        match (form, &job.reducer) {
+        let (unique, mut workload) = (job.unique.clone(), job.workload.clone());
+        let reducer = job.extra.as_ref().map(|extra| &extra.reducer);
+        let reducer = reducer.filter(|reducer| !reducer.is_empty());
+        match (form, reducer) {
             (Grab::Plain, _) => Reply::JobAssign {
                 handle,
                 function,
                 workload,
             },
-            (Grab::Unique, _) | (Grab::All, None) => Reply::JobAssignUnique {
-                handle,
-                function,
-                unique,
-                workload,
-            },
+            (Grab::Unique, _) | (Grab::All, None) => {
+                if wants_headers {
+                    // One more argument before the data.
+                    let headers = job.headers().map_or(&b""[..], |headers| &headers.text);
+                    workload = [headers, b"\0", &workload].concat().into();
+                }
+                Reply::JobAssignUnique {
+                    handle,
+                    function,
+                    unique,
+                    workload,
+                }
+            }
             (Grab::All, Some(reducer)) => Reply::JobAssignAll {
                 handle,
                 function,
                 unique,
-                reducer: Box::as_ref(reducer).clone(),
+                reducer: reducer.clone(),
                 workload,
             },
         }

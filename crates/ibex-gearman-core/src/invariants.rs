@@ -28,6 +28,7 @@ impl JobServer {
         self.check_jobs();
         self.check_queues();
         self.schedules.check_invariants();
+        self.results.check_invariants();
         self.check_conns();
         self.check_wakeups(now);
     }

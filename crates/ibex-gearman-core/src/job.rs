@@ -5,6 +5,7 @@ use ibex_gearman_proto::Priority;
 
 use crate::arena::NIL;
 use crate::function::FunctionId;
+use crate::headers::Headers;
 
 /// A connection, numbered by the shell. Never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,6 +32,8 @@ pub struct StoredJob {
     pub attempts: u32,
     /// Reducer's name; empty when there is none.
     pub reducer: Bytes,
+    /// Headers as they came; empty when there are none.
+    pub headers: Bytes,
     /// Argument.
     pub workload: Bytes,
 }
@@ -59,6 +62,21 @@ pub(crate) enum Stored {
     Yes,
 }
 
+/// What nearly no job has.
+#[derive(Debug, Default)]
+pub(crate) struct Extra {
+    /// Empty when there is none.
+    pub(crate) reducer: Bytes,
+    pub(crate) headers: Headers,
+}
+
+impl Extra {
+    pub(crate) fn boxed(reducer: Bytes, headers: Headers) -> Option<Box<Self>> {
+        let is_empty = reducer.is_empty() && headers.text.is_empty();
+        (!is_empty).then(|| Box::new(Self { reducer, headers }))
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) id: JobId,
@@ -82,8 +100,8 @@ pub(crate) struct Job {
     pub(crate) since_us: u64,
     pub(crate) unique: Bytes,
     pub(crate) workload: Bytes,
-    /// Boxed: nearly no job has one.
-    pub(crate) reducer: Option<Box<Bytes>>,
+    /// Boxed: nearly no job has any.
+    pub(crate) extra: Option<Box<Extra>>,
     /// One entry per attached foreground submission.
     pub(crate) clients: Vec<ConnId>,
 }
@@ -114,12 +132,18 @@ impl Job {
             since_us: 0,
             unique,
             workload,
-            reducer: None,
+            extra: None,
             clients: Vec::new(),
         }
     }
 
+    /// Empty when there is none.
     pub(crate) fn reducer(&self) -> Bytes {
-        self.reducer.as_deref().cloned().unwrap_or_default()
+        let extra = self.extra.as_ref();
+        extra.map_or_else(Bytes::new, |extra| extra.reducer.clone())
+    }
+
+    pub(crate) fn headers(&self) -> Option<&Headers> {
+        self.extra.as_ref().map(|extra| &extra.headers)
     }
 }

@@ -21,10 +21,9 @@
 //! - the replies of one connection leave in the order of its requests;
 //! - if a job waits and may run, no sleeping worker that could take it has been left without a NOOP that is still to be answered.
 //!
-//! Where to find what: `submit.rs` submissions, coalescing, durability; `recurring.rs` and `cron.rs`
-//! jobs that come again; `grab.rs` choosing a job, sleeping and waking; `work.rs` what workers report
-//! and what becomes of
-//! jobs whose worker is gone; `control.rs` operators' acts; `view.rs` what lists and status pages show.
+//! Where to find what: `submit.rs` submissions, coalescing, durability; `recurring.rs` and `cron.rs` jobs that come again; `headers.rs` and `results.rs`
+//! what a submission may ask for and what is kept of its end; `grab.rs` choosing a job, sleeping and waking; `work.rs` what workers report and what becomes
+//! of jobs whose worker is gone; `control.rs` operators' acts; `view.rs` what lists and status pages show.
 #![forbid(unsafe_code)]
 
 mod arena;
@@ -35,9 +34,11 @@ mod cron;
 mod function;
 mod grab;
 mod handle;
+mod headers;
 mod invariants;
 mod job;
 mod recurring;
+mod results;
 mod server;
 mod submit;
 mod view;

@@ -14,6 +14,7 @@ use ibex_gearman_proto::text::error_text;
 use ibex_gearman_proto::{ErrorCode, Submit};
 
 use crate::cron::Cron;
+use crate::headers::Headers;
 use crate::job::{ConnId, JobId};
 use crate::server::{JobServer, Output, Reply};
 use crate::submit::key_of;
@@ -303,7 +304,7 @@ impl JobServer {
                 return;
             }
             None => {
-                let index = self.create(&submit, key, 0);
+                let index = self.create(&submit, key, 0, Headers::default());
                 self.launch(now, None, index);
                 index
             }

@@ -19,6 +19,7 @@ use crate::function::{Function, FunctionId};
 use crate::handle::{HandleText, Handles};
 use crate::job::{ConnId, JobId, State, StoredJob};
 use crate::recurring::{Schedules, StoredSchedule};
+use crate::results::Results;
 use crate::submit::Commit;
 
 /// A packet to a peer.
@@ -123,6 +124,8 @@ pub(crate) enum Timer {
     Wake(FunctionId),
     /// A function's rate allows the next assignment.
     Rate(FunctionId),
+    /// A job's `ttl` is over.
+    Expiry(JobId),
 }
 
 /// Times in powers of two of microseconds: bucket n counts times below 2^n µs that bucket n − 1 does not count.
@@ -175,6 +178,10 @@ pub struct Counters {
     pub cancelled: u64,
     /// Foreground jobs dropped because their last client left.
     pub abandoned: u64,
+    /// Submissions answered with the kept result of an equal job.
+    pub deduplicated: u64,
+    /// Jobs that no worker took within their `ttl`.
+    pub expired: u64,
     /// Occurrences of recurring jobs.
     pub recurred: u64,
     /// NOOPs sent.
@@ -206,6 +213,7 @@ pub struct JobServer {
     /// Who waits for which job's way into the store.
     pub(crate) commits: BTreeMap<JobId, Commit>,
     pub(crate) dead: BTreeMap<JobId, Dead>,
+    pub(crate) results: Results,
     pub(crate) is_draining: bool,
     pub(crate) workload_bytes: u64,
     pub(crate) counters: Counters,
@@ -250,6 +258,7 @@ impl JobServer {
             schedules: Schedules::default(),
             commits: BTreeMap::new(),
             dead: BTreeMap::new(),
+            results: Results::default(),
             is_draining: false,
             workload_bytes: 0,
             counters: Counters::default(),
@@ -305,11 +314,13 @@ impl JobServer {
     /// Does what was due by `now`. Early calls do nothing.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.release_scheduled(now);
+        self.forget_old_results(now);
         while let Some(timer) = self.timers.pop_due(now) {
             match timer {
                 Timer::Job(job) => self.time_out(now, job),
                 Timer::Wake(function) => self.wake_more(now, function),
                 Timer::Rate(function) => self.wake_ready(now, function),
+                Timer::Expiry(job) => self.expire(now, job),
             }
         }
     }
@@ -323,10 +334,10 @@ impl JobServer {
             .flatten()
             .min()
             .map(|due_ms| self.instant_of(due_ms));
-        match (self.timers.next(), due) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        [self.timers.next(), due, self.results.next()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The next thing to do outside. Drain until `None` after every `handle*` and every control call, or after a batch of them.
@@ -459,6 +470,14 @@ impl JobServer {
             }
             b"wait" => {
                 c.wants_wait = true;
+                true
+            }
+            b"headers" => {
+                c.wants_headers = true;
+                true
+            }
+            b"results" => {
+                c.wants_results = true;
                 true
             }
             // Served to everybody; asking only tells the peer that it may send them.

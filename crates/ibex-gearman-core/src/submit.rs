@@ -1,6 +1,6 @@
 //! Submissions: checks, coalescing, the way into the store, and the queue at its end.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ibex_base::ascii;
@@ -8,8 +8,9 @@ use ibex_gearman_proto::text::error_text;
 use ibex_gearman_proto::{ErrorCode, Mode, Submit, limits};
 
 use crate::control::Dead;
-use crate::job::{ConnId, Job, JobId, State, Stored, StoredJob};
-use crate::server::{JobServer, Key, Output, Reply};
+use crate::headers::Headers;
+use crate::job::{ConnId, Extra, Job, JobId, State, Stored, StoredJob};
+use crate::server::{JobServer, Key, Output, Reply, Timer};
 
 /// Who waits until a job is durable.
 #[derive(Debug, Default)]
@@ -29,12 +30,17 @@ pub(crate) struct Waiter {
     is_foreground: bool,
 }
 
+/// How often an expired job is looked at whose way into the store is still open.
+const COMMIT_LOOK: Duration = Duration::from_secs(1);
 /// Per job without its workload, for the bound on memory: slot, index entry and allocator overhead.
 const JOB_BYTES: u64 = 256;
 
 impl JobServer {
     pub(crate) fn handle_submit(&mut self, now: Instant, conn: ConnId, submit: &Submit<'_>) {
-        if let Err((code, text)) = self.try_submit(now, conn, submit) {
+        let taken = self.take_headers(conn, submit);
+        let outcome =
+            taken.and_then(|(submit, headers)| self.try_submit(now, conn, &submit, headers));
+        if let Err((code, text)) = outcome {
             self.counters.refused += 1;
             self.error(conn, code, text);
         }
@@ -45,6 +51,7 @@ impl JobServer {
         now: Instant,
         conn: ConnId,
         submit: &Submit<'_>,
+        headers: Headers,
     ) -> Result<(), (ErrorCode, &'static str)> {
         let reducer = submit.reducer.map_or(&b""[..], |[name, _]| name);
         if submit.unique.len() > limits::UNIQUE_BYTES_MAX
@@ -62,7 +69,10 @@ impl JobServer {
             return self.submit_schedule(now, conn, submit, fields);
         }
         let due_ms = match submit.epoch {
-            None => 0,
+            None => headers.delay.map_or(0, |delay| {
+                let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+                self.wall_ms(now).saturating_add(delay_ms)
+            }),
             Some(text) => due_ms(text, self.wall_ms(now))
                 .ok_or((ErrorCode::InvalidArgument, error_text::BAD_EPOCH))?,
         };
@@ -77,10 +87,61 @@ impl JobServer {
             self.join(Some(conn), index, submit.mode);
             return Ok(());
         }
+        if let (Some(key), Some(window)) = (&key, headers.dedupe)
+            && let Some(id) = self.done_within(now, key, submit.function, window)
+        {
+            self.answer_done(conn, id, submit.mode);
+            return Ok(());
+        }
         self.check_room(Some(conn), submit)?;
-        let index = self.create(submit, key, due_ms);
+        let index = self.create(submit, key, due_ms, headers);
         self.launch(now, Some(conn), index);
         Ok(())
+    }
+
+    /// The headers of a connection that asked for them: one more argument before the data. Recurring and reduced jobs have none.
+    fn take_headers<'a>(
+        &self,
+        conn: ConnId,
+        submit: &Submit<'a>,
+    ) -> Result<(Submit<'a>, Headers), (ErrorCode, &'static str)> {
+        let wants_headers = self.conns.get(&conn).is_some_and(|c| c.wants_headers);
+        if !wants_headers || submit.schedule.is_some() || submit.reducer.is_some() {
+            return Ok((*submit, Headers::default()));
+        }
+        let at = submit.workload.iter().position(|byte| *byte == 0);
+        let taken = at.and_then(|at| {
+            let headers = Headers::parse(&submit.workload[..at])?;
+            let submit = Submit {
+                workload: &submit.workload[at + 1..],
+                ..*submit
+            };
+            Some((submit, headers))
+        });
+        taken.ok_or((ErrorCode::InvalidArgument, error_text::BAD_HEADERS))
+    }
+
+    /// A job that no worker took in its time is given up. One that is in a worker's hands is not: it was taken in time.
+    pub(crate) fn expire(&mut self, now: Instant, id: JobId) {
+        let Some(index) = self.jobs.index_of(id) else {
+            return;
+        };
+        match self.jobs.get(index).state {
+            State::Running(_) => return,
+            // Whoever waits for the store's answer hears that first.
+            State::Committing => {
+                self.timers.insert(Timer::Expiry(id), now + COMMIT_LOOK);
+                return;
+            }
+            State::Waiting | State::Scheduled => {}
+        }
+        self.counters.expired += 1;
+        self.relay(index, |handle| Reply::WorkFail { handle });
+        if self.jobs.get(index).is_background {
+            self.bury(index, Bytes::from_static(b"expired"));
+        } else {
+            self.remove(index);
+        }
     }
 
     pub(crate) fn check_room(
@@ -116,7 +177,13 @@ impl JobServer {
     }
 
     /// A new job, committing.
-    pub(crate) fn create(&mut self, submit: &Submit<'_>, key: Option<Key>, due_ms: u64) -> u32 {
+    pub(crate) fn create(
+        &mut self,
+        submit: &Submit<'_>,
+        key: Option<Key>,
+        due_ms: u64,
+        headers: Headers,
+    ) -> u32 {
         let function = self.intern(submit.function);
         let id = self.take_job_id();
         // The admission copy: from here on the job owns its bytes. The key and the job share theirs.
@@ -132,9 +199,8 @@ impl JobServer {
         job.is_background = submit.mode == Mode::Background;
         job.is_keyed = key.is_some();
         job.due_ms = due_ms;
-        job.reducer = submit
-            .reducer
-            .map(|[name, _]| Box::new(Bytes::copy_from_slice(name)));
+        let reducer = submit.reducer.map_or(&b""[..], |[name, _]| name);
+        job.extra = Extra::boxed(Bytes::copy_from_slice(reducer), headers);
         let is_background = job.is_background;
         let index = self.admit(job, key);
         let submitted = if is_background {
@@ -150,6 +216,9 @@ impl JobServer {
     pub(crate) fn launch(&mut self, now: Instant, conn: Option<ConnId>, index: u32) {
         let job = self.jobs.get(index);
         let (id, is_background) = (job.id, job.is_background);
+        if let Some(ttl) = job.headers().and_then(|headers| headers.ttl) {
+            self.timers.insert(Timer::Expiry(id), now + ttl);
+        }
         if is_background && self.config.durable {
             self.persist(index);
             self.wait_for_commit(conn, id, false);
@@ -199,6 +268,9 @@ impl JobServer {
             due_ms: job.due_ms,
             attempts: job.attempts,
             reducer: job.reducer(),
+            headers: job
+                .headers()
+                .map_or_else(Bytes::new, |headers| headers.text.clone()),
             workload: job.workload.clone(),
         }
     }
@@ -328,7 +400,12 @@ impl JobServer {
             return;
         }
         let index = self.admit_stored(stored);
-        self.jobs.get_mut(index).stored = Stored::Yes;
+        let job = self.jobs.get_mut(index);
+        job.stored = Stored::Yes;
+        if let Some(ttl) = job.headers().and_then(|headers| headers.ttl) {
+            let id = job.id;
+            self.timers.insert(Timer::Expiry(id), now + ttl);
+        }
         self.leave(index);
         self.enter(now, index);
     }
@@ -349,7 +426,9 @@ impl JobServer {
         job.is_keyed = key.is_some();
         job.attempts = stored.attempts;
         job.due_ms = stored.due_ms;
-        job.reducer = (!stored.reducer.is_empty()).then(|| Box::new(stored.reducer));
+        // What an older version stored is as it was then; what cannot be read any more steers nothing.
+        let headers = Headers::parse(&stored.headers).unwrap_or_default();
+        job.extra = Extra::boxed(stored.reducer, headers);
         self.admit(job, key)
     }
 
@@ -411,7 +490,7 @@ impl JobServer {
             State::Waiting => f.queues[priority].unlink(&mut self.jobs, index),
             State::Running(worker) => {
                 f.running -= 1;
-                self.timers.remove(&crate::server::Timer::Job(id));
+                self.timers.remove(&Timer::Job(id));
                 if let Some(c) = self.conns.get_mut(&worker) {
                     c.holding.remove(&id);
                 }
@@ -423,6 +502,9 @@ impl JobServer {
     pub(crate) fn remove(&mut self, index: u32) -> Job {
         self.leave(index);
         let job = self.jobs.remove(index);
+        if job.headers().is_some_and(|headers| headers.ttl.is_some()) {
+            self.timers.remove(&Timer::Expiry(job.id));
+        }
         self.workload_bytes -= job.workload.len() as u64;
         if job.is_keyed
             && let Some(key) = key_from(job.unique.clone(), &job.workload)
@@ -451,7 +533,7 @@ pub(crate) fn key_of(submit: &Submit<'_>) -> Option<Key> {
     }
 }
 
-fn key_from(unique: Bytes, workload: &Bytes) -> Option<Key> {
+pub(crate) fn key_from(unique: Bytes, workload: &Bytes) -> Option<Key> {
     match &unique[..] {
         b"" => None,
         b"-" if workload.is_empty() => None,

@@ -9,6 +9,7 @@ use ibex_gearman_proto::{ErrorCode, Request, limits};
 
 use crate::config::{RetryPolicy, TimeoutAction};
 use crate::job::{ConnId, JobId, State, Stored};
+use crate::results::End;
 use crate::server::{JobServer, Loss, Output, Reply, Timer};
 
 /// Bytes of an exception's text that are kept with a dead job.
@@ -67,31 +68,9 @@ impl JobServer {
                     data: data.clone(),
                 });
             }
-            Request::WorkComplete { data, .. } => {
-                self.counters.completed += 1;
-                if !self.jobs.get(index).clients.is_empty() {
-                    let data = Bytes::copy_from_slice(data);
-                    self.relay(index, |handle| Reply::WorkComplete {
-                        handle,
-                        data: data.clone(),
-                    });
-                }
-                self.end(now, conn, index);
-            }
-            Request::WorkFail { .. } => {
-                self.counters.failed += 1;
-                self.relay(index, |handle| Reply::WorkFail { handle });
-                self.end(now, conn, index);
-            }
-            Request::WorkException { data, .. } => {
-                self.counters.excepted += 1;
-                self.relay_exception(index, data);
-                if let (Some(c), Some(id)) = (self.conns.get_mut(&conn), id) {
-                    // COMPAT(Gearman::Worker): it sends WORK_FAIL after WORK_EXCEPTION and dies of any ERROR.
-                    c.bury(id);
-                }
-                self.end(now, conn, index);
-            }
+            Request::WorkComplete { .. }
+            | Request::WorkFail { .. }
+            | Request::WorkException { .. } => self.report_end(now, conn, index, request),
             Request::Touch { .. } => self.restart_timer(now, conn, index),
             Request::Nack { delay, .. } => match ascii::parse_u64(delay) {
                 Some(seconds) => {
@@ -120,6 +99,39 @@ impl JobServer {
         }
     }
 
+    /// The worker is done with it, well or not.
+    fn report_end(&mut self, now: Instant, conn: ConnId, index: u32, request: &Request<'_>) {
+        let is_kept = self.result_time(index).is_some();
+        if let Request::WorkComplete { data, .. } = *request {
+            self.counters.completed += 1;
+            if is_kept || !self.jobs.get(index).clients.is_empty() {
+                let data = Bytes::copy_from_slice(data);
+                self.relay(index, |handle| Reply::WorkComplete {
+                    handle,
+                    data: data.clone(),
+                });
+                self.keep_result(now, index, End::Complete(data));
+            }
+        } else if let Request::WorkException { data, .. } = *request {
+            self.counters.excepted += 1;
+            self.relay_exception(index, data);
+            if is_kept {
+                let data = Bytes::copy_from_slice(data);
+                self.keep_result(now, index, End::Exception(data));
+            }
+            let id = self.jobs.get(index).id;
+            if let Some(c) = self.conns.get_mut(&conn) {
+                // COMPAT(Gearman::Worker): it sends WORK_FAIL after WORK_EXCEPTION and dies of any ERROR.
+                c.bury(id);
+            }
+        } else {
+            self.counters.failed += 1;
+            self.relay(index, |handle| Reply::WorkFail { handle });
+            self.keep_result(now, index, End::Fail);
+        }
+        self.end(now, conn, index);
+    }
+
     fn report_status(
         &mut self,
         now: Instant,
@@ -144,7 +156,11 @@ impl JobServer {
     }
 
     /// Sends a packet to every attached submission.
-    fn relay(&mut self, index: u32, packet: impl Fn(crate::handle::HandleText) -> Reply) {
+    pub(crate) fn relay(
+        &mut self,
+        index: u32,
+        packet: impl Fn(crate::handle::HandleText) -> Reply,
+    ) {
         let job = self.jobs.get_mut(index);
         let handle = self.handles.text(job.id);
         let clients = std::mem::take(&mut job.clients);
@@ -201,11 +217,12 @@ impl JobServer {
     fn restart_timer(&mut self, now: Instant, conn: ConnId, index: u32) {
         let job = self.jobs.get(index);
         let (id, function) = (job.id, job.function);
-        let timeout = self
-            .conns
-            .get(&conn)
-            .and_then(|c| c.abilities.iter().find(|a| a.function == function))
-            .and_then(|a| a.timeout);
+        let own_timeout = job.headers().and_then(|headers| headers.timeout);
+        let of_function = || {
+            let c = self.conns.get(&conn)?;
+            c.abilities.iter().find(|a| a.function == function)?.timeout
+        };
+        let timeout = own_timeout.or_else(of_function);
         if let Some(timeout) = timeout {
             self.timers.insert(Timer::Job(id), now + timeout);
         }
@@ -219,8 +236,8 @@ impl JobServer {
     /// A failure that is the end of an attempt only: the job is background, and its function has a retry policy.
     fn comes_again(&mut self, now: Instant, index: u32, request: &Request<'_>) -> bool {
         let job = self.jobs.get(index);
-        let (id, function) = (job.id, job.function);
-        if !job.is_background || self.retry_policy(function).is_none() {
+        let id = job.id;
+        if !job.is_background || self.retry_policy(index).is_none() {
             return false;
         }
         let reason = if let Request::WorkException { data, .. } = request {
@@ -236,10 +253,14 @@ impl JobServer {
         true
     }
 
-    fn retry_policy(&self, function: crate::function::FunctionId) -> Option<RetryPolicy> {
-        if self.config.retry.is_empty() {
-            return None;
+    /// The job's own, or its function's.
+    fn retry_policy(&self, index: u32) -> Option<RetryPolicy> {
+        let job = self.jobs.get(index);
+        let own = job.headers().and_then(|headers| headers.retry);
+        if own.is_some() || self.config.retry.is_empty() {
+            return own;
         }
+        let function = job.function;
         self.config
             .retry
             .get(&self.function(function).name)
@@ -279,7 +300,7 @@ impl JobServer {
             Loss::Worker => is_foreground && self.config.is_loss_failure,
             Loss::Failed | Loss::Nack { .. } => false,
         };
-        let attempts_max = match self.retry_policy(function) {
+        let attempts_max = match self.retry_policy(index) {
             Some(policy) => Some(policy.attempts),
             None => self.config.retries_max,
         };
@@ -303,7 +324,7 @@ impl JobServer {
         self.counters.requeued += 1;
         self.leave(index);
         let wall_ms = self.wall_ms(now);
-        let policy = self.retry_policy(self.jobs.get(index).function);
+        let policy = self.retry_policy(index);
         let job = self.jobs.get_mut(index);
         job.due_ms = match (loss, policy) {
             (Loss::Nack { due_ms }, _) if due_ms > wall_ms => due_ms,
@@ -391,6 +412,11 @@ impl JobServer {
                 denominator,
             },
         );
+        if let Some(id) = id.filter(|_| !known)
+            && self.conns.get(&conn).is_some_and(|c| c.wants_results)
+        {
+            self.send_result(conn, id);
+        }
     }
 
     pub(crate) fn handle_get_status_unique(&mut self, conn: ConnId, unique: &[u8]) {
@@ -417,6 +443,7 @@ impl JobServer {
                     clients,
                 )
             });
+        let ended = self.result_with_unique(&unique).filter(|_| !known);
         self.reply(
             conn,
             Reply::StatusUnique {
@@ -428,9 +455,22 @@ impl JobServer {
                 clients,
             },
         );
+        if let Some(id) = ended
+            && self.conns.get(&conn).is_some_and(|c| c.wants_results)
+        {
+            self.send_result(conn, id);
+        }
     }
 
     pub(crate) fn handle_attach(&mut self, conn: ConnId, handle: &[u8]) {
+        let ended = self.handles.parse(handle);
+        let wants_results = self.conns.get(&conn).is_some_and(|c| c.wants_results);
+        if let Some(id) = ended.filter(|id| wants_results && self.results.get(*id).is_some()) {
+            let handle = self.handles.text(id);
+            self.reply(conn, Reply::JobCreated { handle });
+            self.send_result(conn, id);
+            return;
+        }
         match self
             .handles
             .parse(handle)

@@ -109,6 +109,12 @@ impl Default for Decoder {
 }
 
 impl Decoder {
+    /// Payload bytes it accepts.
+    #[must_use]
+    pub const fn payload_max(&self) -> usize {
+        self.packet_bytes_max
+    }
+
     /// A parser that accepts payloads of up to `packet_bytes_max` bytes.
     #[must_use]
     pub const fn new(packet_bytes_max: usize) -> Self {

@@ -108,6 +108,8 @@ pub mod error_text {
     pub const BAD_SCHEDULE: &str = "Schedule field is out of range";
     /// With `INVALID_ARGUMENT`, NACK.
     pub const BAD_DELAY: &str = "Delay is not a number of seconds";
+    /// With `INVALID_ARGUMENT`, headers.
+    pub const BAD_HEADERS: &str = "Headers cannot be read";
     /// With `NO_WORKERS`.
     pub const NO_WORKERS: &str = "No worker can do this function";
     /// With `JOB_NOT_FOUND`, WORK_DATA and WORK_WARNING.

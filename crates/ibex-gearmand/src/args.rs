@@ -123,9 +123,12 @@ pub struct Args {
     /// Functions without workers, jobs and limits are forgotten after that many seconds.
     #[arg(long, value_name = "SECONDS")]
     function_ttl: Option<u32>,
-    /// Other protocols of the original: its HTTP front is not here.
-    #[arg(short = 'r', long, value_name = "NAME", hide = true, value_parser = no_protocol)]
+    /// A protocol beside the Gearman protocol: http.
+    #[arg(short = 'r', long, value_name = "NAME", value_parser = ["http", "HTTP"])]
     protocol: Option<String>,
+    /// Port of --protocol http.
+    #[arg(long, value_name = "PORT", default_value_t = 8080)]
+    http_port: u16,
     /// A crash writes a core file of any size.
     #[arg(long)]
     coredump: bool,
@@ -174,6 +177,9 @@ impl DaemonArgs for Args {
         }
         self.store_settings(&mut set);
         self.tls_settings(&mut set);
+        if self.protocol.is_some() {
+            set("http_listen", self.addresses_at(self.http_port));
+        }
         if let Some(backlog) = self.backlog {
             set("backlog", i64::from(backlog).into());
         }
@@ -252,12 +258,6 @@ impl DaemonArgs for Args {
             user: self.user.clone(),
         }
     }
-}
-
-fn no_protocol(name: &str) -> Result<String, String> {
-    Err(format!(
-        "{name:?}: the original's HTTP front is not here; the admin port has JSON and metrics"
-    ))
 }
 
 /// Bytes of a URL's part that stand for themselves.
@@ -355,6 +355,11 @@ impl Args {
             return None;
         }
         let port = self.port.unwrap_or(ibex_gearman_proto::DEFAULT_PORT);
+        Some(self.addresses_at(port))
+    }
+
+    /// The addresses of `-L` with a port; without any, all of this machine.
+    fn addresses_at(&self, port: u16) -> Value {
         let mut listen: Vec<Value> = self
             .addresses
             .iter()
@@ -363,7 +368,7 @@ impl Args {
         if listen.is_empty() {
             listen.push(format!(":{port}").into());
         }
-        Some(Value::Array(listen))
+        Value::Array(listen)
     }
 }
 
@@ -434,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_flag_wins_and_http_is_refused() {
+    fn a_later_flag_wins_and_only_http_is_a_protocol() {
         assert_eq!(
             settings(&["-b", "1", "-b", "2", "--no-keepalive", "--keepalive-idle=9"]),
             pairs(&[
@@ -443,11 +448,13 @@ mod tests {
                 ("keepalive_idle", "\"9s\"")
             ])
         );
-        let error = Args::try_parse_from(["ibex-gearmand", "-r", "http"]).unwrap_err();
-        assert!(
-            error.to_string().contains("HTTP front is not here"),
-            "{error}"
-        );
+        let flags = ["-r", "http", "--http-port=81", "-L", "127.0.0.1", "-p", "7"];
+        let expected = pairs(&[
+            ("listen", "[\"127.0.0.1:7\"]"),
+            ("http_listen", "[\"127.0.0.1:81\"]"),
+        ]);
+        assert_eq!(settings(&flags), expected);
+        assert!(Args::try_parse_from(["ibex-gearmand", "-r", "gopher"]).is_err());
     }
 
     #[test]

@@ -17,6 +17,8 @@ ibex_kit::config! {
         restart tls: bool = false,
         /// Addresses without TLS although `tls` is on.
         live listen_plain: Vec<ListenAddr>,
+        /// TCP addresses of the HTTP front: POST /FUNCTION submits a job, the answer is its result. Plain HTTP; empty: none.
+        live http_listen: Vec<ListenAddr>,
         /// Certificate chain, PEM. This file, the key and the authorities are read again at a reload.
         restart tls_cert: String,
         /// Its private key, PEM.
@@ -89,6 +91,10 @@ ibex_kit::config! {
         live jobs_max: u64 = 0,
         /// Memory of workloads, with 256 bytes per job; 0 is no bound. Beyond: ERROR QUEUE_ERROR.
         live memory_max: ByteSize = ByteSize::from_bytes(0),
+        /// Results of background jobs are kept that long for clients with the option `results`, 0s not at all; a job's own header wins.
+        live result_ttl: Duration = Duration::from_secs(0),
+        /// Memory of kept results, 256 bytes for each counted; those that would be forgotten next go first.
+        live results_max: ByteSize = ByteSize::from_mib(64),
         /// A function without workers, jobs, bounds and pause is forgotten after that long; 0s never.
         live function_ttl: Duration = Duration::from_secs(0),
         /// Dead jobs that are kept; the oldest goes first.
@@ -204,6 +210,8 @@ impl Config {
             handle_prefix: prefix,
             durable: !matches!(self.queue_kind(), Ok(Queue::Memory)) && !self.store_on_shutdown,
             has_store: !matches!(self.queue_kind(), Ok(Queue::Memory)),
+            result_ttl: Some(self.result_ttl.std()).filter(|ttl| !ttl.is_zero()),
+            results_bytes_max: self.results_max.as_usize(),
             function_ttl: Some(self.function_ttl.std()).filter(|ttl| !ttl.is_zero()),
             retries_max: u32::try_from(self.job_retries).ok(),
             retry: self.retry_policies().unwrap_or_default(),
@@ -254,6 +262,13 @@ impl Config {
         check("tls_verify", self.verify().map(|_| ()));
         if !self.tls && !self.listen_plain.is_empty() {
             check("listen_plain", Err("is for tls, which is off".to_owned()));
+        }
+        if self
+            .http_listen
+            .iter()
+            .any(|a| matches!(a, ListenAddr::Unix(_)))
+        {
+            check("http_listen", Err("must be TCP addresses".to_owned()));
         }
         let in_range = |is_inside: bool, range: &str| {
             if is_inside {

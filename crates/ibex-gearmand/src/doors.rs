@@ -2,13 +2,17 @@
 //!
 //! The first event loop has all doors and deals connections out. Doors come and go by mail, so a reload never touches a loop's state from outside.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ibex_kit::{Doors, Listener};
 use mio::{Interest, Registry, Token};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
 use crate::conn::Socket;
 use crate::driver::{Mail, Shared};
@@ -160,5 +164,113 @@ impl Doors for Gate {
 
     fn close(&self, address: &str) {
         self.tell(Mail::Close(address.to_owned()));
+    }
+}
+
+/// Accepts for the HTTP front, whose connections are tasks.
+pub(crate) struct HttpGate {
+    shared: Arc<Shared>,
+    runtime: Handle,
+    /// By address: what ends its accepting.
+    open: Mutex<BTreeMap<String, CancellationToken>>,
+}
+
+impl HttpGate {
+    /// Call it inside the runtime.
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            runtime: Handle::current(),
+            open: Mutex::default(),
+        }
+    }
+}
+
+impl Doors for HttpGate {
+    fn open(&self, listener: Listener) {
+        let _inside = self.runtime.enter();
+        let address = listener.address();
+        let listener = match listener {
+            Listener::Tcp(listener) => tokio::net::TcpListener::from_std(listener),
+            Listener::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
+        };
+        match listener {
+            Ok(listener) => {
+                let until = self.shared.kit.draining().child_token();
+                let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+                open.insert(address, until.clone());
+                let accepting = accept_http(Arc::clone(&self.shared), listener, until);
+                self.shared.kit.spawn("http", accepting);
+            }
+            Err(error) => tracing::error!(address, error = %error, "listener cannot be watched"),
+        }
+    }
+
+    fn close(&self, address: &str) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(until) = open.remove(address) {
+            until.cancel();
+        }
+    }
+}
+
+/// How long accepting rests when the kernel refuses.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+async fn accept_http(
+    shared: Arc<Shared>,
+    listener: tokio::net::TcpListener,
+    until: CancellationToken,
+) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            accepted = listener.accept() => accepted,
+            () = until.cancelled() => return,
+        };
+        match accepted {
+            Ok((stream, addr)) => {
+                if let Some(place) = Place::take(&shared, addr) {
+                    let serving = Arc::clone(&shared);
+                    shared.kit.spawn("http-connection", async move {
+                        crate::front::serve(serving, stream, addr).await;
+                        drop(place);
+                    });
+                }
+            }
+            Err(error) => {
+                tracing::debug!(error = %error, "accept");
+                tokio::time::sleep(ACCEPT_REST).await;
+            }
+        }
+    }
+}
+
+/// A connection's place among all that may be open, given back when dropped.
+struct Place {
+    shared: Arc<Shared>,
+    addr: std::net::SocketAddr,
+}
+
+impl Place {
+    fn take(shared: &Arc<Shared>, addr: std::net::SocketAddr) -> Option<Self> {
+        let traffic = &shared.traffic;
+        traffic.accepted.fetch_add(1, Ordering::Relaxed);
+        let max = usize::try_from(shared.kit.common().limits.connections).unwrap_or(usize::MAX);
+        let is_full = traffic.open.load(Ordering::Relaxed) >= max;
+        if is_full || !shared.origins.enter(Some(addr)) {
+            traffic.shed.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        traffic.open.fetch_add(1, Ordering::Relaxed);
+        let shared = Arc::clone(shared);
+        Some(Self { shared, addr })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.shared.traffic.open.fetch_sub(1, Ordering::Relaxed);
+        self.shared.origins.leave(Some(self.addr));
     }
 }

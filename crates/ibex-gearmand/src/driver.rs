@@ -1,8 +1,9 @@
 //! What the reactors and the store share: the job server under its lock, the mailboxes, and the one way in which outputs leave.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use ibex_gearman_core::{ConnId, JobId, JobServer, Output, Reply};
@@ -13,6 +14,7 @@ use mio::Waker;
 use crate::acl::Acl;
 use crate::conn::Socket;
 use crate::doors::{Keepalive, Way};
+use crate::front::Wire;
 use crate::peers::{Origins, Peer, Peers};
 use crate::store::{Op, Requests};
 use crate::tls::Tls;
@@ -24,6 +26,9 @@ pub(crate) struct Hub {
     pub(crate) peers: Peers,
     /// Where requests to the store go; `None` without a store. Under the lock, so that the store sees them in order.
     pub(crate) store: Option<Requests>,
+    /// Requests of the HTTP front.
+    pub(crate) fronts: BTreeMap<ConnId, Wire>,
+    pub(crate) next_front: u32,
 }
 
 /// What one thread tells a reactor.
@@ -187,6 +192,22 @@ impl Shared {
         *self.acl.write().unwrap_or_else(PoisonError::into_inner) = acl.map(Arc::new);
     }
 
+    /// Does something with the job server from a thread without connections.
+    pub(crate) fn act<R>(&self, work: impl FnOnce(&mut Hub, Instant) -> R) -> R {
+        let mut woken = vec![false; self.mailboxes.len()];
+        let mut hub = self.hub();
+        let result = work(&mut hub, Instant::now());
+        hub.pump(self, &mut Nowhere, &mut woken);
+        drop(hub);
+        for (index, (mailbox, is_woken)) in self.mailboxes.iter().zip(woken).enumerate() {
+            // The first one keeps the job server's timers, which may be due earlier now.
+            if is_woken || index == 0 {
+                mailbox.wake();
+            }
+        }
+        result
+    }
+
     pub(crate) fn wake_all(&self) {
         for mailbox in &self.mailboxes {
             mailbox.wake();
@@ -226,8 +247,17 @@ impl Hub {
         }
     }
 
+    /// A caller that is gone, or does not take what it is sent, hears no more; its request ends by that.
+    fn send_front(&mut self, conn: ConnId, reply: Reply, waiting_max: usize) {
+        if let Some(wire) = self.fronts.get(&conn)
+            && !wire.send(reply, waiting_max)
+        {
+            self.fronts.remove(&conn);
+        }
+    }
+
     fn carry_out(
-        &self,
+        &mut self,
         output: Output,
         shared: &Shared,
         local: &mut impl Local,
@@ -236,7 +266,9 @@ impl Hub {
         let op = match output {
             Output::Send(conn, reply) => {
                 let to = reactor_of(conn);
-                if Some(to) == local.index() {
+                if to == FRONT {
+                    self.send_front(conn, reply, shared.bounds.output_max);
+                } else if Some(to) == local.index() {
                     local.send(conn, &reply);
                 } else if let Some(mailbox) = shared.mailboxes.get(to) {
                     mailbox.push(Mail::Send(conn, reply));
@@ -318,6 +350,8 @@ const REACTOR_SHIFT: u32 = 56;
 const SLOT_SHIFT: u32 = 32;
 const SLOT_MASK: u64 = (1 << 24) - 1;
 
+/// In the place of a reactor: requests of the HTTP front.
+pub(crate) const FRONT: usize = 0xff;
 /// Connections one reactor can have: the slots a connection's number can say.
 pub(crate) const SLOTS_MAX: usize = 1 << 24;
 

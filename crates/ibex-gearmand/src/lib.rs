@@ -20,6 +20,9 @@
 //! commits, and mails the
 //! reactor, which tells the job server; only then JOB_CREATED leaves.
 //!
+//! Listeners come and go with reloads (`doors.rs`), speak TLS (`tls.rs`) and ask the access rules (`acl.rs`). The HTTP front (`front.rs`) is a client of the
+//! job server for each request, in tasks.
+//!
 //! Lock order: the job server, then a mailbox. Nothing blocks under the job server's lock.
 #![forbid(unsafe_code)]
 
@@ -31,6 +34,7 @@ mod config;
 mod conn;
 mod doors;
 mod driver;
+mod front;
 mod metrics;
 mod page;
 mod peers;
@@ -57,5 +61,5 @@ pub const ABOUT: About = About {
     admin_port: 9815,
     original_flags: "The letters of gearmand are kept: -b -d -f -j -l -L -p -P -q -R -t -u -V -w, and its long names. Accepted without effect: -f (the limit is raised by \
                      itself), -l and --syslog (the log goes to stderr), -R and --keepalive (on by default), --hashtable-buckets. --config-file reads the \
-                     original's file of flags. Refused: --protocol.",
+                     original's file of flags.",
 };

@@ -42,12 +42,15 @@ struct Snapshot {
     workload_bytes: u64,
     /// Name, help and value of what only grows.
     traffic: [(&'static str, &'static str, u64); 8],
+    results: usize,
+    results_bytes: usize,
     open: u64,
     store_backlog: u64,
 }
 
 fn snapshot(shared: &Shared, hub: &Hub) -> Snapshot {
     let functions: Vec<FunctionView> = hub.server.functions(Instant::now()).collect();
+    let (results, results_bytes) = hub.server.kept_results();
     Snapshot {
         counters: *hub.server.counters(),
         functions,
@@ -55,6 +58,8 @@ fn snapshot(shared: &Shared, hub: &Hub) -> Snapshot {
         dead: hub.server.dead().count(),
         workload_bytes: hub.server.workload_bytes(),
         traffic: traffic(shared),
+        results,
+        results_bytes,
         open: shared.traffic.open.load(Ordering::Relaxed) as u64,
         store_backlog: shared.store_backlog.load(Ordering::Relaxed) as u64,
     }
@@ -94,8 +99,8 @@ fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64
     metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
 }
 
-fn write_jobs(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
-    let c = &snapshot.counters;
+/// Jobs by how they came and went.
+fn write_ways(encoder: &mut DescriptorEncoder<'_>, c: &Counters) -> fmt::Result {
     let mut submitted = encoder.encode_descriptor(
         "gearmand_jobs_submitted",
         "Jobs created",
@@ -129,6 +134,12 @@ fn write_jobs(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::
     for (result, value) in ends {
         ConstCounter::new(value).encode(ended.encode_family(&[("result", result)])?)?;
     }
+    Ok(())
+}
+
+fn write_jobs(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
+    let c = &snapshot.counters;
+    write_ways(encoder, c)?;
     counter(
         encoder,
         "gearmand_submissions_coalesced",
@@ -140,6 +151,18 @@ fn write_jobs(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::
         "gearmand_submissions_refused",
         "Submissions answered by ERROR",
         c.refused,
+    )?;
+    counter(
+        encoder,
+        "gearmand_submissions_deduplicated",
+        "Submissions answered with the kept result of an equal job",
+        c.deduplicated,
+    )?;
+    counter(
+        encoder,
+        "gearmand_jobs_expired",
+        "Jobs that no worker took within their ttl",
+        c.expired,
     )?;
     counter(
         encoder,
@@ -361,6 +384,18 @@ fn write_traffic(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fm
         "gearmand_connections",
         "Open connections",
         snapshot.open,
+    )?;
+    gauge(
+        encoder,
+        "gearmand_results",
+        "Results that are kept",
+        snapshot.results as u64,
+    )?;
+    gauge(
+        encoder,
+        "gearmand_results_bytes",
+        "Bytes of results that are kept, with 256 for each",
+        snapshot.results_bytes as u64,
     )?;
     gauge(
         encoder,

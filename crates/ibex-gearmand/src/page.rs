@@ -61,6 +61,7 @@ fn sections(hub: &Hub) -> Vec<Section> {
         ("failed", (counters.failed + counters.excepted).to_string()),
         ("waited again", counters.requeued.to_string()),
         ("coalesced", counters.coalesced.to_string()),
+        ("results kept", hub.server.kept_results().0.to_string()),
         ("draining", hub.server.is_draining().to_string()),
     ];
     let mut functions: Vec<FunctionView> = hub.server.functions(now).collect();

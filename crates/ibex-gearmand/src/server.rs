@@ -1,5 +1,6 @@
 //! Start and stop, top-down, each step logged.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use rustix::process::{Resource, Rlimit};
 
 use crate::acl::Acl;
 use crate::config::{Config, Queue};
-use crate::doors::{Gate, Way};
+use crate::doors::{Gate, HttpGate, Way};
 use crate::driver::{Access, Bounds, Hub, Mail, Mailbox, Nowhere, Shared, epoch_ms};
 use crate::peers::Peers;
 use crate::reactor::{Reactor, waker_token};
@@ -47,11 +48,14 @@ pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
     restore(&mut server, now, left);
 
     let doors = bind(&config, &kit)?;
+    let http = kit.bind("gearman_http", &config.http_listen)?;
     let (polls, mailboxes) = make_polls(reactor_count(config.threads))?;
     let hub = Hub {
         server,
         peers: Peers::new(),
         store: store.as_ref().map(Store::requests),
+        fronts: BTreeMap::new(),
+        next_front: 0,
     };
     let bounds = Bounds {
         output_max: config.output_max.as_usize(),
@@ -88,6 +92,8 @@ pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
         threads.push(kit.thread(&format!("reactor-{index}"), move || reactor.run())?);
     }
     open_doors(&config, &shared, doors);
+    let gate = HttpGate::new(Arc::clone(&shared));
+    http.follow(|config: &Config| config.http_listen.clone(), gate);
     kit.ready().await?;
     kit.draining().cancelled().await;
 

@@ -40,6 +40,33 @@ impl Talk {
     }
 }
 
+/// Headers, kept results, and a result that will do for an equal job.
+fn with_headers() -> Talk {
+    let can = Request::CanDo { function: b"f" };
+    let submit = |workload| Submit::new(b"f", b"k", workload).background();
+    Talk::new(2)
+        .says(1, Request::Option { name: b"headers" })
+        .says(1, Request::Option { name: b"results" })
+        .says(
+            1,
+            Request::Submit(submit(b"result-ttl=9;ttl=1;attempts=2\0a")),
+        )
+        .says(1, Request::Submit(submit(b"delay=1;dedupe=5;timeout=1\0b")))
+        .says(0, can)
+        .says(0, Request::GrabJob(Grab::Unique))
+        .says(
+            0,
+            Request::WorkComplete {
+                handle: b"H:1",
+                data: b"r",
+            },
+        )
+        .step(240, 9)
+        .says(1, Request::GetStatus { handle: b"H:1" })
+        .says(1, Request::Attach { handle: b"H:1" })
+        .says(1, Request::Submit(submit(b"dedupe=5\0b")))
+}
+
 fn seeds() -> Vec<Vec<u8>> {
     let submit = |unique: &'static [u8]| Submit::new(b"f", unique, b"work");
     let can = Request::CanDo { function: b"f" };
@@ -105,6 +132,7 @@ fn seeds() -> Vec<Vec<u8>> {
             .line(4, "resume f")
             .line(4, "purge f")
             .step(205, 0),
+        with_headers(),
         Talk::new(3)
             .says(0, Request::Option { name: b"wait" })
             .says(0, can)

@@ -178,6 +178,8 @@ impl Script {
             field("unique").unwrap_or_default(),
             field("arg").unwrap_or_default(),
         );
+        // An argument of its own before the data.
+        let arg = field("headers").map_or(arg.clone(), |headers| format!("{headers}\0{arg}"));
         let every = field("every");
         let (at, id) = (field("at"), field("id").unwrap_or_default());
         let option = field("name").unwrap_or_default();
@@ -318,6 +320,9 @@ impl Script {
                     due_ms: number::<u64>(&mut args, "at")?.map_or(0, |s| EPOCH_MS + s * 1000),
                     attempts: number(&mut args, "attempts")?.unwrap_or(0),
                     reducer: Bytes::new(),
+                    headers: Bytes::copy_from_slice(
+                        args.take_key("headers").unwrap_or_default().as_bytes(),
+                    ),
                     workload: Bytes::copy_from_slice(
                         args.take_key("arg").unwrap_or_default().as_bytes(),
                     ),
@@ -480,6 +485,10 @@ fn policies(args: &mut ArgumentConsumer<'_>) -> Result<Config, Box<dyn Error>> {
     config.is_loss_failure = number(args, "fail_on_loss")?.unwrap_or(false);
     config.jobs_max = number(args, "jobs_max")?.unwrap_or(0);
     config.workload_bytes_max = number(args, "bytes_max")?.unwrap_or(0);
+    config.result_ttl = number(args, "result_ttl")?.map(Duration::from_secs);
+    if let Some(bytes) = number(args, "results_max")? {
+        config.results_bytes_max = bytes;
+    }
     config.function_ttl = number(args, "function_ttl")?.map(Duration::from_secs);
     config.timeout_unit = TimeoutUnit::Auto;
     if args.take_key("timeout_action") == Some("requeue") {

@@ -108,6 +108,7 @@ fn read(row: &Row, id: JobId) -> Result<StoredJob, String> {
             .saturating_mul(1000),
         attempts: 0,
         reducer: Bytes::new(),
+        headers: Bytes::new(),
         // The original writes NULL for an empty workload.
         workload: workload.unwrap_or_default(),
     })

@@ -15,7 +15,7 @@ use ibex_sql::{Db, Engine, Error, Migration, Row, Tx, Value, params};
 use super::{Left, Op};
 use crate::driver::epoch_ms;
 
-pub(super) const MIGRATIONS: &[Migration] = &[QUEUE, SCHEDULES, OWNER];
+pub(super) const MIGRATIONS: &[Migration] = &[QUEUE, SCHEDULES, OWNER, HEADERS];
 
 const QUEUE: Migration = Migration {
     version: 1,
@@ -64,8 +64,22 @@ const OWNER: Migration = Migration {
     ],
 };
 
+/// Headers of jobs as they came.
+const HEADERS: Migration = Migration {
+    version: 4,
+    name: "headers",
+    sqlite: &[
+        "ALTER TABLE gearman_jobs ADD COLUMN headers BLOB NOT NULL DEFAULT x''",
+        "ALTER TABLE gearman_dead ADD COLUMN headers BLOB NOT NULL DEFAULT x''",
+    ],
+    mysql: &[
+        "ALTER TABLE gearman_jobs ADD COLUMN headers VARBINARY(4096) NOT NULL DEFAULT ''",
+        "ALTER TABLE gearman_dead ADD COLUMN headers VARBINARY(4096) NOT NULL DEFAULT ''",
+    ],
+};
+
 const COLUMNS: &str =
-    "id, function, unique_key, priority, due_ms, attempts, created_ms, reducer, workload";
+    "id, function, unique_key, priority, due_ms, attempts, created_ms, reducer, workload, headers";
 /// Rows read at once at a start.
 const LOAD_ROWS: i64 = 5000;
 /// Rows of one statement on MySQL, where each statement is a round trip.
@@ -86,6 +100,7 @@ fn row_of(job: &StoredJob) -> Vec<Value> {
         i64::try_from(epoch_ms()).unwrap_or(i64::MAX),
         job.reducer.to_vec(),
         job.workload.to_vec(),
+        job.headers.to_vec(),
     ]
 }
 
@@ -94,7 +109,7 @@ pub(super) async fn insert(tx: &mut Tx, jobs: &[StoredJob]) -> Result<(), Error>
     if jobs.is_empty() {
         return Ok(());
     }
-    let values = "(?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    let values = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
     if tx.engine() == Engine::Sqlite {
         let rows = jobs.iter().map(row_of).collect();
         tx.execute_each(
@@ -153,8 +168,8 @@ pub(super) async fn note_attempts(
 pub(super) async fn bury(tx: &mut Tx, burials: &[(JobId, u32, Bytes)]) -> Result<(), Error> {
     for (job, attempts, reason) in burials {
         let died_ms = i64::try_from(epoch_ms()).unwrap_or(i64::MAX);
-        let sql = "REPLACE INTO gearman_dead (id, function, unique_key, priority, due_ms, attempts, created_ms, reducer, workload, reason, died_ms) \
-                   SELECT id, function, unique_key, priority, due_ms, ?, created_ms, reducer, workload, ?, ? FROM gearman_jobs WHERE id = ?";
+        let sql = "REPLACE INTO gearman_dead (id, function, unique_key, priority, due_ms, attempts, created_ms, reducer, workload, headers, reason, died_ms) \
+                   SELECT id, function, unique_key, priority, due_ms, ?, created_ms, reducer, workload, headers, ?, ? FROM gearman_jobs WHERE id = ?";
         tx.execute(
             sql,
             params![i64::from(*attempts), reason.to_vec(), died_ms, number(*job)],
@@ -297,7 +312,7 @@ pub(super) async fn load(db: &Db, numbers: u64) -> Result<Left, Error> {
                     (Ok(job), true) => left.jobs.push(job),
                     (Ok(job), false) => left
                         .dead
-                        .push((job, row.get::<Bytes>(9).unwrap_or_default())),
+                        .push((job, row.get::<Bytes>(10).unwrap_or_default())),
                     (Err(error), _) => {
                         quarantine(db, table, row, &error).await?;
                         left.quarantined += 1;
@@ -345,6 +360,7 @@ fn read(row: &Row) -> Result<StoredJob, Error> {
         attempts: row.get(5)?,
         reducer: row.get(7)?,
         workload: row.get(8)?,
+        headers: row.get(9)?,
     })
 }
 

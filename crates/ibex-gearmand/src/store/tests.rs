@@ -38,6 +38,7 @@ fn job(id: u64, workload: &'static [u8]) -> StoredJob {
         due_ms: 7,
         attempts: 0,
         reducer: Bytes::new(),
+        headers: Bytes::from_static(b"x-h=1"),
         workload: Bytes::from_static(workload),
     }
 }

@@ -390,6 +390,45 @@ fn a_failed_job_comes_again_and_dies_with_its_error() {
 }
 
 #[test]
+fn headers_survive_and_results_are_kept() {
+    let mut daemon = builder().set("result_ttl", "1h").start().unwrap();
+    let mut wire = Wire::connect(daemon.addr("gearman").unwrap());
+    wire.send(Request::Option { name: b"headers" });
+    wire.next().unwrap();
+    let handle = submit(&mut wire, "f", "x-trace=7;attempts=1\0work");
+    daemon.kill_and_restart().unwrap();
+    let addr = daemon.addr("gearman").unwrap();
+    let mut worker = Wire::connect(addr);
+    worker.send(Request::Option { name: b"headers" });
+    worker.next().unwrap();
+    worker.send(Request::CanDo { function: b"f" });
+    worker.send(Request::GrabJob(Grab::Unique));
+    let expected = format!("JOB_ASSIGN_UNIQ {handle} f  x-trace=7;attempts=1 work");
+    assert_eq!(worker.next().unwrap(), expected);
+    worker.send(Request::WorkComplete {
+        handle: handle.as_bytes(),
+        data: b"result",
+    });
+    worker.said();
+    let mut client = Wire::connect(addr);
+    client.send(Request::Option { name: b"results" });
+    client.next().unwrap();
+    client.send(Request::GetStatus {
+        handle: handle.as_bytes(),
+    });
+    assert_eq!(
+        client.next().unwrap(),
+        format!("STATUS_RES {handle} 0 0 0 0")
+    );
+    assert_eq!(
+        client.next().unwrap(),
+        format!("WORK_COMPLETE {handle} result")
+    );
+    assert!(daemon.metric("ibex_gearmand_results").unwrap() >= 1.0);
+    daemon.stop().unwrap();
+}
+
+#[test]
 fn a_queue_in_memory_is_written_at_a_clean_stop() {
     let mut daemon = builder()
         .arg("-q")

@@ -11,6 +11,7 @@ mod compat;
 mod doors;
 mod durable;
 mod examples;
+mod front;
 mod hostile;
 mod packets;
 mod tls;
