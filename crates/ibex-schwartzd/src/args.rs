@@ -27,6 +27,12 @@ pub struct Args {
     /// Address for datagrams that say that others inserted.
     #[arg(long, value_name = "ADDR")]
     poke_udp: Vec<String>,
+    /// Gearman job server to be a worker of, for insert_job and its like; may be repeated.
+    #[arg(long, value_name = "ADDR")]
+    gearman_worker: Vec<String>,
+    /// Address at which to be a Gearman job server; may be repeated.
+    #[arg(long, value_name = "ADDR")]
+    gearman_listen: Vec<String>,
 }
 
 impl DaemonArgs for Args {
@@ -49,11 +55,15 @@ impl DaemonArgs for Args {
         if let Some(seconds) = self.retry_seconds {
             settings.push(("retry_after".to_owned(), format!("{seconds}s").into()));
         }
-        if !self.poke_gearman.is_empty() {
-            settings.push(("poke_gearman".to_owned(), list(&self.poke_gearman)));
-        }
-        if !self.poke_udp.is_empty() {
-            settings.push(("poke_udp".to_owned(), list(&self.poke_udp)));
+        for (key, values) in [
+            ("poke_gearman", &self.poke_gearman),
+            ("poke_udp", &self.poke_udp),
+            ("gearman_worker", &self.gearman_worker),
+            ("gearman_listen", &self.gearman_listen),
+        ] {
+            if !values.is_empty() {
+                settings.push((key.to_owned(), list(values)));
+            }
         }
         settings
     }

@@ -42,6 +42,12 @@ ibex_kit::config! {
         restart poke_function: String = "ts_poke".to_owned(),
         /// Addresses for datagrams that say that others inserted.
         restart poke_udp: Vec<ListenAddr>,
+        /// Gearman job servers at which this daemon is a worker for insert_job, grab_job, mark_completed and their like.
+        restart gearman_worker: Vec<String>,
+        /// Addresses at which this daemon is a Gearman job server whose background jobs are rows of the tables.
+        restart gearman_listen: Vec<ListenAddr>,
+        /// Gearman job servers that get the foreground jobs submitted there; without one they are refused.
+        restart gearman_forward: Vec<String>,
         /// Admin HTTP.
         table admin: AdminConfig = AdminConfig::for_port(9816),
         /// Limits.
@@ -95,10 +101,17 @@ impl Validate for Config {
             !self.poke_function.is_empty(),
             "must not be empty",
         );
-        let is_open = self
-            .listen
-            .iter()
-            .any(|addr| !addr.is_local() && !matches!(addr, ListenAddr::Fd(_)));
+        let beyond = |addrs: &[ListenAddr]| {
+            addrs
+                .iter()
+                .any(|addr| !addr.is_local() && !matches!(addr, ListenAddr::Fd(_)))
+        };
+        let is_open = beyond(&self.listen);
+        check(
+            "gearman_listen",
+            self.insecure || !beyond(&self.gearman_listen),
+            "listens beyond this machine, and the protocol has no passwords: set insecure = true if the network is yours alone",
+        );
         check(
             "listen",
             !is_open || self.insecure || !self.token.is_empty(),

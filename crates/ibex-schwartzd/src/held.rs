@@ -8,6 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ibex_base::rng::Rng;
 use ibex_schwartz::{Database, GrabbedJob};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -71,6 +72,7 @@ type Key = (String, u64);
 pub(crate) struct Leases {
     held: Mutex<BTreeMap<Key, Held>>,
     rng: Mutex<Rng>,
+    next_stream: AtomicU64,
     /// Told when the last one is back.
     pub(crate) returned: tokio::sync::Notify,
 }
@@ -80,12 +82,18 @@ impl Leases {
         Self {
             held: Mutex::default(),
             rng: Mutex::new(Rng::new(seed)),
+            next_stream: AtomicU64::new(1),
             returned: tokio::sync::Notify::new(),
         }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Key, Held>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A name for a connection whose end gives its jobs back.
+    pub(crate) fn new_stream(&self) -> u64 {
+        self.next_stream.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Notes a hand-out; the token goes to the client.
@@ -144,6 +152,17 @@ impl Leases {
             }
             None => false,
         }
+    }
+
+    /// The lease that is out on a job, as its token; `None` when this daemon gave none.
+    pub(crate) fn token(&self, database: &str, jobid: u64) -> Option<Token> {
+        self.lock()
+            .get(&(database.to_owned(), jobid))
+            .map(|held| Token {
+                jobid,
+                value: held.value,
+                nonce: held.nonce,
+            })
     }
 
     /// The run is over, or the lease is lost.

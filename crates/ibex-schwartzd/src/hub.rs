@@ -84,6 +84,40 @@ impl Drop for Place<'_> {
     }
 }
 
+/// The answer of a grab. Dropped while jobs are on their way, it gives them back: a fetch may be dropped at any moment.
+struct Awaited<'h> {
+    hub: &'h Arc<Hub>,
+    answer: Option<oneshot::Receiver<Answer>>,
+}
+
+impl Awaited<'_> {
+    async fn received(&mut self) -> Answer {
+        let Some(answer) = &mut self.answer else {
+            return Ok(Vec::new());
+        };
+        let received = answer.await;
+        self.answer = None;
+        received.unwrap_or_else(|_| Ok(Vec::new()))
+    }
+}
+
+impl Drop for Awaited<'_> {
+    fn drop(&mut self) {
+        let Some(mut answer) = self.answer.take() else {
+            return;
+        };
+        answer.close();
+        if let Ok(Ok(jobs)) = answer.try_recv()
+            && !jobs.is_empty()
+        {
+            let hub = Arc::clone(self.hub);
+            self.hub
+                .kit
+                .spawn("give-back", async move { hub.give_back(jobs).await });
+        }
+    }
+}
+
 impl Place<'_> {
     /// Stands in every list again: a wake-up took this place out of one.
     fn stand(&self) {
@@ -204,6 +238,10 @@ impl Hub {
             prefix,
         };
         let (reply, answer) = oneshot::channel();
+        let mut answer = Awaited {
+            hub: self,
+            answer: Some(answer),
+        };
         let asked = Asked {
             max: want.max,
             reply,
@@ -227,7 +265,17 @@ impl Hub {
             self.kit
                 .spawn("grab", async move { hub.serve(kind, want).await });
         }
-        answer.await.unwrap_or_else(|_| Ok(Vec::new()))
+        answer.received().await
+    }
+
+    /// Makes jobs ready again that nobody got; no failure is counted.
+    pub(crate) async fn give_back(&self, jobs: Vec<GrabbedJob>) {
+        for job in jobs {
+            if let Err(error) = job.database.release_job(job.job.jobid, job.lease).await {
+                tracing::debug!(job = %job.handle, error = %error, "job comes back when its lease ends");
+            }
+            self.wake(&job.job.funcname, 1);
+        }
     }
 
     /// Serves a kind until no fetch of it is left.
@@ -289,11 +337,7 @@ impl Hub {
                 back.extend(unwanted);
             }
         }
-        for job in back.into_iter().chain(jobs) {
-            if let Err(error) = job.database.release_job(job.job.jobid, job.lease).await {
-                tracing::debug!(job = %job.handle, error = %error, "job comes back when its lease ends");
-            }
-            self.wake(&job.job.funcname, 1);
-        }
+        back.extend(jobs);
+        self.give_back(back).await;
     }
 }

@@ -6,6 +6,7 @@
 //!     │               └─► hub.wake(function) ──► waiting fetches ; poke ──► gearman job servers
 //!     │ fetch ───► hub: joins the fetches for the same functions into one grab; waits when nothing is ready
 //!     │ finish ──► held leases (token ↔ database value) ──► one fenced transaction
+//!  fronts: the same insert, fetch and finish for those who speak Gearman
 //!  watch (a task per database): jobs that others inserted ──► hub.wake
 //!  tick  (a task): once a second, as time is whole seconds: due jobs, lost leases
 //!  clean (a kit worker per database): old errors and exit statuses
@@ -24,6 +25,7 @@ mod api;
 mod args;
 mod config;
 mod dashboard;
+mod fronts;
 mod held;
 mod http;
 mod hub;

@@ -2,6 +2,7 @@
 
 use crate::api::App;
 use crate::config::Config;
+use crate::fronts;
 use crate::held::Leases;
 use crate::hub::Hub;
 use crate::leading::{self, Seat};
@@ -31,6 +32,7 @@ const GOODBYE: Duration = Duration::from_secs(2);
 /// An address that cannot be bound, or databases none of which answers within `store.startup_timeout`.
 pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
     let bound = kit.bind("schwartz", &config.listen)?;
+    let gearman = fronts::gearman::bind(&config, &kit)?;
     let datagrams = kit.listen_udp("poke", &config.poke_udp)?;
     let metrics = Arc::new(Metrics::register(kit.metrics(), kit.label_cap()));
     let client = open(&config, &kit).await?;
@@ -45,6 +47,7 @@ pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
         |config: &Config| config.listen.clone(),
         move |arrival| serve(Arc::clone(&serving), arrival.stream, end.clone()),
     );
+    fronts::gearman::start(&app, &kit, gearman, &stop);
     kit.ready().await?;
     kit.draining().cancelled().await;
     drain(&app, &kit).await;

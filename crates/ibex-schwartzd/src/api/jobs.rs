@@ -37,7 +37,7 @@ pub(super) struct JobIn {
 const UNSUPPORTED: [&str; 2] = ["backoff", "timeout_s"];
 
 /// Reads one job.
-pub(super) fn job_in(value: Value, arg_bytes_max: usize) -> Result<Job, Refusal> {
+pub(crate) fn job_in(value: Value, arg_bytes_max: usize) -> Result<Job, Refusal> {
     if let Some(field) = UNSUPPORTED
         .iter()
         .find(|field| value.get(**field).is_some_and(|field| !field.is_null()))
@@ -105,7 +105,7 @@ fn argument(job: &JobIn) -> Result<Bytes, Refusal> {
 }
 
 /// The argument as callers read it: bytes always, text when it is text, structure when it is one.
-pub(super) fn argument_out(arg: &[u8], into: &mut Map<String, Value>) {
+pub(crate) fn argument_out(arg: &[u8], into: &mut Map<String, Value>) {
     into.insert("arg_b64".to_owned(), STANDARD.encode(arg).into());
     if storable::is_frozen(arg) {
         match storable::decode(arg) {
@@ -161,12 +161,12 @@ enum OnDuplicate {
 }
 
 impl App {
-    pub(super) fn arg_bytes_max(&self) -> usize {
+    pub(crate) fn arg_bytes_max(&self) -> usize {
         self.config.load().max_arg_size.as_usize()
     }
 
     /// Wakes and pokes for one inserted job; the answer's fields.
-    pub(super) fn inserted(&self, func: &str, inserted: &Inserted) -> Value {
+    pub(crate) fn inserted(&self, func: &str, inserted: &Inserted) -> Value {
         let labels = self.metrics.func(func);
         match inserted {
             Inserted::New(handle) => {

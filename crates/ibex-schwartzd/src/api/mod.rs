@@ -12,6 +12,8 @@ mod stream;
 mod wide;
 mod work;
 
+pub(crate) use jobs::{argument_out, job_in};
+
 use crate::config::Config;
 use crate::held::Leases;
 use crate::http::{Refusal, Reply, refuse};

@@ -8,7 +8,6 @@ use ::http::Request;
 use bytes::Bytes;
 use hyper::body::Incoming;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
@@ -21,7 +20,6 @@ const ROOM_POLL: Duration = Duration::from_millis(20);
 
 impl App {
     pub(super) fn take(self: &Arc<Self>, request: &Request<Incoming>) -> Result<Reply, Refusal> {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
         let pairs = query_pairs(request.uri().query());
         let funcs: Vec<String> = pairs
             .get("funcs")
@@ -46,7 +44,7 @@ impl App {
         let want = self.want(funcs, prefetch, grab_for)?;
         let worker = pairs.get("worker").cloned().unwrap_or_default();
         let (lines, receiver) = mpsc::channel(16);
-        let (app, id) = (Arc::clone(self), NEXT.fetch_add(1, Ordering::Relaxed));
+        let (app, id) = (Arc::clone(self), self.leases.new_stream());
         self.kit.spawn("take", async move {
             app.feed(id, &want, &worker, &lines).await;
             app.give_back(app.leases.take_stream(id)).await;

@@ -59,7 +59,7 @@ struct FinishIn {
 
 impl App {
     /// A fetch as a request for jobs.
-    pub(super) fn want(
+    pub(crate) fn want(
         &self,
         funcs: Vec<String>,
         max: usize,
@@ -135,11 +135,7 @@ impl App {
         grab_for: u64,
         stream: Option<u64>,
     ) -> Value {
-        let token = self.leases.add(job, worker, grab_for, stream);
-        self.metrics
-            .grabbed
-            .get_or_create(&self.metrics.func(&job.job.funcname))
-            .inc();
+        let token = self.note_out(job, worker, grab_for, stream);
         let mut out = job_out(&job.handle, &job.job);
         out.insert("attempt".to_owned(), job.attempt.into());
         out.insert(
@@ -157,6 +153,21 @@ impl App {
         out.insert("lease".to_owned(), token.encode().into());
         out.insert("lease_expires".to_owned(), job.lease.into());
         Value::Object(out)
+    }
+
+    /// Notes and counts a lease that goes out.
+    pub(crate) fn note_out(
+        &self,
+        job: &GrabbedJob,
+        worker: &str,
+        grab_for: u64,
+        stream: Option<u64>,
+    ) -> Token {
+        self.metrics
+            .grabbed
+            .get_or_create(&self.metrics.func(&job.job.funcname))
+            .inc();
+        self.leases.add(job, worker, grab_for, stream)
     }
 
     pub(super) async fn finish_one(
@@ -268,7 +279,9 @@ impl App {
                         } else {
                             Err(Error::LeaseLost(one.handle.jobid()))
                         };
-                        let outcome = self.settled(&one.handle, one.held.as_ref(), outcome, true);
+                        let outcome = self
+                            .settled(&one.handle, one.held.as_ref(), outcome, true)
+                            .map(|finished| finished_out(&finished, true));
                         put(
                             answers,
                             one.index,
@@ -297,44 +310,58 @@ impl App {
         let Some(token) = token else {
             return Err(Refusal::bad_request("lease is none of this job"));
         };
+        let end = self.end(op, finish)?;
+        let is_complete = is_complete(&end);
+        match self.end_run(handle, token, end).await? {
+            (Finished::Extended(until), cancel) => {
+                let lease = Token {
+                    value: until,
+                    ..token
+                }
+                .encode();
+                Ok(json!({ "lease_expires": until, "lease": lease, "cancel": cancel }))
+            }
+            (finished, _) => Ok(finished_out(&finished, is_complete)),
+        }
+    }
+
+    /// Ends a run or makes its lease longer; answers what was done, and whether someone wants the run to stop.
+    pub(crate) async fn end_run(
+        &self,
+        handle: &Handle,
+        token: Token,
+        end: Finish,
+    ) -> Result<(Finished, bool), Refusal> {
         let Some((value, held)) = self.leases.value(handle.database(), token) else {
             self.metrics.lease_lost.inc();
             return Err(Refusal::from(Error::LeaseLost(handle.jobid())));
         };
         let database = self.client.of(handle)?.clone();
-        let end = self.end(op, finish)?;
         let grab_for = if let Finish::Extend(seconds) = end {
             seconds
         } else {
             0
         };
-        let is_complete = matches!(
-            end,
-            Finish::Complete { .. } | Finish::CompleteWith { .. } | Finish::Replace { .. }
-        );
+        let is_complete = is_complete(&end);
         let outcome = database.finish_job(handle.jobid(), value, end).await;
         if let Ok(Finished::Extended(until)) = outcome {
             let cancel = self
                 .leases
                 .extended(handle.database(), handle.jobid(), until, grab_for);
-            let lease = Token {
-                value: until,
-                ..token
-            }
-            .encode();
-            return Ok(json!({ "lease_expires": until, "lease": lease, "cancel": cancel }));
+            return Ok((Finished::Extended(until), cancel));
         }
-        self.settled(handle, held.as_ref(), outcome, is_complete)
+        let finished = self.settled(handle, held.as_ref(), outcome, is_complete)?;
+        Ok((finished, false))
     }
 
-    /// Counts an end, forgets its lease, and writes the answer.
+    /// Counts an end, forgets its lease, and wakes who may go on.
     fn settled(
         &self,
         handle: &Handle,
         held: Option<&Held>,
         outcome: Result<Finished, Error>,
         is_complete: bool,
-    ) -> Result<Value, Refusal> {
+    ) -> Result<Finished, Refusal> {
         match &outcome {
             Err(Error::LeaseLost(_) | Error::NotFound(_)) => drop(self.metrics.lease_lost.inc()),
             Err(error) => return Err(Refusal::from(error)),
@@ -342,47 +369,32 @@ impl App {
         }
         self.leases.remove(handle.database(), handle.jobid());
         let finished = outcome?;
-        let labels = self
-            .metrics
-            .func(held.map_or("", |held| held.func.as_str()));
+        let func = held.map_or("", |held| held.func.as_str());
+        let labels = self.metrics.func(func);
         if let Some(held) = held {
             self.metrics
                 .run_seconds
                 .observe(held.since.elapsed().as_secs_f64());
         }
-        Ok(match finished {
+        match &finished {
             Finished::Over if is_complete => {
                 self.metrics.completed.get_or_create(&labels).inc();
-                json!({})
             }
             Finished::Over => {
                 self.metrics.failed.get_or_create(&labels).inc();
-                json!({ "retry": false })
             }
-            Finished::Retried { run_after } => {
+            Finished::Retried { .. } => {
                 self.metrics.retried.get_or_create(&labels).inc();
-                if let Some(held) = held {
-                    self.hub.wake(&held.func, 1);
-                }
-                json!({ "retry": true, "run_after": run_after })
+                self.hub.wake(func, 1);
             }
-            Finished::Declined => {
-                if let Some(held) = held {
-                    self.hub.wake(&held.func, 1);
-                }
-                json!({})
-            }
-            Finished::Extended(until) => json!({ "lease_expires": until, "cancel": false }),
-            Finished::Replaced(handles) => {
+            Finished::Declined => self.hub.wake(func, 1),
+            Finished::Extended(_) => {}
+            Finished::Replaced(_) => {
                 self.metrics.completed.get_or_create(&labels).inc();
                 self.look_now();
-                let jobs: Vec<Value> = handles
-                    .iter()
-                    .map(|handle| json!({ "handle": handle.to_string(), "jobid": handle.jobid() }))
-                    .collect();
-                json!({ "jobs": jobs })
             }
-        })
+        }
+        Ok(finished)
     }
 
     /// A call as an end of a run.
@@ -458,6 +470,30 @@ impl App {
             _ => Err(Refusal::not_found(
                 "a job can be completed, failed, declined, extended or replaced",
             )),
+        }
+    }
+}
+
+fn is_complete(end: &Finish) -> bool {
+    matches!(
+        end,
+        Finish::Complete { .. } | Finish::CompleteWith { .. } | Finish::Replace { .. }
+    )
+}
+
+/// What a finish did, as callers read it.
+fn finished_out(finished: &Finished, is_complete: bool) -> Value {
+    match finished {
+        Finished::Over if !is_complete => json!({ "retry": false }),
+        Finished::Over | Finished::Declined => json!({}),
+        Finished::Retried { run_after } => json!({ "retry": true, "run_after": run_after }),
+        Finished::Extended(until) => json!({ "lease_expires": until, "cancel": false }),
+        Finished::Replaced(handles) => {
+            let jobs: Vec<Value> = handles
+                .iter()
+                .map(|handle| json!({ "handle": handle.to_string(), "jobid": handle.jobid() }))
+                .collect();
+            json!({ "jobs": jobs })
         }
     }
 }

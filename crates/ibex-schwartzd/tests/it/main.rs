@@ -4,6 +4,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::unwrap_in_result,
     clippy::panic,
     clippy::print_stderr,
     reason = "helpers of tests"
@@ -12,6 +13,7 @@
 mod calls;
 mod control;
 mod faults;
+mod gearman;
 mod latency;
 mod poke;
 

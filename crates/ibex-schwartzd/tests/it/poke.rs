@@ -4,11 +4,12 @@ use crate::Case;
 use ibex_gearman_client::{Config, Worker};
 use serde_json::json;
 use std::net::{TcpStream, UdpSocket};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use tokio_util::sync::CancellationToken;
 
-struct Gearmand(Child);
+pub(crate) struct Gearmand(Child);
 
 impl Drop for Gearmand {
     fn drop(&mut self) {
@@ -18,28 +19,37 @@ impl Drop for Gearmand {
     }
 }
 
+impl Gearmand {
+    /// Debian's, and where it listens.
+    pub(crate) fn start(dir: &Path) -> Option<(Self, String)> {
+        let program = ibex_testkit::skip::program("gearmand")?;
+        let port = ibex_testkit::ports::free().port();
+        let child = Command::new(program)
+            .args([
+                "--listen=127.0.0.1",
+                &format!("--port={port}"),
+                "--log-file=stderr",
+            ])
+            .arg(format!("--pid-file={}", dir.join("pid").display()))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let server = format!("127.0.0.1:{port}");
+        ibex_testkit::wait::until_true("gearmand to listen", || {
+            TcpStream::connect(&server).is_ok()
+        })
+        .unwrap();
+        Some((Self(child), server))
+    }
+}
+
 #[test]
 fn an_insert_pokes_workers_through_gearman() {
-    let Some(program) = ibex_testkit::skip::program("gearmand") else {
+    let dir = tempfile::tempdir().unwrap();
+    let Some((_gearmand, server)) = Gearmand::start(dir.path()) else {
         return;
     };
-    let port = ibex_testkit::ports::free().port();
-    let dir = tempfile::tempdir().unwrap();
-    let child = Command::new(program)
-        .args([
-            "--listen=127.0.0.1",
-            &format!("--port={port}"),
-            "--log-file=stderr",
-        ])
-        .arg(format!("--pid-file={}", dir.path().join("pid").display()))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let _gearmand = Gearmand(child);
-    let server = format!("127.0.0.1:{port}");
-    ibex_testkit::wait::until_true("gearmand to listen", || TcpStream::connect(&server).is_ok())
-        .unwrap();
     let case = Case::start(&[("poke_gearman", &server), ("poke_function", "poke_%f")]);
     let poked = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&poked);
