@@ -2,6 +2,8 @@
 
 use crate::server::{Memcached, patient};
 
+#[path = "../../examples/cost.rs"]
+mod cost;
 #[path = "../../examples/limiter.rs"]
 mod limiter;
 #[path = "../../examples/pages.rs"]
@@ -36,5 +38,13 @@ async fn all_of_a_user_lies_on_one_server() {
 fn all_threads_together_are_let_in_ten_times() {
     for server in Memcached::each() {
         assert_eq!(limiter::run(patient([server.address()])).unwrap(), 10);
+    }
+}
+
+#[tokio::test]
+async fn the_cost_of_every_call_is_told() {
+    for server in Memcached::each() {
+        let costs = cost::run(patient([server.address()]), 3).await.unwrap();
+        assert_eq!(costs.len(), 6);
     }
 }
