@@ -147,6 +147,8 @@ texts! {
     STATS_DETAIL_USAGE = "CLIENT_ERROR usage: stats detail on|off|dump";
     /// `stats detail` with -X.
     STATS_DETAIL_DISABLED = "CLIENT_ERROR stats detail not allowed";
+    /// `stats hotkeys` with -X; ours.
+    HOTKEYS_DISABLED = "CLIENT_ERROR stats hotkeys not allowed";
     /// `stats cachedump` with too few words.
     CACHEDUMP_USAGE = "CLIENT_ERROR bad command line";
     /// `stats cachedump` with a class over 63.

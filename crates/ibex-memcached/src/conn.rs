@@ -13,6 +13,7 @@
 
 use crate::config::Config;
 use crate::exec::{self, After, Cx, Job};
+use crate::latency::Kind;
 use crate::login;
 use crate::register::{ConnEntry, ConnState};
 use crate::shared::{Shared, WorkerNumbers};
@@ -563,7 +564,16 @@ impl Conn {
         if self.is_datagram() && exec::needs_connection(request) {
             return self.out.extend_from_slice(texts::ERROR);
         }
-        match exec::execute(&turn.cx, request, value, &mut self.out, out_max) {
+        let timed = turn.numbers.latencies.begin();
+        let after = exec::execute(&turn.cx, request, value, &mut self.out, out_max);
+        if let Some(start) = timed {
+            let (kind, key) = Kind::of_request(request);
+            turn.numbers.latencies.end(kind, start.elapsed());
+            if let Some(key) = key {
+                turn.cx.shared.hotkeys.note(key);
+            }
+        }
+        match after {
             After::Continue => {}
             After::Close => self.state = State::Closing,
             // COMPAT(memcached): a dump needs a connection of its own.
@@ -814,7 +824,16 @@ impl Conn {
         if exec::binary::refuse_too_large(&turn.cx, header, opcode, body.key) {
             return exec::binary::status(header, Status::TooLarge, &mut self.out);
         }
-        match exec::binary::execute(&turn.cx, header, opcode, &body, &mut self.out) {
+        let timed = turn.numbers.latencies.begin();
+        let after = exec::binary::execute(&turn.cx, header, opcode, &body, &mut self.out);
+        if let Some(start) = timed {
+            let kind = Kind::of_packet(opcode.verb);
+            turn.numbers.latencies.end(kind, start.elapsed());
+            if kind != Kind::Other {
+                turn.cx.shared.hotkeys.note(body.key);
+            }
+        }
+        match after {
             After::Continue => {}
             After::Close => self.state = State::Closing,
             After::Start(job) => self.state = State::Job(job),

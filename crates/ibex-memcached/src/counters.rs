@@ -22,7 +22,14 @@ impl Counter {
         );
     }
 
-    fn value(&self) -> u64 {
+    /// Keeps the larger of what it is and `amount`.
+    pub(crate) fn raise(&self, amount: u64) {
+        if amount > self.0.load(Ordering::Relaxed) {
+            self.0.store(amount, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }

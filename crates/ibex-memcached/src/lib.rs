@@ -29,6 +29,8 @@ mod conn;
 mod counters;
 mod crawl;
 mod exec;
+mod hotkeys;
+mod latency;
 mod login;
 mod metrics;
 mod namespaces;
@@ -43,6 +45,7 @@ mod shown;
 #[cfg(test)]
 mod splits_test;
 mod stats;
+mod stats_ours;
 mod store;
 mod stream;
 #[cfg(test)]

@@ -3,8 +3,10 @@
 use crate::auth::Users;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::counters::{Counters, Gauges, Totals};
+use crate::counters::{Counter, Counters, Gauges, Totals};
 use crate::crawl::Crawl;
+use crate::hotkeys::HotKeys;
+use crate::latency::Latencies;
 use crate::namespaces::Namespaces;
 use crate::register::{Details, Register};
 use crate::shown::Shown;
@@ -24,6 +26,12 @@ pub(crate) struct WorkerNumbers {
     pub(crate) gauges: Gauges,
     /// Lines for those who watch.
     pub(crate) ring: Ring,
+    /// How long requests take.
+    pub(crate) latencies: Latencies,
+    /// The longest turn of its loop, in microseconds.
+    pub(crate) loop_max_us: Counter,
+    /// Its thread's number with the system; 0 before it runs.
+    pub(crate) thread: AtomicU32,
     /// Connections given to the worker and not yet closed. Written by the acceptor and the worker.
     pub(crate) open: AtomicU64,
 }
@@ -80,6 +88,7 @@ pub(crate) struct Shared {
     pub(crate) kit: ibex_kit::Kit,
     pub(crate) register: Register,
     pub(crate) details: Details,
+    pub(crate) hotkeys: HotKeys,
     pub(crate) watch: Arc<Hub>,
     pub(crate) namespaces: Namespaces,
     /// Who may log in; `None` lets everybody in.
@@ -134,6 +143,7 @@ impl Shared {
             kit,
             register: Register::default(),
             details: Details::default(),
+            hotkeys: HotKeys::default(),
             namespaces: Namespaces::new(config.ns_delimiter.bytes().next()),
             watch: Hub::new(
                 config.worker_logbuf_size.as_usize(),
@@ -189,6 +199,7 @@ impl Shared {
         *self.base.lock().unwrap_or_else(PoisonError::into_inner) = self.raw_totals();
         self.store.each(ibex_cache_core::Shard::reset_stats);
         self.details.clear();
+        self.hotkeys.clear();
         self.globals.total_connections.store(0, Ordering::Relaxed);
         self.globals
             .rejected_connections

@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::counters::Totals;
 use crate::exec::{Cx, Sizes};
 use crate::register::PrefixCounts;
+use crate::stats_ours;
 use ibex_cache_core::Band;
 use ibex_memcached_proto::line::Words;
 use ibex_memcached_proto::texts;
@@ -27,17 +28,17 @@ pub(crate) const UDP_PREFIX: &str = "udp:";
 const RESERVED_FDS: u32 = 20;
 
 /// A reply under construction.
-struct List<'o> {
-    out: &'o mut Vec<u8>,
+pub(crate) struct List<'o> {
+    pub(crate) out: &'o mut Vec<u8>,
 }
 
 impl List<'_> {
-    fn add(&mut self, name: &str, value: impl Display) {
+    pub(crate) fn add(&mut self, name: &str, value: impl Display) {
         // Writing to a Vec cannot fail.
         let _written = write!(self.out, "STAT {name} {value}\r\n").is_ok();
     }
 
-    fn end(self) {
+    pub(crate) fn end(self) {
         self.out.extend_from_slice(texts::END);
     }
 }
@@ -67,7 +68,10 @@ pub(crate) fn answer(cx: &Cx<'_>, words: &[u8], out: &mut Vec<u8>) {
         Some(b"detail") => detail(cx, words.next(), out),
         Some(b"cachedump") => cachedump(cx, words, out),
         Some(b"conns") => conns(cx, out),
-        Some(b"segments") => segments(cx, out),
+        Some(b"segments") => stats_ours::segments(cx, out),
+        Some(b"latency") => stats_ours::latency(cx, out),
+        Some(b"hotkeys") => stats_ours::hotkeys(cx, out),
+        Some(b"threads") => stats_ours::threads(cx, out),
         Some(_) => out.extend_from_slice(texts::ERROR),
     }
 }
@@ -668,25 +672,4 @@ fn transport(address: &str) -> String {
     } else {
         format!("tcp:{address}")
     }
-}
-
-/// Ours: how the memory is used.
-fn segments(cx: &Cx<'_>, out: &mut Vec<u8>) {
-    let items = cx.shared.store.stats();
-    let mut list = List { out };
-    for (name, value) in [
-        ("shards", cx.shared.store.count() as u64),
-        ("segments", items.segments),
-        ("segments_free", items.segments_free),
-        ("segment_bytes", items.segment_bytes),
-        ("index_bytes", items.index_bytes),
-        ("index_buckets", items.index_buckets),
-        ("live_bytes", items.bytes),
-        ("moved_survivors", items.moved_survivors),
-        ("moved_compacted", items.moved_compacted),
-        ("connection_buffer_bytes", cx.shared.buffer_bytes()),
-    ] {
-        list.add(name, value);
-    }
-    list.end();
 }

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 /// Segments swept under one hold of a shard's lock.
 const SEGMENTS_PER_HOLD: usize = 1;
+/// Rounds after which the counts of hot keys are halved.
+const HALVED_EVERY: u32 = 60;
 /// Time between rounds.
 const ROUND: Duration = Duration::from_secs(1);
 /// Items per index entry before the original's hash table doubles, times two.
@@ -17,9 +19,14 @@ const HASH_FILL_HALVES: u64 = 3;
 
 /// Runs until the daemon stops; `unpark` ends the pause.
 pub(crate) fn run(shared: &Arc<Shared>, heartbeat: &Heartbeat, workers: &[Arc<Waker>]) {
+    let mut rounds = 0_u32;
     while !shared.is_stopping() {
         heartbeat.beat();
         round(shared);
+        rounds += 1;
+        if rounds.is_multiple_of(HALVED_EVERY) {
+            shared.hotkeys.halve();
+        }
         for worker in workers {
             if let Err(error) = worker.wake() {
                 tracing::warn!(%error, "worker was not woken");

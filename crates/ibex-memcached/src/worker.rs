@@ -16,7 +16,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Events of one poll.
 const EVENTS_MAX: usize = 1024;
@@ -102,6 +102,11 @@ impl Worker {
     /// Runs until the daemon stops.
     pub(crate) fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS_MAX);
+        let thread = rustix::thread::gettid().as_raw_nonzero().get();
+        let numbers = Arc::clone(&self.numbers);
+        numbers
+            .thread
+            .store(thread.unsigned_abs(), Ordering::Relaxed);
         while !self.shared.is_stopping() {
             // The upkeep thread wakes workers once a second. A timeout here would arm a timer with every wait, which costs more than the request.
             let timeout = if self.queue.is_empty() {
@@ -113,6 +118,7 @@ impl Worker {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 other => other?,
             }
+            let start = Instant::now();
             for event in &events {
                 if event.token() == WAKER {
                     self.welcome();
@@ -123,6 +129,8 @@ impl Worker {
             }
             let now = self.shared.clock.now();
             self.turns(now);
+            let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+            numbers.loop_max_us.raise(micros);
             if self.second != now {
                 self.second = now;
                 self.charged_bytes = self.numbers.gauges.bytes();

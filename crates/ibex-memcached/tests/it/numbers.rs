@@ -220,3 +220,54 @@ fn a_dump_shows_every_key() {
     );
     daemon.stop().unwrap();
 }
+
+/// What is beyond the original's statistics: how long requests take, which keys are hot, what each worker does.
+#[test]
+fn our_own_statistics() {
+    let daemon = Daemon::builder("ibex-memcached")
+        .arg("-t")
+        .arg("2")
+        .start()
+        .unwrap();
+    let mut client = Client::new(&daemon);
+    client.ask(
+        &"set k 0 0 1\r\nx\r\n".repeat(640),
+        &"STORED\r\n".repeat(640),
+    );
+    client.ask(
+        &format!("{}mn\r\n", "get hot key\r\n".repeat(6400)),
+        "MN\r\n",
+    );
+    let latency = client.ask("stats latency\r\n", "END\r\n");
+    let number = |text: &str, name: &str| {
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(&format!("STAT {name} ")));
+        let value = value.unwrap_or_else(|| panic!("no {name} in {text}"));
+        value.trim().parse::<f64>().unwrap()
+    };
+    assert!(number(&latency, "store:count") >= 9.0, "{latency}");
+    assert!(number(&latency, "get:count") >= 99.0, "{latency}");
+    let quantiles = ["p50", "p90", "p99", "p999", "max"];
+    let quantiles = quantiles.map(|name| number(&latency, &format!("get:{name}_us")));
+    assert!(quantiles.is_sorted() && quantiles[4] > 0.0, "{latency}");
+    let hot = client.ask("stats hotkeys\r\n", "END\r\n");
+    assert!(hot.starts_with("STAT 1:key hot\r\n"), "{hot}");
+    assert!(number(&hot, "1:requests") >= 6000.0, "{hot}");
+    assert!(hot.contains("STAT 2:key k\r\n"), "{hot}");
+    let threads = client.ask("stats threads\r\n", "END\r\n");
+    let sum = |name: &str| {
+        number(&threads, &format!("0:{name}")) + number(&threads, &format!("1:{name}"))
+    };
+    assert!(
+        sum("connections") >= 1.0 && sum("requests") >= 7040.0,
+        "{threads}"
+    );
+    assert!(sum("cpu_us") > 0.0 && sum("loop_max_us") > 0.0, "{threads}");
+    assert!(
+        client
+            .ask("stats segments\r\n", "END\r\n")
+            .contains("STAT shards ")
+    );
+    daemon.stop().unwrap();
+}

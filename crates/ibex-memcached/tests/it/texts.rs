@@ -233,6 +233,7 @@ fn operators_rows() {
                 "CLIENT_ERROR stats cachedump not allowed",
             ),
             ("stats detail on", "CLIENT_ERROR stats detail not allowed"),
+            ("stats hotkeys", "CLIENT_ERROR stats hotkeys not allowed"),
             ("flush_all", "CLIENT_ERROR flush_all not allowed"),
             ("watch", watch_disabled),
             ("shutdown later", "CLIENT_ERROR invalid shutdown mode"),
