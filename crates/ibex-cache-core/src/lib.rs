@@ -16,6 +16,8 @@
 //! there are copied to a fresh segment, the others are dropped (second chance, in the manner of CLOCK and SIEVE). Items that are small beside the others
 //! are spared once or twice without having been read.
 //!
+//! The walk is spread over the writes: each does a few times its own bytes of it, so the next segment is free before the open one is full and no write pays for
+//! a whole one.
 //! Values over 64 KiB can be read and written in pieces over several calls, see [`Pinned`].
 //!
 //! Invariants, checked by `Shard::check_invariants` in tests:

@@ -348,6 +348,7 @@ fn valued(word: &str, given: Option<&str>) -> (String, toml::Value) {
         "read_buf_mem_limit" => (word, format!("{value}M").into()),
         "idle_timeout" => (word, format!("{value}s").into()),
         "hashpower" => ("hash_power", integer(value)),
+        "metrics" => ("admin.listen", value.into()),
         unknown => (unknown, given.unwrap_or("true").into()),
     };
     (key.to_owned(), value)

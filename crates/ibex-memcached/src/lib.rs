@@ -16,7 +16,8 @@
 //! Lines for `watch` go through rings to a thread of their own, see `watch/`.
 //!
 //! Locks: while a shard's lock is held only two others are taken, each a leaf held for nanoseconds: the ring of the worker's own lines for `watch`, and the
-//! table of namespaces. Nothing is waited for.
+//! table of namespaces. Nothing is waited for. Shares of a new memory limit are told to the shards one change after another, under a lock that is taken
+//! before theirs. Why a hit is never wrong: docs/notes/2026-11-cache-concurrency.md.
 #![forbid(unsafe_code)]
 
 mod acceptor;
@@ -73,7 +74,7 @@ pub const ABOUT: ibex_kit::About = ibex_kit::About {
     version: env!("CARGO_PKG_VERSION"),
     admin_port: 9811,
     original_flags: "The flags of memcached 1.6 are accepted; those about slab classes and LRU threads are kept for the statistics and change nothing. \
-        --config also takes a file of flags, one a line, as Debian's /etc/memcached.conf. Extensions: -o ns=CHAR (namespaces, see ns_invalidate), and every key of the \
+        --config also takes a file of flags, one a line, as Debian's /etc/memcached.conf. Extensions: -o ns=CHAR (namespaces, see ns_invalidate), -o metrics=ADDR (the admin port, with /metrics), and every key of the \
         configuration that -o does not know from memcached, as -o KEY=VALUE.",
 };
 

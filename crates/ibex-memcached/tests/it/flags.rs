@@ -191,6 +191,10 @@ fn packets_are_no_way_around_a_text_login() {
     let users = dir.path().join("users");
     std::fs::write(&users, "foo:bar").unwrap();
     let users = users.to_str().unwrap();
+    assert!(
+        daemon(&["-Y", users, "-U", "11222"]).is_err(),
+        "datagrams have no login"
+    );
     let with_binary = ["-Y", users, "-l", "proto[binary]:127.0.0.1:0"];
     assert!(daemon(&with_binary).is_err());
     let daemon = daemon(&["-Y", users, "-l", "proto[negotiating]:127.0.0.1:0"]).unwrap();
@@ -231,6 +235,17 @@ fn without_any_address_it_waits_for_a_reload() {
         .start()
         .unwrap();
     assert_eq!(std::fs::read_to_string(&ports).unwrap(), "");
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn metrics_are_where_they_are_wanted() {
+    let address = ibex_testkit::ports::free();
+    let word = format!("metrics={address}");
+    let daemon = daemon(&["-o", &word]).unwrap();
+    assert_eq!(daemon.admin().unwrap(), address);
+    let items = daemon.metric("ibex_memcached_items").unwrap();
+    assert!(items.abs() < 0.5);
     daemon.stop().unwrap();
 }
 
