@@ -16,17 +16,20 @@ pub(crate) struct Big {
     pins: u32,
     /// No item has it: it goes with its last pin.
     is_detached: bool,
+    /// Bytes it is reckoned with among those that no item has.
+    held_bytes: usize,
 }
 
 impl Big {
-    /// A value that has neither bytes nor an item yet.
-    pub(crate) fn unborn() -> Self {
+    /// A value that has neither bytes nor an item yet, and will have `bytes`.
+    pub(crate) fn unborn(bytes: usize) -> Self {
         Self {
             cells: Vec::new(),
             stub: u32::MAX,
             order: 0,
             pins: 0,
             is_detached: true,
+            held_bytes: bytes,
         }
     }
 }
@@ -39,11 +42,14 @@ pub(crate) struct BigTable {
     cells: usize,
     /// Values with pins.
     pinned: usize,
+    /// Bytes of values that no item has: they cannot be evicted.
+    held_bytes: usize,
 }
 
 impl BigTable {
     pub(crate) fn insert(&mut self, big: Big) -> u32 {
         self.cells += big.cells.len();
+        self.held_bytes += big.held_bytes;
         if let Some(id) = self.free.pop() {
             self.entries[id as usize] = Some(big);
             return id;
@@ -56,6 +62,7 @@ impl BigTable {
     fn remove(&mut self, id: u32) -> Option<Big> {
         let big = self.entries.get_mut(id as usize)?.take()?;
         self.cells -= big.cells.len();
+        self.held_bytes -= big.held_bytes;
         self.free.push(id);
         Some(big)
     }
@@ -82,17 +89,33 @@ impl BigTable {
     }
 
     /// Its item is gone; the value, unless it is pinned.
-    pub(crate) fn detach(&mut self, id: u32) -> Option<Big> {
+    pub(crate) fn detach(&mut self, id: u32, cell_bytes: usize) -> Option<Big> {
         let big = self.by_id_mut(id)?;
         big.is_detached = true;
-        if big.pins == 0 { self.remove(id) } else { None }
+        if big.pins == 0 {
+            return self.remove(id);
+        }
+        let (before, now) = (
+            big.held_bytes,
+            big.held_bytes.max(big.cells.len() * cell_bytes),
+        );
+        big.held_bytes = now;
+        self.held_bytes += now - before;
+        None
     }
 
     /// A value gets an item.
     pub(crate) fn adopt(&mut self, id: u32) {
         if let Some(big) = self.by_id_mut(id) {
             big.is_detached = false;
+            let held = std::mem::take(&mut big.held_bytes);
+            self.held_bytes -= held;
         }
+    }
+
+    /// Bytes of values that no item has.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.held_bytes
     }
 
     /// Whether any value is pinned.

@@ -71,15 +71,20 @@ impl Shard {
         }
     }
 
-    /// Begins a value of `value_len` bytes that belongs to no item yet.
+    /// Begins a value of `value_len` bytes that belongs to no item yet. `None` while too much is held by such values and by those that are being read without
+    /// an item: together they may have half of the memory, so that there is always something to evict for others.
     ///
     /// # Errors
     /// [`Full`] if it could never be stored.
-    pub fn begin(&mut self, value_len: usize) -> Result<Pinned, Full> {
+    pub fn begin(&mut self, value_len: usize) -> Result<Option<Pinned>, Full> {
         self.check_big(value_len)?;
-        let id = self.bigs.insert(Big::unborn());
+        let bytes = value_len.next_multiple_of(self.cell_bytes());
+        if self.bigs.held_bytes() + bytes > self.config.limit_bytes / 2 {
+            return Ok(None);
+        }
+        let id = self.bigs.insert(Big::unborn(bytes));
         self.bigs.pin(id);
-        Ok(Pinned { id, value_len })
+        Ok(Some(Pinned { id, value_len }))
     }
 
     /// Takes a step towards room for a piece; `true` when there is room, or none can be made.

@@ -664,7 +664,7 @@ impl Shard {
         self.check_big(value_len)?;
         let cell_bytes = self.memory.segment_bytes / CELLS as usize;
         let wanted = value_len.div_ceil(cell_bytes);
-        let id = self.bigs.insert(Big::unborn());
+        let id = self.bigs.insert(Big::unborn(0));
         self.bigs.adopt(id);
         for position in 0..wanted {
             let Some(cell) = self.take_cell(now, (id, u32::try_from(position).map_err(|_| Full)?))
@@ -751,7 +751,8 @@ impl Shard {
         if let Some(big) = self.bigs.by_id(id) {
             self.by_age.remove(&big.order);
         }
-        if let Some(big) = self.bigs.detach(id) {
+        let cell_bytes = self.memory.segment_bytes / CELLS as usize;
+        if let Some(big) = self.bigs.detach(id, cell_bytes) {
             for cell in big.cells {
                 self.free_cell(cell);
             }

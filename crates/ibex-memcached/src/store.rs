@@ -2,7 +2,7 @@
 //!
 //! Decides how many shards there are and how memory is divided; what an item is and who goes is the core's business.
 
-use crate::sync::{AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, PoisonError};
+use crate::sync::{AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, PoisonError, yield_now};
 use ibex_cache_core::{
     BAND_COUNT_MAX, Band, Bands, Carried, Found, Full, NewItem, PIECE_BYTES, Pinned, Shard,
     ShardConfig, Stats,
@@ -21,6 +21,9 @@ const SEGMENT_BYTES_LEAST: usize = 4096;
 
 /// Steps towards room for one piece of a large value. Others may take what was freed, so there is an end to it.
 const ROOM_STEPS_MAX: usize = 10_000;
+
+/// Tries for a large value while others hold the room; each gives way to other threads.
+const STAGE_TRIES_MAX: usize = 100_000;
 
 /// What became of a value before its item is stored.
 #[derive(Debug)]
@@ -59,6 +62,10 @@ pub(crate) struct Store {
     limit_bytes: AtomicUsize,
     /// Memory outside the shards that counts against the limit.
     charged_bytes: AtomicUsize,
+    /// Whether live items may be dropped for room.
+    evicts: bool,
+    /// Held by who waits for room for a large value.
+    staging: Mutex<()>,
     /// Held while the shares are told: of two changes at once the later one's must be the last that each shard hears.
     dividing: Mutex<()>,
     pub(crate) bands: Bands,
@@ -114,6 +121,8 @@ impl Store {
             cas: AtomicU64::new(0),
             limit_bytes: AtomicUsize::new(options.limit_bytes),
             charged_bytes: AtomicUsize::new(0),
+            evicts: options.evicts,
+            staging: Mutex::new(()),
             dividing: Mutex::new(()),
             bands: options.bands,
         }
@@ -171,8 +180,27 @@ impl Store {
         if value.len() <= PIECE_BYTES {
             return Staged::No;
         }
-        let Ok(pinned) = self.shard(hash).begin(value.len()) else {
-            return Staged::NoRoom;
+        let first = self.try_stage(now, hash, value);
+        if let Some(staged) = first {
+            return staged;
+        }
+        // Others hold what can be had in this way. One at a time waits until they are through, which takes milliseconds.
+        let turn = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..STAGE_TRIES_MAX {
+            if let Some(staged) = self.try_stage(now, hash, value) {
+                return staged;
+            }
+            yield_now();
+        }
+        drop(turn);
+        Staged::NoRoom
+    }
+
+    /// One try; `None` if it may go better when others are through.
+    fn try_stage(&self, now: u32, hash: u64, value: &[u8]) -> Option<Staged> {
+        let pinned = match self.shard(hash).begin(value.len()) {
+            Ok(pinned) => pinned?,
+            Err(Full) => return Some(Staged::NoRoom),
         };
         for piece in value.chunks(PIECE_BYTES) {
             for _ in 0..ROOM_STEPS_MAX {
@@ -183,10 +211,14 @@ impl Store {
             let mut shard = self.shard(hash);
             if shard.write_piece(now, &pinned, piece).is_err() {
                 shard.unpin(pinned);
-                return Staged::NoRoom;
+                return if self.evicts {
+                    None
+                } else {
+                    Some(Staged::NoRoom)
+                };
             }
         }
-        Staged::Written(pinned)
+        Some(Staged::Written(pinned))
     }
 
     pub(crate) fn count(&self) -> usize {

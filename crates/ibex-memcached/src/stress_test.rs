@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::shared::Shared;
 use crate::testing::{Bench, shared};
 use ibex_base::rng::Rng;
+use ibex_cache_core::{Bits, NewItem};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -197,4 +198,53 @@ fn nobody_reads_what_was_not_written() {
     let stats = shared.store.stats();
     assert!(hits > steps, "{hits} hits: the threads met nothing");
     assert!(stats.evictions > 0, "memory was never short");
+}
+
+/// Values of almost half the memory that come at once are all stored, one after another, and small ones find room all the while.
+#[test]
+fn the_largest_values_at_once_are_all_stored() {
+    let config = Config {
+        memory: "16M".parse().unwrap(),
+        item_size_max: "8M".parse().unwrap(),
+        ..Config::default()
+    };
+    let shared = shared(config);
+    let store = &shared.store;
+    let put = |key: &[u8], value: &[u8]| {
+        let hash = store.hash(key);
+        let mut staged = store.stage(1, hash, value);
+        let mut shard = store.shard(hash);
+        let new = NewItem {
+            key,
+            value: &[value],
+            flags: 0,
+            expiry: 0,
+            cas: store.next_cas(),
+            bits: Bits::default(),
+        };
+        assert!(
+            staged.insert(&mut shard, 1, hash, &new).is_ok(),
+            "{}",
+            value.len()
+        );
+    };
+    std::thread::scope(|scope| {
+        for number in 0..4_u8 {
+            scope.spawn(move || {
+                let (large, small) = (vec![b'l'; 8_000_000], vec![b's'; 20_000]);
+                for _ in 0..6 {
+                    put(&[number], &large);
+                    put(&[number, number], &small);
+                    let (key, mut out) = ([(number + 1) % 4], Vec::new());
+                    let hash = store.hash(&key);
+                    let mut shard = store.shard(hash);
+                    if let Ok(found) = shard.find(1, hash, &key) {
+                        store.copy_out(shard, hash, found, &mut out);
+                        assert!(out == large, "torn");
+                    }
+                }
+            });
+        }
+    });
+    store.each(|shard| shard.check_invariants());
 }

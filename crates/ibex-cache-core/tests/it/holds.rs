@@ -118,7 +118,7 @@ fn large(shard: &mut Shard, limit_bytes: usize) {
     for n in 0..12_u8 {
         let key = [b'L', n];
         let hash = Shard::hash(1, &key);
-        let Ok(pinned) = shard.begin(value.len()) else {
+        let Ok(Some(pinned)) = shard.begin(value.len()) else {
             return;
         };
         for piece in value.chunks(PIECE_BYTES) {

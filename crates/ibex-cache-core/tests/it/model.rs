@@ -103,7 +103,7 @@ impl Pair {
         value: Vec<u8>,
         mut between: impl FnMut(&mut Self),
     ) -> Result<(), Full> {
-        let pinned = self.shard.begin(value.len())?;
+        let pinned = self.shard.begin(value.len())?.ok_or(Full)?;
         for piece in value.chunks(PIECE_BYTES) {
             while !self.shard.make_room(self.now) {}
             if self.shard.write_piece(self.now, &pinned, piece).is_err() {

@@ -2,4 +2,5 @@
 
 pub(crate) use shuttle::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 pub(crate) use shuttle::sync::{Mutex, MutexGuard, RwLock};
+pub(crate) use shuttle::thread::yield_now;
 pub(crate) use std::sync::PoisonError;
