@@ -32,10 +32,12 @@ ibex_kit::config! {
         live count_lost: bool = true,
         /// Largest argument of a job (1 byte to 16777215 bytes).
         live max_arg_size: ByteSize = ByteSize::from_bytes(8 << 20),
-        /// How often a MySQL database is asked for jobs that others inserted (10ms to 1m).
+        /// How often a database is asked for jobs that others inserted (10ms to 1m); of a SQLite file the kernel tells sooner.
         live poll_interval: Duration = Duration::from_millis(500),
-        /// How often a SQLite file is asked for jobs that others inserted (5ms to 1m).
+        /// The same for a SQLite file, where the kernel cannot tell of writes to it (5ms to 1m).
         live sqlite_poll_interval: Duration = Duration::from_millis(20),
+        /// Let the kernel tell of writes to SQLite files. Off: they are polled for, as on file systems that tell nothing.
+        restart watch_files: bool = true,
         /// Gearman job servers that get a background job for each insert, to wake Perl workers.
         restart poke_gearman: Vec<String>,
         /// The function of that job; %f becomes the function's name.

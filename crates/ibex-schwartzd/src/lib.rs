@@ -34,6 +34,7 @@ mod metrics;
 mod poke;
 mod server;
 mod upkeep;
+mod wal;
 
 pub use args::Args;
 pub use config::Config;

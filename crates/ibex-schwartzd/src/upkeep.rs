@@ -4,10 +4,12 @@
 
 use crate::api::App;
 use crate::leading::Seat;
+use crate::wal::Wal;
 use ibex_kit::{Step, Worker, WorkerStatus};
 use ibex_schwartz::{Client, Database, Error, Finish, RetryPolicy};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often the depths of all functions are counted for the metrics: the count reads an index once.
 const DEPTHS_EVERY: Duration = Duration::from_secs(10);
@@ -15,26 +17,82 @@ const DEPTHS_EVERY: Duration = Duration::from_secs(10);
 const CLEAN_EVERY: Duration = Duration::from_secs(60);
 /// A lease counts as lost only this long after its end: the clocks of database and daemon may differ by part of a second.
 const LOST_GRACE: Duration = Duration::from_secs(2);
+/// The first look after the log of a file was written to; a commit shows when its sync is done.
+const LOOK_SOON: Duration = Duration::from_millis(1);
+/// A log that is written all the time begins the close looks anew this often: some two hundred looks a second at most.
+const TOLD_AGAIN: Duration = Duration::from_millis(20);
 /// Longest pause of a watcher whose database is away.
 const AWAY_MAX: Duration = Duration::from_secs(5);
+
+/// When the next look at a database is due.
+struct Looks {
+    next: Instant,
+    pause: Duration,
+    told: Instant,
+}
+
+impl Looks {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            next: now,
+            pause: LOOK_SOON,
+            told: now,
+        }
+    }
+
+    /// Whether to listen for writes; events that come meanwhile wait.
+    fn is_listening(&self) -> bool {
+        self.told.elapsed() >= TOLD_AGAIN
+    }
+
+    /// The log is being written: looks follow each other closely again.
+    fn told(&mut self) {
+        let now = Instant::now();
+        *self = Self {
+            next: now + LOOK_SOON,
+            pause: LOOK_SOON,
+            told: now,
+        };
+    }
+
+    /// After a look: the next one is twice as far, `longest` at most.
+    fn looked(&mut self, longest: Duration) {
+        self.pause = (self.pause * 2).min(longest);
+        self.next = Instant::now() + self.pause;
+    }
+}
 
 /// Notices jobs that others inserted into a database, as long as someone waits for jobs.
 pub(crate) async fn watch(app: Arc<App>, database: Database) {
     let mut seen: Option<u64> = None;
     let mut pause_away = Duration::from_millis(100);
+    let mut looks = Looks::new();
+    let address = database.address();
+    let file = address
+        .strip_prefix("sqlite:")
+        .filter(|_| database.is_file());
+    let file = file.filter(|_| app.config.load().watch_files);
+    let file = file.map(|file| Path::new(file.split_once('?').map_or(file, |(file, _)| file)));
+    let mut wal = None;
     loop {
-        let pause = {
-            let config = app.config.load();
-            if database.is_file() {
-                config.sqlite_poll_interval.std()
-            } else {
-                config.poll_interval.std()
-            }
-        };
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = app.hub.look.notified() => {}
+        if let (None, Some(file)) = (&wal, file) {
+            // The file may come later, with its database.
+            wal = Wal::watch(file).ok();
         }
+        tokio::select! {
+            () = tokio::time::sleep_until(looks.next.into()) => {}
+            () = app.hub.look.notified() => {}
+            () = written(wal.as_ref()), if looks.is_listening() => {
+                looks.told();
+                continue;
+            }
+        }
+        let config = app.config.load_full();
+        looks.looked(match wal {
+            None if database.is_file() => config.sqlite_poll_interval.std(),
+            None | Some(_) => config.poll_interval.std(),
+        });
         if !app.hub.has_waiters() {
             // A fetch looks by itself before it waits.
             seen = None;
@@ -51,6 +109,13 @@ pub(crate) async fn watch(app: Arc<App>, database: Database) {
                 pause_away = (pause_away * 2).min(AWAY_MAX);
             }
         }
+    }
+}
+
+async fn written(wal: Option<&Wal>) {
+    match wal {
+        Some(wal) => wal.written().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -36,11 +36,21 @@ fn an_insert_over_http_wakes_a_waiting_fetch() {
 }
 
 #[test]
-fn an_insert_of_another_program_into_the_file_is_noticed() {
-    let case = Case::start(&[]);
+fn an_insert_of_another_program_into_the_file_is_told_by_the_kernel() {
+    // No poll would come in time.
+    foreign_inserts(&[("poll_interval", "1m"), ("sqlite_poll_interval", "1m")]);
+}
+
+#[test]
+fn an_insert_of_another_program_is_polled_for_where_the_kernel_tells_nothing() {
+    foreign_inserts(&[("watch_files", "false")]);
+}
+
+fn foreign_inserts(settings: &[(&str, &str)]) {
+    let case = Case::start(settings);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let client = runtime.block_on(Client::open([case.url()])).unwrap();
-    let mut worst = Duration::ZERO;
+    let mut all = Vec::new();
     for _ in 0..10 {
         let waits = std::thread::scope(|scope| {
             let waiting = scope.spawn(|| {
@@ -59,9 +69,11 @@ fn an_insert_of_another_program_into_the_file_is_noticed() {
             assert_eq!(jobs.len(), 1);
             at.saturating_duration_since(inserted)
         });
-        worst = worst.max(waits);
+        all.push(waits);
     }
-    assert!(worst < SOON, "{worst:?}");
+    // The tick of a second alone would give half a second.
+    all.sort();
+    assert!(all[4] < SOON / 2, "{all:?}");
     case.daemon.stop().unwrap();
 }
 

@@ -81,7 +81,11 @@ fn an_insert_pokes_workers_through_gearman() {
 
 #[test]
 fn a_datagram_makes_the_daemon_look() {
-    let case = Case::start(&[("poke_udp", "127.0.0.1:0"), ("sqlite_poll_interval", "1m")]);
+    let case = Case::start(&[
+        ("poke_udp", "127.0.0.1:0"),
+        ("sqlite_poll_interval", "1m"),
+        ("watch_files", "false"),
+    ]);
     let poke = case.daemon.addr("poke").unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let client = runtime
