@@ -121,6 +121,8 @@ fn assemble(config: Config, kit: &Kit, client: Client, metrics: Arc<Metrics>) ->
         hub: Arc::new(Hub::new(client.clone(), kit.clone(), Arc::clone(&metrics))),
         client,
         leases: Leases::new(seed),
+        events: crate::events::Events::new(),
+        orders: crate::orders::Orders::default(),
         metrics,
         poker,
         config: ArcSwap::from_pointee(config),

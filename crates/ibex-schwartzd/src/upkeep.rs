@@ -202,6 +202,8 @@ pub(crate) async fn expire(
     };
     match database.finish_job(jobid, value, fail).await {
         Ok(_) => {
+            app.events
+                .tell("expired", func, &app.client.handle(database, jobid));
             app.metrics
                 .expired
                 .get_or_create(&app.metrics.func(func))

@@ -7,13 +7,28 @@ use super::jobs::job_in;
 use crate::http::{Refusal, Reply, json_body, ok, query_pairs, reply};
 use ::http::{Request, StatusCode};
 use hyper::body::Incoming;
-use ibex_schwartz::{CatchUp, CronEntry, Database};
+use ibex_schwartz::{CatchUp, CronEntry, Database, Error, Handle, Query};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// Jobs one call brings back.
 const RETRIES_MAX: u32 = 1000;
+
+/// Jobs one purge cancels, a transaction each: a few seconds.
+const PURGED_MAX: u32 = 10_000;
+/// Jobs it reads at a time.
+const PURGE_PAGE: u32 = 50;
+
+/// The smallest of the databases' last job numbers.
+fn pages_end<A, B>(jobs: &[(Handle, A, B)]) -> Option<u64> {
+    let mut ends = std::collections::BTreeMap::<&str, u64>::new();
+    for (handle, ..) in jobs {
+        let end = ends.entry(handle.database()).or_default();
+        *end = handle.jobid().max(*end);
+    }
+    ends.into_values().min()
+}
 
 impl App {
     pub(super) async fn pause(
@@ -42,6 +57,37 @@ impl App {
         Ok(ok(
             &json!({ "func": func, "paused": false, "was_paused": was_paused }),
         ))
+    }
+
+    /// Jobs of a function nobody has are cancelled, up to a bound.
+    pub(super) async fn purge(&self, func: &str) -> Result<Reply, Refusal> {
+        let (mut purged, mut after) = (0_u32, 0);
+        while purged < PURGED_MAX {
+            let query = Query {
+                funcs: vec![func.to_owned()],
+                after,
+                limit: PURGE_PAGE,
+                ..Query::default()
+            };
+            let jobs = self.client.list(&query).await?;
+            // Each database has a page; the next one begins behind the shortest of those that may go on.
+            let Some(last) = pages_end(&jobs) else { break };
+            for (handle, ..) in jobs.iter().filter(|(handle, ..)| handle.jobid() <= last) {
+                match self.client.cancel(handle).await {
+                    Ok(()) => {
+                        purged += 1;
+                        self.events.tell("cancelled", func, handle);
+                    }
+                    // A worker has it, or it is over.
+                    Err(Error::Grabbed(_) | Error::NotFound(_)) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            after = last;
+        }
+        tracing::info!(func, purged, "function purged");
+        let more = purged >= PURGED_MAX;
+        Ok(ok(&json!({ "func": func, "purged": purged, "more": more })))
     }
 
     /// Many failed jobs ready again.

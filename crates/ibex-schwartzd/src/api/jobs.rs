@@ -171,6 +171,7 @@ impl App {
         match inserted {
             Inserted::New(handle) => {
                 self.metrics.inserted.get_or_create(&labels).inc();
+                self.events.tell("inserted", func, handle);
                 self.hub.wake(func, 1);
                 self.poker.poke(func, handle);
                 json!({ "handle": handle.to_string(), "jobid": handle.jobid(), "duplicate": false })

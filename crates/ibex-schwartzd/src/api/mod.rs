@@ -9,17 +9,20 @@ mod jobs;
 mod queues;
 mod settings;
 mod stream;
+mod watching;
 mod wide;
 mod work;
 
 pub(crate) use jobs::{argument_out, job_in};
 
 use crate::config::Config;
+use crate::events::Events;
 use crate::held::Leases;
 use crate::http::{Refusal, Reply, refuse};
 use crate::hub::Hub;
 use crate::leading::Seat;
 use crate::metrics::Metrics;
+use crate::orders::{Order, Orders};
 use crate::poke::Poker;
 use ::http::{Method, Request, StatusCode, header};
 use arc_swap::ArcSwap;
@@ -34,6 +37,8 @@ pub(crate) struct App {
     pub(crate) client: Client,
     pub(crate) hub: Arc<Hub>,
     pub(crate) leases: Leases,
+    pub(crate) events: Events,
+    pub(crate) orders: Orders,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) poker: Poker,
     pub(crate) config: ArcSwap<Config>,
@@ -134,6 +139,14 @@ impl App {
             (&Method::GET, ["v1", "errors"]) => self.errors(&request).await,
             (&Method::GET, ["v1", "workers"]) => Ok(self.workers()),
             (&Method::POST, ["v1", "workers", worker, "goodbye"]) => self.goodbye(worker).await,
+            (&Method::POST, ["v1", "workers", worker, "quiet"]) => {
+                self.order(worker, Some(Order::Quiet))
+            }
+            (&Method::POST, ["v1", "workers", worker, "stop"]) => {
+                self.order(worker, Some(Order::Stop))
+            }
+            (&Method::POST, ["v1", "workers", worker, "resume"]) => self.order(worker, None),
+            (&Method::GET, ["v1", "events"]) => self.watch(&request),
             (&Method::POST, ["v1", "retry"]) => self.retry_failed(request).await,
             (_, ["v1", "funcs" | "cron" | "batches", ..]) => self.control(&segments, request).await,
             (&Method::POST, ["v1", "poke"]) => {
@@ -155,6 +168,7 @@ impl App {
             (&Method::GET, ["v1", "funcs"]) => self.funcs().await,
             (&Method::POST, ["v1", "funcs", func, "pause"]) => self.pause(func, &request).await,
             (&Method::POST, ["v1", "funcs", func, "resume"]) => self.resume(func).await,
+            (&Method::POST, ["v1", "funcs", func, "purge"]) => self.purge(func).await,
             (&Method::GET, ["v1", "funcs", func]) => self.func_get(func).await,
             (&Method::PUT, ["v1", "funcs", func]) => self.func_put(func, request).await,
             (&Method::GET, ["v1", "cron"]) => self.cron_list().await,

@@ -63,13 +63,15 @@ impl App {
         let mut last = Instant::now();
         while !self.hub.closing.is_cancelled() {
             let room = want.max.saturating_sub(self.leases.count_stream(id));
-            if room > 0 {
+            // One that was told to be quiet finishes what it has and gets nothing more.
+            if room > 0 && self.orders.of(worker).is_none() {
                 let want = ibex_schwartz::Grab {
                     max: room,
                     ..want.clone()
                 };
                 let jobs = tokio::select! {
                     jobs = self.hub.fetch(&want, last + HEARTBEAT) => jobs.unwrap_or_default(),
+                    _ = self.orders.given(worker) => continue,
                     () = lines.closed() => return,
                 };
                 for job in jobs {

@@ -115,10 +115,16 @@ impl App {
             )));
         }
         let worker = asked.worker.unwrap_or_default();
-        let jobs = self
-            .hub
-            .fetch(&want, Instant::now() + Duration::from_millis(wait))
-            .await;
+        let told =
+            |order: crate::orders::Order| Ok(ok(&json!({ "jobs": [], "state": order.as_str() })));
+        if let Some(order) = self.orders.of(&worker) {
+            return told(order);
+        }
+        let until = Instant::now() + Duration::from_millis(wait);
+        let jobs = tokio::select! {
+            jobs = self.hub.fetch(&want, until) => jobs,
+            order = self.orders.given(&worker) => return told(order),
+        };
         let jobs = jobs.map_err(|error| Refusal::from(&*error))?;
         let out: Vec<Value> = jobs
             .iter()
@@ -167,6 +173,7 @@ impl App {
             .grabbed
             .get_or_create(&self.metrics.func(&job.job.funcname))
             .inc();
+        self.events.tell("grabbed", &job.job.funcname, &job.handle);
         self.leases.add(job, worker, grab_for, stream)
     }
 
@@ -375,6 +382,17 @@ impl App {
             self.metrics
                 .run_seconds
                 .observe(held.since.elapsed().as_secs_f64());
+        }
+        let kind = match &finished {
+            Finished::Over if is_complete => Some("completed"),
+            Finished::Over => Some("failed"),
+            Finished::Retried { .. } => Some("retried"),
+            Finished::Declined => Some("declined"),
+            Finished::Replaced(_) => Some("replaced"),
+            Finished::Extended(_) => None,
+        };
+        if let Some(kind) = kind {
+            self.events.tell(kind, func, handle);
         }
         match &finished {
             Finished::Over if is_complete => {

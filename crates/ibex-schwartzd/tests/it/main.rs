@@ -16,6 +16,7 @@ mod faults;
 mod gearman;
 mod latency;
 mod poke;
+mod watching;
 
 mod wide;
 use ibex_testkit::Daemon;
