@@ -13,13 +13,16 @@
 mod carried;
 mod faults;
 mod fuzzed;
+mod graphs;
+mod limits;
 mod original;
+mod own;
 mod perl;
 mod settings;
 mod sim;
 mod sim_wide;
 mod suite;
-mod wide;
+mod windows;
 mod worker;
 
 use ibex_schwartz::Client;

@@ -215,7 +215,7 @@ async fn retention(client: &Client) {
     }
     let listed = client.ended("completed", Some("Kept"), 9).await.unwrap();
     assert_eq!(listed.len(), 2);
-    crate::suite::until("the failed one to be cleaned away", async || {
+    crate::own::until("the failed one to be cleaned away", async || {
         client.clean(database).await.unwrap();
         client.status(&handles[2]).await.unwrap().ended.is_none()
     })
