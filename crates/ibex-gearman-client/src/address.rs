@@ -8,6 +8,7 @@ use ibex_gearman_proto::DEFAULT_PORT;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::config::Config;
 use crate::error::Error;
 
 /// A job server: `host`, `host:port`, `[v6]:port` or `unix:/path`. The default port is 4730.
@@ -26,11 +27,17 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 impl Address {
     /// Connects; names are resolved anew each time.
-    pub(crate) async fn connect(&self) -> std::io::Result<Box<dyn Stream>> {
+    pub(crate) async fn connect(&self, config: &Config) -> std::io::Result<Box<dyn Stream>> {
         match &self.0 {
             Place::Tcp { host, port } => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await?;
                 stream.set_nodelay(true)?;
+                #[cfg(feature = "tls")]
+                if let Some(tls) = &config.tls {
+                    return Ok(Box::new(tls.connect(host, stream).await?));
+                }
+                #[cfg(not(feature = "tls"))]
+                let _plain = config;
                 Ok(Box::new(stream))
             }
             Place::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),

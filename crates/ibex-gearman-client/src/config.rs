@@ -47,6 +47,8 @@ pub struct Config {
     pub(crate) namespace: Bytes,
     pub(crate) retry: Retry,
     pub(crate) hash: HashMode,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<crate::tls::Tls>,
 }
 
 /// A server that has not answered for this long is as good as dead.
@@ -75,6 +77,8 @@ impl Config {
             namespace: Bytes::new(),
             retry: Retry::default(),
             hash: HashMode::default(),
+            #[cfg(feature = "tls")]
+            tls: None,
         }
     }
 
@@ -141,6 +145,13 @@ impl Config {
     /// How servers are chosen for unique keys. Default [`HashMode::Rendezvous`].
     pub fn with_hash_mode(mut self, hash: HashMode) -> Self {
         self.hash = hash;
+        self
+    }
+
+    /// Connections over TCP are encrypted; Unix sockets stay plain. Default: none are. Needs the feature `tls`.
+    #[cfg(feature = "tls")]
+    pub fn with_tls(mut self, tls: crate::tls::Tls) -> Self {
+        self.tls = Some(tls);
         self
     }
 

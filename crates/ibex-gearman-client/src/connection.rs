@@ -72,7 +72,7 @@ pub(crate) struct Link {
 impl Link {
     /// Connects and starts the task.
     pub(crate) async fn open(address: &Arc<Address>, config: &Config) -> Result<Self, String> {
-        let stream = tokio::time::timeout(config.connect_deadline, address.connect())
+        let stream = tokio::time::timeout(config.connect_deadline, address.connect(config))
             .await
             .map_err(|_| format!("no connection within {:?}", config.connect_deadline))?
             .map_err(|error| error.to_string())?;

@@ -39,6 +39,8 @@ mod error;
 mod job;
 mod select;
 mod submission;
+#[cfg(feature = "tls")]
+mod tls;
 pub mod worker;
 
 pub use address::Address;
@@ -48,6 +50,8 @@ pub use error::Error;
 pub use ibex_gearman_proto::Priority;
 pub use job::{Event, Handle, Job};
 pub use submission::{Background, Call, Foreground};
+#[cfg(feature = "tls")]
+pub use tls::{ClientFiles, Tls};
 pub use worker::{FunctionOptions, Job as WorkerJob, JobError, Worker};
 
 #[cfg(doctest)]

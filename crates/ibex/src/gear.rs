@@ -10,6 +10,7 @@ pub mod worker;
 use std::process::ExitCode;
 
 use clap::{ArgAction, Subcommand};
+use ibex_gearman_client::{Config, Tls};
 
 /// Port of a job server when none is named (IANA: gearman).
 const DEFAULT_PORT: u16 = 4730;
@@ -47,12 +48,35 @@ pub struct Servers {
     /// Port for hosts named without one.
     #[arg(short = 'p', long, default_value_t = DEFAULT_PORT, global = true)]
     port: u16,
+    /// Encrypted connections; files by $GEARMAND_CA_CERTIFICATE, $GEARMAN_CLIENT_PEM, $GEARMAN_CLIENT_KEY.
+    #[arg(short = 'S', long = "ssl", global = true)]
+    ssl: bool,
     /// Print help.
     #[arg(short = 'H', long = "help", action = ArgAction::Help, global = true)]
     help: Option<bool>,
 }
 
 impl Servers {
+    /// Settings for the client library.
+    ///
+    /// # Errors
+    /// TLS is wanted and its files are not usable.
+    fn config(&self) -> anyhow::Result<Config> {
+        let config = Config::new(self.addresses());
+        Ok(match self.tls()? {
+            Some(tls) => config.with_tls(tls),
+            None => config,
+        })
+    }
+
+    fn tls(&self) -> anyhow::Result<Option<Tls>> {
+        Ok(if self.ssl {
+            Some(Tls::from_env()?)
+        } else {
+            None
+        })
+    }
+
     /// `host:port` of each server, at least one.
     fn addresses(&self) -> Vec<String> {
         let named = self.host.clone();

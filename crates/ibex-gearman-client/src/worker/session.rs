@@ -36,7 +36,7 @@ pub(crate) async fn keep(plan: Arc<Plan>, address: Address, stop: CancellationTo
     let mut failures = 0;
     while !stop.is_cancelled() {
         let connected = tokio::select! {
-            connected = tokio::time::timeout(plan.config.connect_deadline, address.connect()) => connected,
+            connected = tokio::time::timeout(plan.config.connect_deadline, address.connect(&plan.config)) => connected,
             () = stop.cancelled() => return,
         };
         let reason = match connected {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ibex_gearman_client::{Client, Config, Tls, Worker};
 use ibex_gearman_proto::{Grab, Request, Submit};
 use ibex_testkit::tls::file;
 use ibex_testkit::{Daemon, wait};
@@ -15,6 +16,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion,
 };
+
+use tokio_util::sync::CancellationToken;
 
 use crate::packets::{Wire, is_error};
 
@@ -285,4 +288,37 @@ fn safety_that_cannot_be_had_refuses_the_start() {
         let refused = format!("{:#}", builder.start().unwrap_err());
         assert!(refused.contains(expected), "{refused}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_library_talks_tls_and_knows_its_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = format!("--ssl-ca-file={}", file("ca.pem").display());
+    let daemon = tokio::task::block_in_place(|| start(dir.path(), &[&ca], &[]));
+    let port = daemon.addr("gearman").unwrap().port();
+    let files = (file("client.pem"), file("client.key"));
+    let tls = Tls::from_files(&file("ca.pem"), Some((&files.0, &files.1))).unwrap();
+    let config = Config::new([format!("localhost:{port}")]).with_tls(tls.clone());
+    let stop = CancellationToken::new();
+    let worker =
+        Worker::new(config.clone()).function("f", |job| async move { Ok(job.workload().clone()) });
+    let working = tokio::spawn(worker.run(stop.clone()));
+    let client = Client::connect(config).await.unwrap();
+    let workload = "w".repeat(1 << 20);
+    let result = client.call("f", workload.clone()).await.unwrap();
+    assert!(result == workload);
+    stop.cancel();
+    working.await.unwrap().unwrap();
+    // Another name than the certificate's, and no certificate of our own.
+    let nobody = Tls::from_files(&file("ca.pem"), None).unwrap();
+    for (server, tls) in [("127.0.0.1", tls), ("localhost", nobody)] {
+        let config = Config::new([format!("{server}:{port}")]).with_tls(tls);
+        let client = Client::connect(config).await.unwrap();
+        assert!(
+            client.submit_background("f", "x").await.is_err(),
+            "{server}"
+        );
+    }
+    assert!(Tls::from_files(&file("client.key"), None).is_err());
+    tokio::task::block_in_place(|| daemon.stop()).unwrap();
 }

@@ -4,11 +4,16 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
 use super::Servers;
 use crate::output::print_text;
+
+/// What a command goes over.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// How long a server may take to answer one command.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -198,6 +203,18 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         .await
         .with_context(|| format!("connect to {address}: no answer"))?
         .with_context(|| format!("connect to {address}"))?;
+    let host = address
+        .rsplit_once(':')
+        .map_or(&address[..], |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let stream: Box<dyn Stream> = match args.servers.tls()? {
+        None => Box::new(stream),
+        Some(tls) => {
+            let shaken = tokio::time::timeout(DEADLINE, tls.connect(host, stream)).await;
+            let shaken = shaken.with_context(|| format!("connect to {address}: no answer"))?;
+            Box::new(shaken.with_context(|| format!("connect to {address}"))?)
+        }
+    };
     let mut stream = BufReader::new(stream);
     let mut is_refused = false;
     for (command, form) in commands {
@@ -218,7 +235,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::from(is_refused)))
 }
 
-async fn read(stream: &mut BufReader<TcpStream>, form: Form) -> anyhow::Result<String> {
+async fn read(stream: &mut BufReader<Box<dyn Stream>>, form: Form) -> anyhow::Result<String> {
     let mut text = Vec::new();
     loop {
         let start = text.len();

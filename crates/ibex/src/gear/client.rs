@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use ibex_gearman_client::{Client, Config, Error, Event, Priority};
+use ibex_gearman_client::{Client, Error, Event, Priority};
 
 use super::{EXIT_UNREACHABLE, Servers};
 
@@ -66,7 +66,7 @@ enum Outcome {
 /// # Errors
 /// When standard input or output fails.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let mut config = Config::new(args.servers.addresses()).with_exceptions(true);
+    let mut config = args.servers.config()?.with_exceptions(true);
     if let Some(millis) = args.timeout {
         config = config.with_reply_deadline(Duration::from_millis(millis));
     }

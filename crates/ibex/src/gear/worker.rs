@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::bail;
 use bytes::Bytes;
 use ibex_gearman_client::worker::JobError;
-use ibex_gearman_client::{Config, Worker, WorkerJob};
+use ibex_gearman_client::{Worker, WorkerJob};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
@@ -45,7 +45,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let stop = CancellationToken::new();
     let left = Arc::new(AtomicU64::new(args.count));
     let command: Arc<[String]> = args.command.into();
-    let mut worker = Worker::new(Config::new(args.servers.addresses())).concurrency(args.jobs);
+    let mut worker = Worker::new(args.servers.config()?).concurrency(args.jobs);
     for function in args.functions {
         let (command, left, stop) = (Arc::clone(&command), Arc::clone(&left), stop.clone());
         worker = worker.function(function, move |job| {
