@@ -36,6 +36,7 @@ mod client;
 mod cron;
 mod database;
 mod dsn;
+mod ending;
 mod error;
 mod finish;
 mod funcs;
