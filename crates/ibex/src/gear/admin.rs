@@ -246,6 +246,10 @@ async fn read(stream: &mut BufReader<Box<dyn Stream>>, form: Form) -> anyhow::Re
             }
             bail!("connection closed in the middle of an answer");
         }
+        if text.last() != Some(&b'\n') {
+            // A port that speaks TLS answers plain text so.
+            bail!("connection closed in the middle of a line (a TLS port wants -S)");
+        }
         let line = text[start..].trim_ascii_end();
         if form == Form::Line || line == b"." || (start == 0 && line.starts_with(b"ERR ")) {
             return Ok(String::from_utf8_lossy(&text).into_owned());
@@ -273,6 +277,16 @@ fn shown(answer: &str, form: Form) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_cut_line_is_no_answer() {
+        let (here, mut there) = tokio::io::duplex(64);
+        there.write_all(b"\x15\x03\x03\0\x02\x022").await.unwrap();
+        drop(there);
+        let mut stream = BufReader::new(Box::new(here) as Box<dyn Stream>);
+        let error = read(&mut stream, Form::Line).await.unwrap_err();
+        assert!(error.to_string().contains("-S"), "{error}");
+    }
 
     #[test]
     fn flags_become_commands() {
