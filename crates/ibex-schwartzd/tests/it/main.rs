@@ -13,6 +13,7 @@
 mod calls;
 mod control;
 mod faults;
+mod galera;
 mod gearman;
 mod latency;
 mod poke;
