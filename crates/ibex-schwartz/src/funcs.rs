@@ -76,25 +76,32 @@ impl Database {
         if let Some(id) = self.funcs().cached(name) {
             return Ok(id);
         }
-        for _ in 0..2 {
-            if let Some(row) = self.query(FIND, params![name]).await?.first() {
+        if let Some(id) = self.find_func(name).await? {
+            return Ok(id);
+        }
+        // In a transaction: one that makes the same function at this moment may be refused its name before the other's commit, and a reader
+        // sees it only after that.
+        let (scope, new) = (self.scope(), name.to_owned());
+        let id = self
+            .db()
+            .await?
+            .write(move |tx| {
+                let (scope, new) = (scope.clone(), new.clone());
+                Box::pin(async move { funcid_of(&mut scope.on(tx), &new).await })
+            })
+            .await?;
+        // With the name as the database has it.
+        Ok(self.find_func(name).await?.unwrap_or(id))
+    }
+
+    async fn find_func(&self, name: &str) -> Result<Option<u32>, Error> {
+        match self.query(FIND, params![name]).await?.first() {
+            Some(row) => {
                 let id = row.get(0)?;
                 self.funcs().learn(name, id, &row.get::<String>(1)?);
-                return Ok(id);
+                Ok(Some(id))
             }
-            match self.execute(MAKE, params![name]).await {
-                Ok(_) => {}
-                // Someone else was faster.
-                Err(Error::Sql(error)) if error.is_unique_violation() => {}
-                Err(error) => return Err(error),
-            }
-        }
-        match self.query(FIND, params![name]).await?.first() {
-            Some(row) => Ok(row.get(0)?),
-            None => Err(Error::Sql(ibex_sql::Error::new(
-                ibex_sql::ErrorKind::Other,
-                format!("function {name} does not stay in the table"),
-            ))),
+            None => Ok(None),
         }
     }
 

@@ -53,6 +53,7 @@ async fn suite(client: &Client) {
     inserts(client).await;
     unique_keys(client).await;
     atomic(client).await;
+    fresh_functions(client).await;
     grabs(client).await;
     priorities(client).await;
     coalescing(client).await;
@@ -218,6 +219,22 @@ async fn atomic(client: &Client) {
         client.status(&all[3].handle).await.unwrap().exit_status,
         Some(0)
     );
+}
+
+/// Many that meet a new function at once: each finds it, whoever makes it.
+async fn fresh_functions(client: &Client) {
+    for round in 0..10 {
+        let mut callers = Vec::new();
+        for _ in 0..8 {
+            let client = client.clone();
+            callers.push(tokio::spawn(async move {
+                client.insert(Job::new(format!("Fresh{round}"), "")).await
+            }));
+        }
+        for caller in callers {
+            new(caller.await.unwrap().unwrap());
+        }
+    }
 }
 
 async fn grabs(client: &Client) {
