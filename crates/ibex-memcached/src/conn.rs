@@ -31,10 +31,14 @@ use mio::Waker;
 use std::io;
 use std::sync::Arc;
 
-/// Output buffers up to this size go back to the worker's spares; larger ones are freed.
+/// Output buffers up to this size go back to the worker's spares.
 const SPARE_OUTPUT_BYTES_MAX: usize = 64 << 10;
 /// Spare output buffers of a worker.
 const SPARE_OUTPUTS_MAX: usize = 64;
+/// Larger ones up to this size go back while there are few, so that large values do not make a new buffer grow each time; still larger ones are freed.
+const LARGE_SPARE_BYTES_MAX: usize = 256 << 10;
+/// Spares among which there may be large ones.
+const LARGE_SPARES_MAX: usize = 4;
 /// Unsent reply bytes at which requests wait when half of the memory for buffers is in use.
 const OUTPUT_MAX_SCARCE: usize = 64 << 10;
 /// Bytes a value's buffer is first given; it grows as bytes arrive, so an announced length alone costs nothing.
@@ -660,10 +664,13 @@ impl Conn {
     fn release_output(&mut self, turn: &mut Turn<'_>) {
         self.sent = 0;
         let mut out = std::mem::take(&mut self.out);
-        if out.capacity() > 0
-            && out.capacity() <= SPARE_OUTPUT_BYTES_MAX
-            && turn.spares.len() < SPARE_OUTPUTS_MAX
-        {
+        let spares_max = match out.capacity() {
+            0 => 0,
+            ..=SPARE_OUTPUT_BYTES_MAX => SPARE_OUTPUTS_MAX,
+            ..=LARGE_SPARE_BYTES_MAX => LARGE_SPARES_MAX,
+            _ => 0,
+        };
+        if turn.spares.len() < spares_max {
             out.clear();
             turn.spares.push(out);
         }

@@ -19,6 +19,9 @@ const LARGEST_ITEMS_PER_SHARD: usize = 4;
 /// Segments of a shard that is not used any more.
 const SEGMENT_BYTES_LEAST: usize = 4096;
 
+/// Room for what follows a value in a reply.
+const LINE_END_BYTES: usize = 16;
+
 /// Steps towards room for one piece of a large value. Others may take what was freed, so there is an end to it.
 const ROOM_STEPS_MAX: usize = 10_000;
 
@@ -160,6 +163,8 @@ impl Store {
         found: Found,
         out: &mut Vec<u8>,
     ) {
+        // The line's end fits too, or the buffer would grow once more behind the value.
+        out.reserve(shard.view(found).value_len() + LINE_END_BYTES);
         let Some(pinned) = shard.pin(found) else {
             return shard
                 .view(found)
@@ -167,7 +172,6 @@ impl Store {
                 .for_each(|part| out.extend_from_slice(part));
         };
         drop(shard);
-        out.reserve(pinned.value_len());
         let mut at = 0;
         while at < pinned.value_len() {
             at = self.shard(hash).read_piece(&pinned, at, out);
