@@ -664,11 +664,13 @@ impl Conn {
     fn release_output(&mut self, turn: &mut Turn<'_>) {
         self.sent = 0;
         let mut out = std::mem::take(&mut self.out);
-        let spares_max = match out.capacity() {
-            0 => 0,
-            ..=SPARE_OUTPUT_BYTES_MAX => SPARE_OUTPUTS_MAX,
-            ..=LARGE_SPARE_BYTES_MAX => LARGE_SPARES_MAX,
-            _ => 0,
+        let capacity = out.capacity();
+        let spares_max = if capacity == 0 || capacity > LARGE_SPARE_BYTES_MAX {
+            0
+        } else if capacity > SPARE_OUTPUT_BYTES_MAX {
+            LARGE_SPARES_MAX
+        } else {
+            SPARE_OUTPUTS_MAX
         };
         if turn.spares.len() < spares_max {
             out.clear();
