@@ -84,12 +84,7 @@ pub fn can_run(interpreter: &Path, args: &[&str], what: &str) -> bool {
 /// Python from the system, which sees Debian's modules, when it is there.
 #[must_use]
 pub fn python() -> std::path::PathBuf {
-    let system = std::path::PathBuf::from("/usr/bin/python3");
-    if system.is_file() {
-        system
-    } else {
-        std::path::PathBuf::from("python3")
-    }
+    std::path::PathBuf::from(skip::python())
 }
 
 /// A Python that can import `module`: the system's (Debian's packages), else the one with the clients `.ci/run` installs from the Python package index.

@@ -53,6 +53,17 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
         .find(|file| is_executable(file))
 }
 
+/// Python of the system, for which distributions package modules; the one in `PATH` where there is none. To be handed to [`program`].
+#[must_use]
+pub fn python() -> &'static str {
+    const SYSTEM: &str = "/usr/bin/python3";
+    if is_executable(Path::new(SYSTEM)) {
+        SYSTEM
+    } else {
+        "python3"
+    }
+}
+
 fn is_executable(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
     path.metadata()

@@ -208,7 +208,7 @@ async fn other_languages_read_what_is_compressed_here_and_the_other_way_round() 
         return;
     };
     let peers = [
-        (Convention::Python, "python3", "-c", PYTHON),
+        (Convention::Python, skip::python(), "-c", PYTHON),
         (Convention::Php, "php", "-r", PHP),
         (Convention::Perl, "perl", "-e", PERL),
     ];
