@@ -11,7 +11,7 @@ const SOON: Duration = Duration::from_millis(500);
 #[test]
 fn an_insert_over_http_wakes_a_waiting_fetch() {
     let case = Case::start(&[]);
-    let mut worst = Duration::ZERO;
+    let mut all = Vec::new();
     for n in 0..20 {
         let waits = std::thread::scope(|scope| {
             let waiting = scope.spawn(|| {
@@ -29,9 +29,11 @@ fn an_insert_over_http_wakes_a_waiting_fetch() {
             case.finish(&jobs[0], "complete", json!({}));
             at.saturating_duration_since(inserted)
         });
-        worst = worst.max(waits);
+        all.push(waits);
     }
-    assert!(worst < SOON, "{worst:?}");
+    // Half of them, so that a machine with other work to do fails nothing: without a wake-up the tick would serve them, each after half a second.
+    all.sort();
+    assert!(all[10] < SOON, "{all:?}");
     case.daemon.stop().unwrap();
 }
 
