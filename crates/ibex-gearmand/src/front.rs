@@ -86,11 +86,13 @@ fn word(reply: Reply) -> Option<Word> {
 }
 
 impl Word {
+    /// Memory it takes while it waits: parts without a byte count too, or a worker could send them without end.
     fn bytes(&self) -> usize {
-        match self {
+        let data = match self {
             Self::Part(data) | Self::Complete(data) => data.len(),
             Self::Created(_) | Self::Failed | Self::Refused(_) => 0,
-        }
+        };
+        size_of::<Self>() + data
     }
 }
 
