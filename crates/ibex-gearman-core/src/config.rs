@@ -90,6 +90,9 @@ pub struct Config {
     pub wakeup: Wakeup,
     /// How long a woken worker may take to grab before others are woken too.
     pub wakeup_delay: Duration,
+    /// How long a grab that finds nothing may stay unanswered, for a worker whose last sleep was no longer than that: the job that comes meanwhile is its
+    /// answer, instead of NO_JOB, PRE_SLEEP, NOOP and another grab. Zero answers at once.
+    pub grab_hold: Duration,
     /// Foreground jobs fail when their worker is lost, as with the Perl server.
     pub is_loss_failure: bool,
     /// Functions of a worker are served in turn; otherwise the last registered first.
@@ -126,6 +129,7 @@ impl Default for Config {
             timeout_action: TimeoutAction::default(),
             wakeup: Wakeup::default(),
             wakeup_delay: WAKEUP_DELAY,
+            grab_hold: Duration::ZERO,
             is_loss_failure: false,
             is_round_robin: true,
             exceptions_for_all: false,

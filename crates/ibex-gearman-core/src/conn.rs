@@ -1,7 +1,7 @@
 //! One connection: what it can do, what it holds, what it waits for, and replies that wait for the store.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ibex_gearman_proto::Grab;
@@ -50,6 +50,12 @@ pub(crate) struct Conn {
     /// Where the next round over the abilities begins.
     pub(crate) turn: usize,
     pub(crate) rest: Rest,
+    /// It is parked with a grab that is to be answered NO_JOB soon, see [`crate::Config::grab_hold`].
+    pub(crate) is_held: bool,
+    /// Its next empty grab is worth holding: the last one was followed by a job soon.
+    pub(crate) is_brisk: bool,
+    /// When it last heard NO_JOB.
+    pub(crate) empty_at: Option<Instant>,
     pub(crate) holding: BTreeSet<JobId>,
     /// Jobs it waits for as a client, with the number of submissions.
     pub(crate) waiting_for: BTreeMap<JobId, u32>,
@@ -75,6 +81,9 @@ impl Conn {
             abilities: Vec::new(),
             turn: 0,
             rest: Rest::Awake,
+            is_held: false,
+            is_brisk: false,
+            empty_at: None,
             holding: BTreeSet::new(),
             waiting_for: BTreeMap::new(),
             tombstones: VecDeque::new(),

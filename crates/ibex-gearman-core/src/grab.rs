@@ -123,11 +123,40 @@ impl JobServer {
         match self.choose(now, conn) {
             Some(index) => self.assign(now, conn, index, form),
             None if wants_wait => self.park(now, conn, form),
-            None => {
-                self.counters.grabs_empty += 1;
-                self.reply(conn, Reply::NoJob);
-            }
+            None => self.hold_or_refuse(now, conn, form),
         }
+    }
+
+    /// No job for a grab: NO_JOB, or for a brisk worker a moment's patience first.
+    fn hold_or_refuse(&mut self, now: Instant, conn: ConnId, form: Grab) {
+        let hold = self.config.grab_hold;
+        let Some(c) = self.conns.get_mut(&conn) else {
+            return;
+        };
+        if c.is_brisk && !hold.is_zero() {
+            c.is_held = true;
+            self.timers.insert(Timer::Hold(conn), now + hold);
+            self.park(now, conn, form);
+        } else {
+            c.empty_at = Some(now);
+            self.counters.grabs_empty += 1;
+            self.reply(conn, Reply::NoJob);
+        }
+    }
+
+    /// Answers a grab that was held in vain: the time is over, or the worker has something else to say.
+    pub(crate) fn end_hold(&mut self, now: Instant, conn: ConnId) {
+        if !self.conns.get(&conn).is_some_and(|c| c.is_held) {
+            return;
+        }
+        // A parked worker has no credit to give back.
+        self.leave_rest(conn);
+        if let Some(c) = self.conns.get_mut(&conn) {
+            c.is_brisk = false;
+            c.empty_at = Some(now);
+        }
+        self.counters.grabs_empty += 1;
+        self.reply(conn, Reply::NoJob);
     }
 
     pub(crate) fn handle_pre_sleep(&mut self, now: Instant, conn: ConnId) {
@@ -194,6 +223,9 @@ impl JobServer {
                         .as_mut()
                         .expect("registered functions exist");
                     f.sleepers.remove(&(number, conn));
+                }
+                if std::mem::take(&mut c.is_held) {
+                    self.timers.remove(&Timer::Hold(conn));
                 }
                 None
             }

@@ -126,6 +126,8 @@ pub(crate) enum Timer {
     Rate(FunctionId),
     /// A job's `ttl` is over.
     Expiry(JobId),
+    /// A worker's empty grab has been held for long enough.
+    Hold(ConnId),
 }
 
 /// Times in powers of two of microseconds: bucket n counts times below 2^n µs that bucket n − 1 does not count.
@@ -284,6 +286,7 @@ impl JobServer {
                     if let Rest::Grabbing(_) = c.rest {
                         self.decide(now, conn);
                     }
+                    self.end_hold(now, conn);
                     self.handle_request(now, conn, request);
                 }
             }
@@ -321,6 +324,7 @@ impl JobServer {
                 Timer::Wake(function) => self.wake_more(now, function),
                 Timer::Rate(function) => self.wake_ready(now, function),
                 Timer::Expiry(job) => self.expire(now, job),
+                Timer::Hold(conn) => self.end_hold(now, conn),
             }
         }
     }
@@ -447,6 +451,7 @@ impl JobServer {
 
     fn handle_option(&mut self, now: Instant, conn: ConnId, name: &[u8]) {
         let lower = name.to_ascii_lowercase();
+        let mut ends_push = false;
         let Some(c) = self.conns.get_mut(&conn) else {
             return;
         };
@@ -483,6 +488,11 @@ impl JobServer {
             // Served to everybody; asking only tells the peer that it may send them.
             b"nack" | b"touch" | b"subscribe" => true,
             _ => match push_option(&lower) {
+                // No more by itself; what it holds stays with it.
+                Some((0, _)) => {
+                    ends_push = c.push.take().is_some() && matches!(c.rest, Rest::Parked(..));
+                    true
+                }
                 Some(push) => {
                     c.push = Some(push);
                     true
@@ -490,6 +500,9 @@ impl JobServer {
                 None => false,
             },
         };
+        if ends_push {
+            self.leave_rest(conn);
+        }
         if is_known {
             let name = Bytes::copy_from_slice(name);
             self.reply(conn, Reply::Option { name });
@@ -701,13 +714,13 @@ pub(crate) enum Loss {
 /// Jobs a pushing worker may ask to hold at once.
 const PUSH_MAX: u64 = 10_000;
 
-/// `push=N` and `push-all=N`.
+/// `push=N` and `push-all=N`; 0 ends it.
 fn push_option(name: &[u8]) -> Option<(u32, Grab)> {
     let (form, number) = match name.strip_prefix(b"push=") {
         Some(number) => (Grab::Unique, number),
         None => (Grab::All, name.strip_prefix(b"push-all=")?),
     };
-    let count = ibex_base::ascii::parse_u64(number).filter(|n| (1..=PUSH_MAX).contains(n))?;
+    let count = ibex_base::ascii::parse_u64(number).filter(|n| *n <= PUSH_MAX)?;
     Some((u32::try_from(count).ok()?, form))
 }
 

@@ -77,6 +77,9 @@ impl JobServer {
             return;
         };
         c.rest = Rest::Woken(function);
+        let hold = self.config.grab_hold;
+        let is_soon = |at| now.saturating_duration_since(at) <= hold;
+        c.is_brisk = c.empty_at.is_some_and(is_soon);
         self.function_mut(function).woken += 1;
         self.counters.noops += 1;
         self.reply(conn, Reply::Noop);

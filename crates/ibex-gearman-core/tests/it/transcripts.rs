@@ -490,6 +490,9 @@ fn policies(args: &mut ArgumentConsumer<'_>) -> Result<Config, Box<dyn Error>> {
         config.results_bytes_max = bytes;
     }
     config.function_ttl = number(args, "function_ttl")?.map(Duration::from_secs);
+    if let Some(ms) = number(args, "grab_hold")? {
+        config.grab_hold = Duration::from_millis(ms);
+    }
     config.timeout_unit = TimeoutUnit::Auto;
     if args.take_key("timeout_action") == Some("requeue") {
         config.timeout_action = TimeoutAction::Requeue;
