@@ -17,6 +17,17 @@ pub(crate) enum Load {
     Idle(usize),
 }
 
+/// How workers come to jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asking {
+    /// GRAB_JOB, NO_JOB, PRE_SLEEP, NOOP: what every server knows.
+    Grab,
+    /// GRAB_JOB with the option `wait`: it is answered when there is a job.
+    Wait,
+    /// The option `push`: the server sends jobs by itself, as many as the worker holds at once.
+    Push(u32),
+}
+
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Case {
     pub(crate) name: &'static str,
@@ -25,6 +36,7 @@ pub(crate) struct Case {
     pub(crate) in_flight: usize,
     pub(crate) workers: usize,
     pub(crate) payload: usize,
+    pub(crate) asking: Asking,
     pub(crate) servers: &'static [Kind],
 }
 
@@ -42,6 +54,7 @@ pub(crate) enum Kind {
 /// Every one costs two descriptors, its own and the server's; usual limits are 20 000 a process.
 const IDLE: usize = 10_000;
 const MEMORY: &[Kind] = &[Kind::Ours, Kind::Theirs1, Kind::Theirs4];
+const OURS: &[Kind] = &[Kind::Ours];
 const DURABLE: &[Kind] = &[Kind::OursSqlite, Kind::OursMariadb, Kind::TheirsSqlite];
 
 pub(crate) const CASES: &[Case] = &[
@@ -52,6 +65,7 @@ pub(crate) const CASES: &[Case] = &[
         in_flight: 1,
         workers: 0,
         payload: 16,
+        asking: Asking::Grab,
         servers: &[Kind::Floor, Kind::Ours, Kind::Theirs1, Kind::Theirs4],
     },
     Case {
@@ -61,7 +75,19 @@ pub(crate) const CASES: &[Case] = &[
         in_flight: 16,
         workers: 0,
         payload: 16,
+        asking: Asking::Grab,
         servers: &[Kind::Floor, Kind::Ours, Kind::Theirs1, Kind::Theirs4],
+    },
+    // One read and one write for each, eight in flight: the least that a job costs which a worker of the plain protocol asks for.
+    Case {
+        name: "echo 8x1",
+        load: Load::Echo,
+        clients: 8,
+        in_flight: 1,
+        workers: 0,
+        payload: 32,
+        asking: Asking::Grab,
+        servers: &[Kind::Floor, Kind::Ours, Kind::Theirs1],
     },
     Case {
         name: "foreground 1x1, 1 worker",
@@ -70,7 +96,18 @@ pub(crate) const CASES: &[Case] = &[
         in_flight: 1,
         workers: 1,
         payload: 16,
+        asking: Asking::Grab,
         servers: MEMORY,
+    },
+    Case {
+        name: "foreground 1x1, push=1",
+        load: Load::Foreground,
+        clients: 1,
+        in_flight: 1,
+        workers: 1,
+        payload: 16,
+        asking: Asking::Push(1),
+        servers: OURS,
     },
     Case {
         name: "foreground 32x16, 8 workers",
@@ -79,7 +116,28 @@ pub(crate) const CASES: &[Case] = &[
         in_flight: 16,
         workers: 8,
         payload: 16,
+        asking: Asking::Grab,
         servers: MEMORY,
+    },
+    Case {
+        name: "foreground 32x16, 8 wait",
+        load: Load::Foreground,
+        clients: 32,
+        in_flight: 16,
+        workers: 8,
+        payload: 16,
+        asking: Asking::Wait,
+        servers: OURS,
+    },
+    Case {
+        name: "foreground 32x16, 8 push=16",
+        load: Load::Foreground,
+        clients: 32,
+        in_flight: 16,
+        workers: 8,
+        payload: 16,
+        asking: Asking::Push(16),
+        servers: OURS,
     },
     Case {
         name: "foreground 64x1, 256 workers",
@@ -88,6 +146,7 @@ pub(crate) const CASES: &[Case] = &[
         in_flight: 1,
         workers: 256,
         payload: 16,
+        asking: Asking::Grab,
         servers: MEMORY,
     },
     Case {
@@ -97,6 +156,7 @@ pub(crate) const CASES: &[Case] = &[
         in_flight: 1,
         workers: 1,
         payload: 100_000,
+        asking: Asking::Grab,
         servers: MEMORY,
     },
     Case {
@@ -106,6 +166,7 @@ pub(crate) const CASES: &[Case] = &[
         in_flight: 64,
         workers: 0,
         payload: 16,
+        asking: Asking::Grab,
         servers: MEMORY,
     },
     Case {
@@ -115,6 +176,7 @@ pub(crate) const CASES: &[Case] = &[
         in_flight: 1,
         workers: 0,
         payload: 16,
+        asking: Asking::Grab,
         servers: DURABLE,
     },
     Case {
@@ -124,6 +186,7 @@ pub(crate) const CASES: &[Case] = &[
         in_flight: 4,
         workers: 0,
         payload: 16,
+        asking: Asking::Grab,
         servers: DURABLE,
     },
     Case {
@@ -133,6 +196,7 @@ pub(crate) const CASES: &[Case] = &[
         in_flight: 64,
         workers: 8,
         payload: 16,
+        asking: Asking::Grab,
         servers: MEMORY,
     },
     Case {
@@ -142,6 +206,7 @@ pub(crate) const CASES: &[Case] = &[
         in_flight: 64,
         workers: 8,
         payload: 16,
+        asking: Asking::Grab,
         servers: MEMORY,
     },
     Case {
@@ -151,6 +216,7 @@ pub(crate) const CASES: &[Case] = &[
         in_flight: 64,
         workers: 0,
         payload: 16,
+        asking: Asking::Grab,
         servers: MEMORY,
     },
     Case {
@@ -160,6 +226,7 @@ pub(crate) const CASES: &[Case] = &[
         in_flight: 0,
         workers: IDLE,
         payload: 0,
+        asking: Asking::Grab,
         servers: MEMORY,
     },
 ];

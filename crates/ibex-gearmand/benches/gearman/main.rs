@@ -24,7 +24,7 @@ use ibex_gearman_proto::{Grab, Request, Response, Step, Submit, decode_response}
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
-use cases::{CASES, Case, Kind, Load};
+use cases::{Asking, CASES, Case, Kind, Load};
 use servers::{mariadb, start};
 
 /// One measurement.
@@ -139,6 +139,16 @@ fn median(samples: &[Figures]) -> Figures {
     }
 }
 
+impl Case {
+    /// A worker wants its next job.
+    fn ask(&self, out: &mut Vec<u8>) {
+        match self.asking {
+            Asking::Grab | Asking::Wait => Request::GrabJob(Grab::Plain).encode(out),
+            Asking::Push(_) => {}
+        }
+    }
+}
+
 /// One of our connections.
 struct Peer {
     stream: TcpStream,
@@ -192,7 +202,16 @@ impl Generator {
             };
             if is_worker {
                 Request::CanDo { function: b"bench" }.encode(&mut peer.out);
-                Request::GrabJob(Grab::Plain).encode(&mut peer.out);
+                let option = match self.case.asking {
+                    Asking::Grab => None,
+                    Asking::Wait => Some("wait".to_owned()),
+                    Asking::Push(count) => Some(format!("push={count}")),
+                };
+                if let Some(name) = option {
+                    let name = name.as_bytes();
+                    Request::Option { name }.encode(&mut peer.out);
+                }
+                self.case.ask(&mut peer.out);
             }
             self.peers.push(peer);
         }
@@ -281,8 +300,11 @@ impl Generator {
                 self.finished(at, None)
             }
             Response::NoJob => Request::PreSleep.encode(&mut self.peers[at].out),
-            Response::Noop => Request::GrabJob(Grab::Plain).encode(&mut self.peers[at].out),
+            Response::Noop => self.case.ask(&mut self.peers[at].out),
             Response::JobAssign {
+                handle, workload, ..
+            }
+            | Response::JobAssignUnique {
                 handle, workload, ..
             } => {
                 let out = &mut self.peers[at].out;
@@ -291,7 +313,7 @@ impl Generator {
                     data: workload,
                 }
                 .encode(out);
-                Request::GrabJob(Grab::Plain).encode(out);
+                self.case.ask(out);
                 if matches!(self.case.load, Load::Drain(_)) {
                     self.done += 1;
                 }

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,8 @@ impl Kind {
 /// A server as a child process, in a folder of its own.
 pub(crate) struct Server {
     child: Option<Child>,
+    /// Where the kernel counts the time of the bare event loop, a thread of this process.
+    floor: Option<PathBuf>,
     pub(crate) addr: SocketAddr,
     _dir: tempfile::TempDir,
 }
@@ -52,10 +54,17 @@ pub(crate) fn start(kind: Kind, database: Option<&mariadb::Database<'_>>) -> Opt
     let addr = SocketAddr::from(([127, 0, 0, 1], port));
     let mut command = match kind {
         Kind::Floor => {
-            std::thread::spawn(move || floor(addr));
+            let (sender, receiver) = std::sync::mpsc::channel();
+            std::thread::spawn(move || {
+                let thread = std::fs::read_link("/proc/thread-self").unwrap();
+                sender.send(thread).unwrap();
+                floor(addr);
+            });
+            let thread = Path::new("/proc").join(receiver.recv().unwrap());
             wait_for(addr);
             return Some(Server {
                 child: None,
+                floor: Some(thread),
                 addr,
                 _dir: dir,
             });
@@ -127,6 +136,7 @@ pub(crate) fn start(kind: Kind, database: Option<&mariadb::Database<'_>>) -> Opt
         .unwrap();
     let server = Server {
         child: Some(child),
+        floor: None,
         addr,
         _dir: dir,
     };
@@ -185,21 +195,20 @@ fn floor(addr: SocketAddr) {
 impl Server {
     /// CPU time of all threads.
     pub(crate) fn cpu(&self) -> Duration {
-        let Some(child) = &self.child else {
-            return Duration::ZERO;
+        let tasks: Vec<PathBuf> = match &self.child {
+            Some(child) => std::fs::read_dir(format!("/proc/{}/task", child.id()))
+                .unwrap()
+                .map(|task| task.unwrap().path())
+                .collect(),
+            None => self.floor.iter().cloned().collect(),
         };
-        let mut total = 0;
-        for task in std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap() {
-            let path = task.unwrap().path().join("schedstat");
+        let nanoseconds = tasks.iter().map(|task| {
             // A thread may end between the listing and the look.
-            let text = std::fs::read_to_string(path).unwrap_or_default();
-            total += text
-                .split(' ')
-                .next()
-                .and_then(|ns| ns.parse::<u64>().ok())
-                .unwrap_or(0);
-        }
-        Duration::from_nanos(total)
+            let text = std::fs::read_to_string(task.join("schedstat")).unwrap_or_default();
+            let first = text.split(' ').next();
+            first.and_then(|ns| ns.parse().ok()).unwrap_or(0)
+        });
+        Duration::from_nanos(nanoseconds.sum())
     }
 
     /// Resident bytes.
