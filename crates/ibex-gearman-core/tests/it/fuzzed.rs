@@ -1,7 +1,7 @@
-//! The body of the fuzz target on stable: conversations of every kind, mutated. `IBEX_FUZZ_RUNS=n` widens the run.
+//! The body of the fuzz target on stable: conversations of every kind, cut off everywhere and mutated.
 
-use ibex_base::rng::Rng;
 use ibex_gearman_proto::{Grab, Request, Submit};
+use ibex_testkit::fuzz;
 
 #[path = "../../fuzz/src/body.rs"]
 mod body;
@@ -162,52 +162,10 @@ fn seeds() -> Vec<Vec<u8>> {
 
 #[test]
 fn conversations_hold() {
-    for seed in seeds() {
-        body::run(&seed);
-        for end in 0..seed.len() {
-            body::run(&seed[..end]);
-        }
-    }
+    fuzz::prefixes(&seeds(), body::run);
 }
 
 #[test]
 fn mutated_conversations_hold() {
-    let runs = std::env::var("IBEX_FUZZ_RUNS")
-        .ok()
-        .map_or(4000, |n| n.parse::<u64>().unwrap());
-    let seeds = seeds();
-    let mut rng = Rng::new(4730);
-    for _ in 0..runs {
-        let mut input = rng.pick(&seeds).unwrap().clone();
-        for _ in 0..=rng.below(6) {
-            mutate(&mut rng, &mut input, &seeds);
-        }
-        body::run(&input);
-    }
-}
-
-fn mutate(rng: &mut Rng, input: &mut Vec<u8>, seeds: &[Vec<u8>]) {
-    let at = rng.index(input.len() + 1);
-    let byte = u8::try_from(rng.below(256)).unwrap();
-    match rng.below(8) {
-        0 => input.insert(at, byte),
-        1 if at < input.len() => input[at] = byte,
-        2 if at < input.len() => {
-            input.remove(at);
-        }
-        3 if at < input.len() => input[at] ^= 1 << rng.below(8),
-        4 => input.truncate(at),
-        5 => {
-            // A piece said twice.
-            let end = (at + rng.index(60)).min(input.len());
-            let piece = input[at..end].to_vec();
-            input.splice(at..at, piece);
-        }
-        6 => input.extend_from_slice(&rng.pick(seeds).unwrap()[1..]),
-        _ => {
-            // One conversation amid another.
-            let other = rng.pick(seeds).unwrap()[1..].to_vec();
-            input.splice(at..at, other);
-        }
-    }
+    fuzz::neighbours(&seeds(), 4730, 4000, body::run);
 }

@@ -1,30 +1,15 @@
 //! TLS and access rules: both protocol versions, large packets both ways, client certificates, plain listeners beside it, refreshed certificates, strangers.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
 
 use ibex_gearman_client::{Client, Config, Tls, Worker};
 use ibex_gearman_proto::{Grab, Request, Submit};
-use ibex_testkit::tls::file;
+use ibex_testkit::tls::{self, SupportedProtocolVersion, VERSIONS, file, put};
 use ibex_testkit::{Daemon, wait};
-use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{
-    ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion,
-};
-
 use tokio_util::sync::CancellationToken;
 
 use crate::packets::{Wire, is_error};
-
-fn put(dir: &Path, name: &str) {
-    std::fs::copy(file(&format!("{name}.pem")), dir.join("cert")).unwrap();
-    std::fs::copy(file(&format!("{name}.key")), dir.join("key")).unwrap();
-}
 
 /// A daemon with the files in `dir`, which are the first certificate's.
 fn start(dir: &Path, flags: &[&str], settings: &[(&str, &str)]) -> Daemon {
@@ -43,36 +28,18 @@ fn start(dir: &Path, flags: &[&str], settings: &[(&str, &str)]) -> Daemon {
         .unwrap()
 }
 
-const VERSIONS: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS12, &rustls::version::TLS13];
-
 fn connect(
     daemon: &Daemon,
     name: &str,
     versions: &[&'static SupportedProtocolVersion],
     with_certificate: bool,
-) -> StreamOwned<ClientConnection, TcpStream> {
-    let mut roots = RootCertStore::empty();
-    roots
-        .add(CertificateDer::from_pem_file(file("ca.pem")).unwrap())
-        .unwrap();
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_protocol_versions(versions)
-        .unwrap()
-        .with_root_certificates(roots);
-    let config = if with_certificate {
-        let chain = vec![CertificateDer::from_pem_file(file("client.pem")).unwrap()];
-        let key = PrivateKeyDer::from_pem_file(file("client.key")).unwrap();
-        config.with_client_auth_cert(chain, key).unwrap()
-    } else {
-        config.with_no_client_auth()
-    };
-    let name = ServerName::try_from(name.to_owned()).unwrap();
-    let session = ClientConnection::new(Arc::new(config), name).unwrap();
-    let socket = TcpStream::connect(daemon.addr("gearman").unwrap()).unwrap();
-    socket
-        .set_read_timeout(Some(Duration::from_secs(60)))
-        .unwrap();
-    StreamOwned::new(session, socket)
+) -> tls::Stream {
+    tls::connect(
+        daemon.addr("gearman").unwrap(),
+        name,
+        versions,
+        with_certificate,
+    )
 }
 
 fn usual(daemon: &Daemon, with_certificate: bool) -> Wire {

@@ -2,18 +2,11 @@
 
 use crate::client::Client;
 use ibex_testkit::Daemon;
-use ibex_testkit::tls::file;
-use rustls::crypto::ring;
+use ibex_testkit::tls::{self, VERSIONS, file, put};
+use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{
-    ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion,
-};
 use std::io::{self, Read as _, Write as _};
-use std::net::TcpStream;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
 
 /// A daemon with the files in `dir`, which are the first certificate's.
 fn start(dir: &Path, args: &[&str]) -> Daemon {
@@ -32,15 +25,8 @@ fn start(dir: &Path, args: &[&str]) -> Daemon {
         .unwrap()
 }
 
-fn put(dir: &Path, name: &str) {
-    std::fs::copy(file(&format!("{name}.pem")), dir.join("cert")).unwrap();
-    std::fs::copy(file(&format!("{name}.key")), dir.join("key")).unwrap();
-}
-
-const VERSIONS: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS12, &rustls::version::TLS13];
-
 struct TlsClient {
-    stream: StreamOwned<ClientConnection, TcpStream>,
+    stream: tls::Stream,
     read: Vec<u8>,
 }
 
@@ -49,32 +35,16 @@ impl TlsClient {
         daemon: &Daemon,
         listener: &str,
         name: &str,
-        versions: &[&'static SupportedProtocolVersion],
+        versions: &[&'static tls::SupportedProtocolVersion],
         with_certificate: bool,
     ) -> Self {
-        let mut roots = RootCertStore::empty();
-        roots
-            .add(CertificateDer::from_pem_file(file("ca.pem")).unwrap())
-            .unwrap();
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_protocol_versions(versions)
-            .unwrap()
-            .with_root_certificates(roots);
-        let config = if with_certificate {
-            let chain = vec![CertificateDer::from_pem_file(file("client.pem")).unwrap()];
-            let key = PrivateKeyDer::from_pem_file(file("client.key")).unwrap();
-            config.with_client_auth_cert(chain, key).unwrap()
-        } else {
-            config.with_no_client_auth()
-        };
-        let name = ServerName::try_from(name.to_owned()).unwrap();
-        let session = ClientConnection::new(Arc::new(config), name).unwrap();
-        let socket = TcpStream::connect(daemon.addr(listener).unwrap()).unwrap();
-        socket
-            .set_read_timeout(Some(Duration::from_secs(60)))
-            .unwrap();
         Self {
-            stream: StreamOwned::new(session, socket),
+            stream: tls::connect(
+                daemon.addr(listener).unwrap(),
+                name,
+                versions,
+                with_certificate,
+            ),
             read: Vec::new(),
         }
     }

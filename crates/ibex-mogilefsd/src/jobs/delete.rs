@@ -15,8 +15,6 @@ const UNREACHABLE_SECONDS: u64 = 600;
 const FORBIDDEN_SECONDS: u64 = 3600;
 /// A refusal of the node is tried again after this, times the failures.
 const REFUSED_SECONDS: u64 = 1800;
-/// A file another job works on is tried again at once.
-const HELD_SECONDS: u64 = 1;
 
 /// The delete job.
 pub(super) struct Delete;
@@ -26,6 +24,7 @@ impl Job for Delete {
     const KIND: JobKind = JobKind::Delete;
     const NAME: &'static str = "delete";
     const QUEUE: Queue = Queue::Delete;
+    const HELD_SECONDS: u64 = 1;
 
     async fn claim(tracker: &Tracker, limit: u64, lease: u64) -> Result<Vec<ToDelete>> {
         tracker.store.claim_deletions(limit, lease).await
@@ -35,15 +34,12 @@ impl Job for Delete {
         item.fid
     }
 
+    fn failcount(item: &ToDelete) -> u32 {
+        item.failcount
+    }
+
     async fn work(tracker: Arc<Tracker>, item: ToDelete) -> Result<bool> {
         let fid = item.fid;
-        let Some(_held) = tracker.hold(fid) else {
-            tracker
-                .store
-                .reschedule(Queue::Delete, fid, HELD_SECONDS, item.failcount)
-                .await?;
-            return Ok(false);
-        };
         if tracker.store.file(fid).await?.is_some() {
             // Somebody's key points to it: whatever queued it was wrong, and bytes in use are never removed.
             tracing::error!(%fid, "file in use was queued for deletion, ignored");

@@ -17,8 +17,6 @@ use tokio::task::JoinSet;
 
 /// A file on a silent node is checked again after this.
 const STALLED_SECONDS: u64 = 60;
-/// A file another job works on is checked again after this.
-const HELD_SECONDS: u64 = 5;
 
 /// The fsck job.
 pub(super) struct Fsck;
@@ -28,6 +26,7 @@ impl Job for Fsck {
     const KIND: JobKind = JobKind::Fsck;
     const NAME: &'static str = "fsck";
     const QUEUE: Queue = Queue::Other(QueueType::Fsck);
+    const HELD_SECONDS: u64 = 5;
 
     async fn claim(tracker: &Tracker, limit: u64, lease: u64) -> Result<Vec<Queued>> {
         tracker
@@ -40,14 +39,11 @@ impl Job for Fsck {
         item.fid
     }
 
+    fn failcount(item: &Queued) -> u32 {
+        item.failcount
+    }
+
     async fn work(tracker: Arc<Tracker>, item: Queued) -> Result<bool> {
-        let Some(_held) = tracker.hold(item.fid) else {
-            tracker
-                .store
-                .reschedule(Self::QUEUE, item.fid, HELD_SECONDS, item.failcount)
-                .await?;
-            return Ok(false);
-        };
         let Some(file) = tracker.store.file(item.fid).await? else {
             tracker.store.finish(Self::QUEUE, item.fid).await?;
             return Ok(true);

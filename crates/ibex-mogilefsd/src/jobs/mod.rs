@@ -69,6 +69,8 @@ pub(crate) trait Job: Send + Sync + 'static {
     const NAME: &'static str;
     /// Its queue.
     const QUEUE: Queue;
+    /// A file another job works on is tried again after this many seconds.
+    const HELD_SECONDS: u64;
 
     /// Claims up to `limit` pieces for `lease` seconds.
     fn claim(
@@ -80,7 +82,11 @@ pub(crate) trait Job: Send + Sync + 'static {
     /// The file a piece is about.
     fn fid(item: &Self::Item) -> Fid;
 
-    /// Does one piece and settles its row: finished, rescheduled or parked. Whether it was done.
+    /// How often the piece has failed before.
+    fn failcount(item: &Self::Item) -> u32;
+
+    /// Does one piece, on a file that no other job of this tracker works on meanwhile, and settles its row: finished, rescheduled or parked. Whether it was
+    /// done.
     fn work(
         tracker: Arc<Tracker>,
         item: Self::Item,
@@ -128,7 +134,7 @@ impl<J: Job> Pool<J> {
 async fn one<J: Job>(tracker: Arc<Tracker>, item: J::Item, lease: u64) {
     let fid = J::fid(&item);
     let renewal = Duration::from_secs((lease / 2).max(1));
-    let mut working = Box::pin(J::work(Arc::clone(&tracker), item));
+    let mut working = Box::pin(alone::<J>(Arc::clone(&tracker), item));
     let outcome = loop {
         tokio::select! {
             outcome = &mut working => break outcome,
@@ -149,6 +155,19 @@ async fn one<J: Job>(tracker: Arc<Tracker>, item: J::Item, lease: u64) {
         }
     }
     tracker.released(J::QUEUE, fid);
+}
+
+/// Does the piece unless another job works on the same file: then it comes back soon, and no failure is counted at its row.
+async fn alone<J: Job>(tracker: Arc<Tracker>, item: J::Item) -> crate::store::Result<bool> {
+    let fid = J::fid(&item);
+    let Some(_held) = tracker.hold(fid) else {
+        tracker
+            .store
+            .reschedule(J::QUEUE, fid, J::HELD_SECONDS, J::failcount(&item))
+            .await?;
+        return Ok(false);
+    };
+    J::work(Arc::clone(&tracker), item).await
 }
 
 impl<J: Job> Worker for Pool<J> {

@@ -14,8 +14,6 @@ use std::sync::Arc;
 
 /// Steps for one replica: every failure takes a destination out.
 const STEPS_MAX: usize = 32;
-/// A file another job works on is moved after this.
-const HELD_SECONDS: u64 = 5;
 
 /// The rebalance job.
 pub(super) struct Rebalance;
@@ -25,6 +23,7 @@ impl Job for Rebalance {
     const KIND: JobKind = JobKind::Replicate;
     const NAME: &'static str = "rebalance";
     const QUEUE: Queue = Queue::Other(QueueType::Rebalance);
+    const HELD_SECONDS: u64 = 5;
 
     async fn claim(tracker: &Tracker, limit: u64, lease: u64) -> Result<Vec<Queued>> {
         tracker
@@ -37,14 +36,11 @@ impl Job for Rebalance {
         item.fid
     }
 
+    fn failcount(item: &Queued) -> u32 {
+        item.failcount
+    }
+
     async fn work(tracker: Arc<Tracker>, item: Queued) -> Result<bool> {
-        let Some(_held) = tracker.hold(item.fid) else {
-            tracker
-                .store
-                .reschedule(Self::QUEUE, item.fid, HELD_SECONDS, item.failcount)
-                .await?;
-            return Ok(false);
-        };
         let moved = match (item.device, tracker.store.file(item.fid).await?) {
             (Some(device), Some(file)) => {
                 move_off(&tracker, &file, device, &parse_devids(&item.arg)).await?

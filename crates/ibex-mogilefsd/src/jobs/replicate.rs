@@ -24,6 +24,7 @@ impl Job for Replicate {
     const KIND: JobKind = JobKind::Replicate;
     const NAME: &'static str = "replicate";
     const QUEUE: Queue = Queue::Replicate;
+    const HELD_SECONDS: u64 = 1;
 
     async fn claim(tracker: &Tracker, limit: u64, lease: u64) -> Result<Vec<ToReplicate>> {
         tracker.store.claim_replications(limit, lease).await
@@ -33,14 +34,11 @@ impl Job for Replicate {
         item.fid
     }
 
+    fn failcount(item: &ToReplicate) -> u32 {
+        item.failcount
+    }
+
     async fn work(tracker: Arc<Tracker>, item: ToReplicate) -> Result<bool> {
-        let Some(_held) = tracker.hold(item.fid) else {
-            tracker
-                .store
-                .reschedule(Queue::Replicate, item.fid, 1, item.failcount)
-                .await?;
-            return Ok(false);
-        };
         let Some(file) = tracker.store.file(item.fid).await? else {
             tracker.store.finish(Queue::Replicate, item.fid).await?;
             return Ok(true);
