@@ -21,7 +21,7 @@ use bytes::Bytes;
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Config, Error, Handle, Status, Worker};
+use crate::{Config, Error, Event, Handle, Outcome, Status, Worker};
 
 /// [`crate::Client`] for threads that wait. A cheap handle: clone it freely, use it from many threads at once.
 ///
@@ -100,6 +100,53 @@ impl Client {
         self.run(|client| client.call(function, workload))
     }
 
+    /// Submits a foreground job and returns when the server has it; for options see [`adopt`](Self::adopt).
+    ///
+    /// # Errors
+    /// As [`crate::Client::submit`].
+    pub fn submit(
+        &self,
+        function: impl AsRef<[u8]>,
+        workload: impl Into<Bytes>,
+    ) -> Result<Job, Error> {
+        let job = self.run(|client| client.submit(function, workload))?;
+        Ok(self.adopt(job))
+    }
+
+    /// A job that [`run`](Self::run) has submitted, for threads that wait: `client.adopt(client.run(|c| c.submit("f", "x").unique("k"))?)`.
+    #[must_use]
+    pub fn adopt(&self, job: crate::Job) -> Job {
+        Job {
+            job,
+            engine: Arc::clone(&self.engine),
+        }
+    }
+
+    /// Waits for a job that somebody has submitted, as if this client had.
+    ///
+    /// # Errors
+    /// As [`crate::Client::attach`].
+    pub fn attach(&self, handle: &Handle) -> Result<Job, Error> {
+        let job = self.engine.wait(self.client.attach(handle))?;
+        Ok(self.adopt(job))
+    }
+
+    /// Waits for the result of a job that somebody has submitted.
+    ///
+    /// # Errors
+    /// As [`crate::Client::result`].
+    pub fn result(&self, handle: &Handle) -> Result<Bytes, Error> {
+        self.engine.wait(self.client.result(handle))
+    }
+
+    /// What has become of a job, without waiting for it.
+    ///
+    /// # Errors
+    /// As [`crate::Client::outcome`].
+    pub fn outcome(&self, handle: &Handle) -> Result<Outcome, Error> {
+        self.engine.wait(self.client.outcome(handle))
+    }
+
     /// Submits a background job. A durable server answers when the job is on disk.
     ///
     /// # Errors
@@ -131,9 +178,68 @@ impl Client {
         self.engine.wait(self.client.status(handle))
     }
 
+    /// What is known about the job with this unique key, on the server where such jobs meet.
+    ///
+    /// # Errors
+    /// As [`crate::Client::status_unique`].
+    pub fn status_unique(
+        &self,
+        function: impl AsRef<[u8]>,
+        unique: impl AsRef<[u8]>,
+    ) -> Result<Status, Error> {
+        self.engine
+            .wait(self.client.status_unique(function, unique))
+    }
+
     /// Asks every server for an echo; the answers in the order of the configuration.
     pub fn ping(&self) -> Vec<(crate::Address, Result<Duration, Error>)> {
         self.engine.wait(self.client.ping())
+    }
+}
+
+/// [`crate::Job`] for threads that wait.
+#[derive(Debug)]
+pub struct Job {
+    job: crate::Job,
+    engine: Arc<Engine>,
+}
+
+impl Job {
+    /// The handle.
+    #[must_use]
+    pub fn handle(&self) -> &Handle {
+        self.job.handle()
+    }
+
+    /// The next event; `None` after the end.
+    ///
+    /// # Errors
+    /// As [`crate::Job::next`].
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "the asynchronous job's name; errors end no iterator"
+    )]
+    pub fn next(&mut self) -> Result<Option<Event>, Error> {
+        self.engine.wait(self.job.next())
+    }
+
+    /// Waits for the end: all parts of the result, joined.
+    ///
+    /// # Errors
+    /// As [`crate::Job::complete`].
+    pub fn complete(self) -> Result<Bytes, Error> {
+        self.engine.wait(self.job.complete())
+    }
+
+    /// [`complete`](Self::complete), but no longer than `deadline`.
+    ///
+    /// # Errors
+    /// As [`crate::Job::complete_within`].
+    pub fn complete_within(self, deadline: Duration) -> Result<Bytes, Error> {
+        // Inside the runtime, whose clock it needs.
+        let job = self.job;
+        self.engine
+            .wait(async move { job.complete_within(deadline).await })
     }
 }
 

@@ -14,11 +14,11 @@ use tokio::time::Instant;
 
 use crate::address::Address;
 use crate::config::{Config, backoff};
-use crate::connection::{Command, Failure, Link};
+use crate::connection::{Command, Failure, Link, Looked};
 use crate::error::Error;
-use crate::job::Handle;
+use crate::job::{Event, Handle, Job};
 use crate::select;
-use crate::submission::{Background, Call, Foreground};
+use crate::submission::{Background, Call, Foreground, Listener, listener};
 
 /// What a server knows about a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +31,17 @@ pub struct Status {
     pub numerator: u32,
     /// Last progress: of.
     pub denominator: u32,
+}
+
+/// What has become of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The server knows nothing of it: it never did, or the job has ended and its result is not kept (any more).
+    Unknown,
+    /// It waits or runs.
+    Open(Status),
+    /// It has ended, this way.
+    Ended(Event),
 }
 
 /// Submits jobs and asks about them. A cheap handle: clone it freely.
@@ -130,21 +141,80 @@ impl Client {
     /// # Errors
     /// [`Error::Unreachable`], [`Error::OutcomeUnknown`], [`Error::Protocol`].
     pub async fn status(&self, handle: &Handle) -> Result<Status, Error> {
-        let index = self
-            .inner
-            .addresses
-            .iter()
+        let request = Request::GetStatus {
+            handle: handle.as_bytes(),
+        };
+        self.status_of(self.server_of(handle)?, request).await
+    }
+
+    /// Waits for a job that somebody has submitted, usually in the background, as if this client had: its events from now on, and its result. A job that has
+    /// ended is there too while its result is kept (`result_ttl` of the server or of the submission).
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] by the original; [`Error::is_unknown_job`]; and as [`status`](Self::status).
+    pub async fn attach(&self, handle: &Handle) -> Result<Job, Error> {
+        let link = self.link(self.server_of(handle)?).await?;
+        let (watch, Listener { events, cause }) = listener();
+        let (created, answered) = oneshot::channel();
+        let command = Command::Attach {
+            handle: handle.text(),
+            watch,
+            created,
+        };
+        let handle = self.exchange(&link, "ATTACH", command, answered).await?;
+        Ok(Job {
+            handle,
+            events,
+            cause,
+            link,
+            ended: false,
+        })
+    }
+
+    /// Waits for the result of a job that somebody has submitted: [`attach`](Self::attach), then [`Job::complete`].
+    ///
+    /// # Errors
+    /// Of both.
+    pub async fn result(&self, handle: &Handle) -> Result<Bytes, Error> {
+        self.attach(handle).await?.complete().await
+    }
+
+    /// What has become of a job, without waiting for it. Servers that keep no results (the original) never say [`Outcome::Ended`].
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    pub async fn outcome(&self, handle: &Handle) -> Result<Outcome, Error> {
+        let link = self.link(self.server_of(handle)?).await?;
+        let (answer, answered) = oneshot::channel();
+        let command = Command::Look {
+            handle: handle.text(),
+            answer,
+        };
+        let Looked { status, end } = self
+            .exchange(&link, "GET_STATUS", command, answered)
+            .await?;
+        let status = status_in(&status).ok_or_else(|| Error::Protocol {
+            server: handle.server().clone(),
+            reason: "no status in the answer to GET_STATUS".to_owned(),
+        })?;
+        Ok(match end {
+            Some(end) => Outcome::Ended(end),
+            None if status.is_known => Outcome::Open(status),
+            None => Outcome::Unknown,
+        })
+    }
+
+    fn server_of(&self, handle: &Handle) -> Result<usize, Error> {
+        let known = self.inner.addresses.iter();
+        known
+            .clone()
             .position(|address| address == handle.server())
             .ok_or_else(|| {
                 Error::InvalidArgument(format!(
                     "handle {handle} is of another server: {}",
                     handle.server()
                 ))
-            })?;
-        let request = Request::GetStatus {
-            handle: handle.as_bytes(),
-        };
-        self.status_of(index, request).await
+            })
     }
 
     /// What is known about the job with this unique key, on the server where such jobs meet.
@@ -185,39 +255,11 @@ impl Client {
         futures_util::future::join_all(probes).await
     }
 
-    #[expect(
-        clippy::wildcard_enum_match_arm,
-        reason = "any other reply means the stream is out of step"
-    )]
     async fn status_of(&self, index: usize, request: Request<'_>) -> Result<Status, Error> {
-        let (is_known, is_running, numerator, denominator) =
-            match self.ask(index, "GET_STATUS", request).await? {
-                Response::Status {
-                    known,
-                    running,
-                    numerator,
-                    denominator,
-                    ..
-                }
-                | Response::StatusUnique {
-                    known,
-                    running,
-                    numerator,
-                    denominator,
-                    ..
-                } => (known, running, numerator, denominator),
-                other => {
-                    return Err(Error::Protocol {
-                        server: self.inner.servers[index].address.as_ref().clone(),
-                        reason: format!("a reply of type {} to GET_STATUS", other.kind()),
-                    });
-                }
-            };
-        Ok(Status {
-            is_known,
-            is_running,
-            numerator,
-            denominator,
+        let answer = self.ask(index, "GET_STATUS", request).await?;
+        status_in(&answer).ok_or_else(|| Error::Protocol {
+            server: self.inner.servers[index].address.as_ref().clone(),
+            reason: format!("a reply of type {} to GET_STATUS", answer.kind()),
         })
     }
 
@@ -231,14 +273,27 @@ impl Client {
         let mut packet = Vec::new();
         request.encode(&mut packet);
         let (answer, answered) = oneshot::channel();
+        let command = Command::Ask { packet, answer };
+        self.exchange(&link, operation, command, answered).await
+    }
+
+    /// Hands a command to a connection and waits for its answer, no longer than the client's deadline.
+    async fn exchange<T>(
+        &self,
+        link: &Link,
+        operation: &'static str,
+        command: Command,
+        answered: oneshot::Receiver<Result<T, Failure>>,
+    ) -> Result<T, Error> {
+        let deadline = self.config().reply_deadline;
         let exchange = async {
-            link.send(Command::Ask { packet, answer }).await?;
+            link.send(command).await?;
             answered
                 .await
                 .unwrap_or_else(|_| Err(Failure::Unknown("connection ended".into())))
         };
-        let outcome = tokio::time::timeout(self.config().reply_deadline, exchange).await;
-        self.outcome(&link, operation, self.config().reply_deadline, outcome)
+        let outcome = tokio::time::timeout(deadline, exchange).await;
+        self.outcome_of(link, operation, deadline, outcome)
     }
 
     pub(crate) fn config(&self) -> &Config {
@@ -291,7 +346,7 @@ impl Client {
     }
 
     /// Turns what a connection said into this crate's error. An overdue reply costs the connection: the server is hung or out of step.
-    pub(crate) fn outcome<T>(
+    pub(crate) fn outcome_of<T>(
         &self,
         link: &Link,
         operation: &'static str,
@@ -308,6 +363,7 @@ impl Client {
                 reason,
             }),
             Ok(Err(Failure::Refused { code, text })) => Err(Error::Refused { server, code, text }),
+            Ok(Err(Failure::Unsupported(option))) => Err(Error::Unsupported { server, option }),
             Err(_) => {
                 link.cut();
                 let reason = format!("no reply within {deadline:?}");
@@ -318,6 +374,35 @@ impl Client {
                 })
             }
         }
+    }
+}
+
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "any other reply means the stream is out of step"
+)]
+fn status_in(reply: &Response<Bytes>) -> Option<Status> {
+    match *reply {
+        Response::Status {
+            known,
+            running,
+            numerator,
+            denominator,
+            ..
+        }
+        | Response::StatusUnique {
+            known,
+            running,
+            numerator,
+            denominator,
+            ..
+        } => Some(Status {
+            is_known: known,
+            is_running: running,
+            numerator,
+            denominator,
+        }),
+        _ => None,
     }
 }
 

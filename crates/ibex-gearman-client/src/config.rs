@@ -44,6 +44,8 @@ pub struct Config {
     pub(crate) backoff_max: Duration,
     pub(crate) packet_bytes_max: usize,
     pub(crate) exceptions: bool,
+    pub(crate) fails_without_workers: bool,
+    pub(crate) token: Option<String>,
     pub(crate) namespace: Bytes,
     pub(crate) retry: Retry,
     pub(crate) hash: HashMode,
@@ -59,6 +61,8 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 const IDLE_PROBE: Duration = Duration::from_secs(30);
 /// First pause after a lost server.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// `auth=` and the token are the name of an option, of 63 bytes.
+const TOKEN_BYTES_MAX: usize = limits::OPTION_BYTES_MAX - "auth=".len();
 /// Longest pause: a returning server is found within this time.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
@@ -74,6 +78,8 @@ impl Config {
             backoff_max: BACKOFF_MAX,
             packet_bytes_max: limits::PACKET_BYTES_MAX_DEFAULT,
             exceptions: true,
+            fails_without_workers: false,
+            token: None,
             namespace: Bytes::new(),
             retry: Retry::default(),
             hash: HashMode::default(),
@@ -124,6 +130,19 @@ impl Config {
         self
     }
 
+    /// Whether a foreground submission for a function that no worker has registered fails at once ([`Error::is_no_workers`]) instead of waiting for
+    /// one. Default false. Servers without this extension (the original) let it wait.
+    pub fn with_no_workers_error(mut self, wanted: bool) -> Self {
+        self.fails_without_workers = wanted;
+        self
+    }
+
+    /// Shown to every server, for its access rules (`token=` in ibex-gearmand's `acl_file`): at most 58 bytes.
+    pub fn with_token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(token.into());
+        self
+    }
+
     /// Joins `prefix` and every function name by a TAB, as Danga's Perl libraries do.
     pub fn with_prefix(mut self, prefix: &str) -> Self {
         self.namespace = format!("{prefix}\t").into();
@@ -155,8 +174,28 @@ impl Config {
         self
     }
 
+    /// Options of a client's connection whose answers nobody waits for.
+    pub(crate) fn options(&self) -> Vec<String> {
+        let mut options = Vec::new();
+        options.extend(self.token.as_ref().map(|token| format!("auth={token}")));
+        if self.exceptions {
+            options.push("exceptions".to_owned());
+        }
+        if self.fails_without_workers {
+            options.push("no-workers-fail".to_owned());
+        }
+        options
+    }
+
     /// The servers, read.
     pub(crate) fn addresses(&self) -> Result<Vec<Address>, Error> {
+        if let Some(token) = &self.token
+            && !(1..=TOKEN_BYTES_MAX).contains(&token.len())
+        {
+            return Err(Error::Config(format!(
+                "a token has 1 to {TOKEN_BYTES_MAX} bytes"
+            )));
+        }
         if self.servers.is_empty() {
             return Err(Error::Config("no job server given".into()));
         }

@@ -3,13 +3,16 @@
 //! Cancel safety lives here. Callers hold only channel ends; a dropped caller leaves its place in the queue of expected replies, so the stream never
 //! loses step. A
 //! reply that nobody expects, or one of the wrong type, ends the connection: after that nothing on it can be believed.
+//!
+//! What only some servers know (`headers`, attaching to jobs) is asked for by OPTION_REQ once the first call needs it; that call waits for the answer, and
+//! those behind it do. An older server says no, and the call goes another way or fails with the reason.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use ibex_gearman_proto::{Request, Response, Step, decode_response};
+use ibex_gearman_proto::{Mode, Priority, Request, Response, Step, Submit, decode_response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -18,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::address::{Address, Stream};
 use crate::config::Config;
 use crate::error::Error;
+use crate::headers::HeaderText;
 use crate::job::{Cause, Event, Handle};
 
 /// Requests that may wait for the connection's task. Beyond this callers wait; it is a batch, not a store.
@@ -32,15 +36,69 @@ const READ_BYTES: usize = 64 << 10;
 pub(crate) enum Command {
     /// A submission; `watch` is where a foreground job's events go.
     Submit {
-        packet: Vec<u8>,
+        submission: Box<Submission>,
         watch: Option<Watch>,
         created: oneshot::Sender<Result<Handle, Failure>>,
+    },
+    /// Joins those who wait for a job.
+    Attach {
+        handle: Bytes,
+        watch: Watch,
+        created: oneshot::Sender<Result<Handle, Failure>>,
+    },
+    /// Asks for a job's state, or how it ended.
+    Look {
+        handle: Bytes,
+        answer: oneshot::Sender<Result<Looked, Failure>>,
     },
     /// A question with one answer.
     Ask {
         packet: Vec<u8>,
         answer: oneshot::Sender<Result<Response<Bytes>, Failure>>,
     },
+}
+
+/// A submission that is not bytes yet: what they are depends on what the server knows.
+#[derive(Debug)]
+pub(crate) struct Submission {
+    pub(crate) function: Bytes,
+    pub(crate) unique: Bytes,
+    pub(crate) workload: Bytes,
+    pub(crate) priority: Priority,
+    pub(crate) mode: Mode,
+    /// Decimal seconds.
+    pub(crate) epoch: Option<String>,
+    pub(crate) headers: Option<HeaderText>,
+}
+
+impl Submission {
+    fn encode(&self, out: &mut BytesMut, has_headers: bool) {
+        let text = self.headers.as_ref();
+        let joined;
+        let workload: &[u8] = if has_headers {
+            let text = text.map_or(&b""[..], |headers| &headers.text);
+            joined = [text, b"\0", &self.workload].concat();
+            &joined
+        } else {
+            &self.workload
+        };
+        // A server without headers is told of a delay by the start time.
+        let otherwise = text.filter(|_| !has_headers).and_then(|h| h.epoch.as_ref());
+        let epoch = self.epoch.as_ref().or(otherwise);
+        let submit = Submit {
+            mode: self.mode,
+            epoch: epoch.map(String::as_bytes),
+            ..Submit::new(&self.function, &self.unique, workload).priority(self.priority)
+        };
+        Request::Submit(submit).encode(out);
+    }
+}
+
+/// What a server said of a job: its STATUS_RES, and the end if that is kept.
+#[derive(Debug)]
+pub(crate) struct Looked {
+    pub(crate) status: Response<Bytes>,
+    pub(crate) end: Option<Event>,
 }
 
 /// The connection's end of a job.
@@ -59,7 +117,51 @@ pub(crate) enum Failure {
     Unknown(String),
     /// The server's ERROR packet.
     Refused { code: String, text: String },
+    /// The server does not know this extension; nothing was sent.
+    Unsupported(&'static str),
 }
+
+/// What only some servers know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Feature {
+    /// Submissions with headers.
+    Headers,
+    /// Attaching to jobs, and results that are kept.
+    Results,
+}
+
+impl Feature {
+    /// The options that make it.
+    const fn options(self) -> &'static [&'static str] {
+        match self {
+            Self::Headers => &["headers"],
+            Self::Results => &["results", "subscribe"],
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Headers => "headers",
+            Self::Results => "results",
+        }
+    }
+}
+
+/// Whether a server knows a feature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Known {
+    #[default]
+    Untried,
+    Asked {
+        answers_left: usize,
+        is_refused: bool,
+    },
+    Yes,
+    No,
+}
+
+/// What follows GET_STATUS, so that its answer is known to be whole.
+const FENCE: &[u8] = b"fence";
 
 /// A way to the task. The task ends when the last of these is gone.
 #[derive(Debug, Clone)]
@@ -92,17 +194,18 @@ impl Link {
             out: BytesMut::new(),
             expected: VecDeque::new(),
             watched: BTreeMap::new(),
+            headers: Known::default(),
+            results: Known::default(),
+            parked: None,
             packet_bytes_max: config.packet_bytes_max,
             idle_probe: config.idle_probe,
             reply_deadline: config.reply_deadline,
             heard: Instant::now(),
             probed: false,
         };
-        if config.exceptions {
-            Request::Option {
-                name: b"exceptions",
-            }
-            .encode(&mut connection.out);
+        for name in config.options() {
+            let name = name.as_bytes();
+            Request::Option { name }.encode(&mut connection.out);
             connection.expected.push_back(Expected::Nobody);
         }
         tokio::spawn(connection.run(inbox, cut));
@@ -138,6 +241,17 @@ enum Expected {
         created: oneshot::Sender<Result<Handle, Failure>>,
     },
     Answer(oneshot::Sender<Result<Response<Bytes>, Failure>>),
+    /// STATUS_RES, behind which the end may come, and then the fence.
+    Status {
+        handle: Bytes,
+        answer: oneshot::Sender<Result<Looked, Failure>>,
+    },
+    Fence {
+        handle: Bytes,
+        looked: Box<Looked>,
+        answer: oneshot::Sender<Result<Looked, Failure>>,
+    },
+    Option(Feature),
     /// A reply that only this task wanted.
     Nobody,
 }
@@ -157,6 +271,10 @@ struct Connection {
     out: BytesMut,
     expected: VecDeque<Expected>,
     watched: BTreeMap<Bytes, Watched>,
+    headers: Known,
+    results: Known,
+    /// A command that waits for the answer to an option; no other is taken meanwhile.
+    parked: Option<Command>,
     packet_bytes_max: usize,
     idle_probe: Duration,
     reply_deadline: Duration,
@@ -169,6 +287,9 @@ impl Connection {
         let reason = self.turn(&mut inbox, &cut).await;
         tracing::debug!(peer = %self.address, error = reason, "job server connection ended");
         inbox.close();
+        if let Some(command) = self.parked.take() {
+            refuse(command, &Failure::Unsent(reason.clone()));
+        }
         while let Ok(command) = inbox.try_recv() {
             refuse(command, &Failure::Unsent(reason.clone()));
         }
@@ -180,7 +301,10 @@ impl Connection {
                 Expected::Answer(answer) => {
                     drop(answer.send(Err(Failure::Unknown(reason.clone()))))
                 }
-                Expected::Nobody => {}
+                Expected::Status { answer, .. } | Expected::Fence { answer, .. } => {
+                    drop(answer.send(Err(Failure::Unknown(reason.clone()))))
+                }
+                Expected::Option(_) | Expected::Nobody => {}
             }
         }
         // Watches end with their senders; each reports a lost connection.
@@ -210,10 +334,10 @@ impl Connection {
                     Ok(_) => {}
                     Err(error) => return error.to_string(),
                 },
-                command = inbox.recv(), if self.out.len() < OUT_BYTES_MAX => {
+                command = inbox.recv(), if self.has_room() => {
                     let Some(command) = command else { return "no longer used".into() };
                     self.accept(command);
-                    while self.out.len() < OUT_BYTES_MAX && let Ok(command) = inbox.try_recv() {
+                    while self.has_room() && let Ok(command) = inbox.try_recv() {
                         self.accept(command);
                     }
                 }
@@ -230,17 +354,111 @@ impl Connection {
         }
     }
 
+    fn has_room(&self) -> bool {
+        self.out.len() < OUT_BYTES_MAX && self.parked.is_none()
+    }
+
+    /// Sends a command, once it is known whether the server can do what it needs.
     fn accept(&mut self, command: Command) {
-        let (packet, expected) = match command {
+        let Some(feature) = feature_of(&command) else {
+            self.send(command);
+            return;
+        };
+        match self.known(feature) {
+            Known::Untried => {
+                for option in feature.options() {
+                    let name = option.as_bytes();
+                    Request::Option { name }.encode(&mut self.out);
+                    self.expected.push_back(Expected::Option(feature));
+                }
+                *self.known_mut(feature) = Known::Asked {
+                    answers_left: feature.options().len(),
+                    is_refused: false,
+                };
+                self.parked = Some(command);
+            }
+            Known::Asked { .. } => self.parked = Some(command),
+            Known::Yes => self.send(command),
+            Known::No if can_do_without(&command) => self.send(command),
+            Known::No => refuse(command, &Failure::Unsupported(feature.name())),
+        }
+    }
+
+    fn known(&self, feature: Feature) -> Known {
+        match feature {
+            Feature::Headers => self.headers,
+            Feature::Results => self.results,
+        }
+    }
+
+    fn known_mut(&mut self, feature: Feature) -> &mut Known {
+        match feature {
+            Feature::Headers => &mut self.headers,
+            Feature::Results => &mut self.results,
+        }
+    }
+
+    /// One of the answers to a feature's options; the last one lets the parked command go.
+    fn learn(&mut self, feature: Feature, is_known: bool) {
+        let Known::Asked {
+            answers_left,
+            is_refused,
+        } = self.known(feature)
+        else {
+            return;
+        };
+        let is_refused = is_refused || !is_known;
+        *self.known_mut(feature) = match (answers_left, is_refused) {
+            (2.., _) => Known::Asked {
+                answers_left: answers_left - 1,
+                is_refused,
+            },
+            (_, true) => Known::No,
+            (_, false) => Known::Yes,
+        };
+        if answers_left < 2
+            && let Some(command) = self.parked.take()
+        {
+            self.accept(command);
+        }
+    }
+
+    fn send(&mut self, command: Command) {
+        let expected = match command {
             Command::Submit {
-                packet,
+                submission,
                 watch,
                 created,
-            } => (packet, Expected::Created { watch, created }),
-            Command::Ask { packet, answer } => (packet, Expected::Answer(answer)),
+            } => {
+                submission.encode(&mut self.out, self.headers == Known::Yes);
+                Expected::Created { watch, created }
+            }
+            Command::Ask { packet, answer } => {
+                self.out.extend_from_slice(&packet);
+                Expected::Answer(answer)
+            }
+            Command::Attach {
+                handle,
+                watch,
+                created,
+            } => {
+                let request = Request::Attach { handle: &handle };
+                request.encode(&mut self.out);
+                let watch = Some(watch);
+                Expected::Created { watch, created }
+            }
+            Command::Look { handle, answer } => {
+                let request = Request::GetStatus { handle: &handle };
+                request.encode(&mut self.out);
+                Request::Echo { data: FENCE }.encode(&mut self.out);
+                Expected::Status { handle, answer }
+            }
         };
-        self.out.extend_from_slice(&packet);
         self.expected.push_back(expected);
+        if let Some(Expected::Status { .. }) = self.expected.back() {
+            // The fence's own place: whoever answers the status moves into it.
+            self.expected.push_back(Expected::Nobody);
+        }
     }
 
     fn take_replies(&mut self) -> Result<(), String> {
@@ -352,6 +570,43 @@ impl Connection {
                 drop(answer.send(Ok(reply)));
                 Ok(())
             }
+            (Expected::Option(feature), Response::Option { .. }) => {
+                self.learn(feature, true);
+                Ok(())
+            }
+            (Expected::Option(feature), Response::Error { .. }) => {
+                self.learn(feature, false);
+                Ok(())
+            }
+            (Expected::Option(_), other) => {
+                Err(format!("a reply of type {} to an option", other.kind()))
+            }
+            (Expected::Status { answer, .. }, Response::Error { code, text }) => {
+                drop(answer.send(Err(refused(&code, &text))));
+                Ok(())
+            }
+            (Expected::Status { handle, answer }, status @ Response::Status { .. }) => {
+                let looked = Box::new(Looked { status, end: None });
+                // In the place that was kept behind it.
+                if let Some(place) = self.expected.front_mut() {
+                    *place = Expected::Fence {
+                        handle,
+                        looked,
+                        answer,
+                    };
+                }
+                Ok(())
+            }
+            (Expected::Status { .. }, other) => {
+                Err(format!("a reply of type {} to GET_STATUS", other.kind()))
+            }
+            (Expected::Fence { looked, answer, .. }, Response::Echo { .. }) => {
+                drop(answer.send(Ok(*looked)));
+                Ok(())
+            }
+            (Expected::Fence { .. }, other) => {
+                Err(format!("a reply of type {} to ECHO_REQ", other.kind()))
+            }
             (Expected::Nobody, _) => Ok(()),
         }
     }
@@ -359,6 +614,17 @@ impl Connection {
     /// Gives a job's event to the submission whose copy it is.
     fn relay(&mut self, handle: &Bytes, event: Event) {
         let Some(watched) = self.watched.get_mut(handle) else {
+            // Nobody here waits for that job: how it ended belongs to the status that was asked for.
+            if let Some(Expected::Fence {
+                handle: asked,
+                looked,
+                ..
+            }) = self.expected.front_mut()
+                && asked == handle
+                && event.is_end()
+            {
+                looked.end = Some(event);
+            }
             return;
         };
         if event.is_end() {
@@ -388,8 +654,32 @@ fn send_event(watch: &Watch, handle: &Bytes, address: &Address, event: Event) {
 
 fn refuse(command: Command, failure: &Failure) {
     match command {
-        Command::Submit { created, .. } => drop(created.send(Err(failure.clone()))),
+        Command::Submit { created, .. } | Command::Attach { created, .. } => {
+            drop(created.send(Err(failure.clone())));
+        }
+        Command::Look { answer, .. } => drop(answer.send(Err(failure.clone()))),
         Command::Ask { answer, .. } => drop(answer.send(Err(failure.clone()))),
+    }
+}
+
+/// What the server must know for this command.
+fn feature_of(command: &Command) -> Option<Feature> {
+    match command {
+        Command::Submit { submission, .. } => submission.headers.as_ref().map(|_| Feature::Headers),
+        Command::Attach { .. } | Command::Look { .. } => Some(Feature::Results),
+        Command::Ask { .. } => None,
+    }
+}
+
+/// Whether a command may go to a server that does not know its feature.
+fn can_do_without(command: &Command) -> bool {
+    match command {
+        Command::Submit { submission, .. } => submission
+            .headers
+            .as_ref()
+            .is_none_or(|headers| !headers.is_needed),
+        Command::Look { .. } => true,
+        Command::Attach { .. } | Command::Ask { .. } => false,
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ibex_base::escape::Escaped;
+use ibex_gearman_proto::ErrorCode;
 
 use crate::address::Address;
 use crate::job::Handle;
@@ -62,6 +63,14 @@ pub enum Error {
         /// Its text.
         text: String,
     },
+    /// The server does not know an extension that the call cannot do without; nothing was sent.
+    #[error("{server} does not know {option}")]
+    Unsupported {
+        /// The server.
+        server: Address,
+        /// The extension, by the name of its option.
+        option: &'static str,
+    },
     /// The worker reported failure.
     #[error("job {handle} failed")]
     JobFailed {
@@ -109,6 +118,18 @@ impl Error {
                 | Self::Deadline { .. }
                 | Self::Overflow { .. }
         )
+    }
+
+    /// No worker can do the function, and the client asked to be told ([`Config::with_no_workers_error`](crate::Config::with_no_workers_error)). Nothing runs.
+    #[must_use]
+    pub fn is_no_workers(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == ErrorCode::NoWorkers.as_str())
+    }
+
+    /// The server does not know the job: it never did, or the job has ended and its result is not kept.
+    #[must_use]
+    pub fn is_unknown_job(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == ErrorCode::JobNotFound.as_str())
     }
 
     /// The job ran and its worker said no.

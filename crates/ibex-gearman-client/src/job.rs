@@ -40,6 +40,10 @@ impl Handle {
         &self.text
     }
 
+    pub(crate) fn text(&self) -> Bytes {
+        self.text.clone()
+    }
+
     /// The server that knows the job.
     #[must_use]
     pub fn server(&self) -> &Address {
@@ -86,7 +90,7 @@ impl Event {
 /// Why a job's events ended early; set by the connection before it lets go.
 pub(crate) type Cause = Arc<Mutex<Option<Error>>>;
 
-/// A foreground job. Dropping it stops listening; the server drops the job when no other client wants it.
+/// A job that is waited for: a foreground job, or one that was attached to. Dropping it stops listening; the server drops the job when no other client wants it.
 #[derive(Debug)]
 pub struct Job {
     pub(crate) handle: Handle,

@@ -36,6 +36,7 @@ mod client;
 mod config;
 mod connection;
 mod error;
+mod headers;
 mod job;
 mod select;
 mod submission;
@@ -44,7 +45,7 @@ mod tls;
 pub mod worker;
 
 pub use address::Address;
-pub use client::{Client, Status};
+pub use client::{Client, Outcome, Status};
 pub use config::{Config, HashMode, Retry};
 pub use error::Error;
 pub use ibex_gearman_proto::Priority;

@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use ibex_gearman_proto::{Mode, Priority, Request, Submit, limits};
+use ibex_gearman_proto::{Mode, Priority, limits};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::client::Client;
 use crate::config::Retry;
-use crate::connection::{Command, Failure, Link, Watch};
+use crate::connection::{Command, Failure, Link, Submission, Watch};
 use crate::error::Error;
+use crate::headers::{Wishes, rounded_up};
 use crate::job::{Cause, EVENTS_MAX, Event, Handle, Job};
 use crate::select;
 
@@ -29,6 +30,7 @@ struct Options<'c> {
     priority: Priority,
     retry: Retry,
     reply_deadline: Duration,
+    wishes: Wishes,
 }
 
 macro_rules! shared_options {
@@ -55,6 +57,67 @@ macro_rules! shared_options {
             /// How long a server may take to accept the job; the default is the client's.
             pub fn reply_deadline(mut self, deadline: Duration) -> Self {
                 self.options.reply_deadline = deadline;
+                self
+            }
+
+            /// How long a worker may take, instead of what the worker said. Like all of the following it is for servers with headers (ibex-gearmand);
+            /// others are not sent the job, unless [`best_effort`](Self::best_effort). Times are whole seconds, rounded up, to a year.
+            pub fn job_timeout(mut self, timeout: Duration) -> Self {
+                self.options.wishes.timeout = Some(timeout);
+                self
+            }
+
+            /// The job is given up when no worker took it within that time.
+            pub fn ttl(mut self, ttl: Duration) -> Self {
+                self.options.wishes.ttl = Some(ttl);
+                self
+            }
+
+            /// Not handed out before this much time has passed on the server. In the background a server without headers is told by the start time.
+            pub fn delay(mut self, delay: Duration) -> Self {
+                self.options.wishes.delay = Some(delay);
+                self
+            }
+
+            /// How often a background job that fails is tried in all, 1 to 1000.
+            pub fn attempts(mut self, attempts: u32) -> Self {
+                self.options.wishes.attempts = Some(attempts);
+                self
+            }
+
+            /// Pauses between attempts: the first, and the longest; they double.
+            pub fn backoff(mut self, min: Duration, max: Duration) -> Self {
+                self.options.wishes.backoff = Some((min, max));
+                self
+            }
+
+            /// An equal job (function and unique key) that ended well less than this long ago will do: its handle comes, and its result.
+            pub fn dedupe(mut self, window: Duration) -> Self {
+                self.options.wishes.dedupe = Some(window);
+                self
+            }
+
+            /// How long the result of a background job is kept for [`Client::result`] and [`Client::outcome`].
+            pub fn result_ttl(mut self, ttl: Duration) -> Self {
+                self.options.wishes.result_ttl = Some(ttl);
+                self
+            }
+
+            /// W3C trace context, which the worker gets. Servers without headers drop it.
+            pub fn traceparent(mut self, trace: impl Into<Bytes>) -> Self {
+                self.options.wishes.trace = Some(trace.into());
+                self
+            }
+
+            /// A header for the worker; `key` begins with `x-`. Servers without headers drop it.
+            pub fn header(mut self, key: impl Into<String>, value: impl Into<Bytes>) -> Self {
+                self.options.wishes.free.push((key.into(), value.into()));
+                self
+            }
+
+            /// A server that does not know headers gets the job without them, instead of [`Error::Unsupported`].
+            pub fn best_effort(mut self) -> Self {
+                self.options.wishes.is_best_effort = true;
                 self
             }
         }
@@ -116,8 +179,7 @@ impl<'c> Background<'c> {
 
     /// Not before this much time has passed, rounded up to whole seconds.
     pub fn after(self, delay: Duration) -> Self {
-        let rounded = Duration::from_secs(delay.as_secs() + u64::from(delay.subsec_nanos() > 0));
-        self.at(SystemTime::now() + rounded)
+        self.at(SystemTime::now() + rounded_up(delay))
     }
 }
 
@@ -189,12 +251,12 @@ impl<'c> IntoFuture for Call<'c> {
 }
 
 /// Both ends of a job's events.
-struct Listener {
-    events: mpsc::Receiver<Event>,
-    cause: Cause,
+pub(crate) struct Listener {
+    pub(crate) events: mpsc::Receiver<Event>,
+    pub(crate) cause: Cause,
 }
 
-fn listener() -> (Watch, Listener) {
+pub(crate) fn listener() -> (Watch, Listener) {
     let (sender, events) = mpsc::channel(EVENTS_MAX);
     let cause = Arc::new(Mutex::new(None));
     let watch = Watch {
@@ -214,6 +276,7 @@ impl<'c> Options<'c> {
             priority: Priority::Normal,
             retry: client.config().retry,
             reply_deadline: client.config().reply_deadline,
+            wishes: Wishes::default(),
         }
     }
 
@@ -237,28 +300,34 @@ impl<'c> Options<'c> {
         epoch: Option<&str>,
     ) -> Result<(Handle, Link, Option<Listener>), Error> {
         let name = self.check()?;
-        let submit = Submit {
-            mode,
-            epoch: epoch.map(str::as_bytes),
-            ..Submit::new(&name, &self.unique, &self.workload).priority(self.priority)
-        };
+        let headers = self.wishes.text(mode == Mode::Background)?;
         let mut last = None;
         for index in self.order(&name) {
-            let mut packet = Vec::with_capacity(64 + name.len() + self.workload.len());
-            Request::Submit(submit).encode(&mut packet);
+            let submission = Box::new(Submission {
+                function: name.clone(),
+                unique: self.unique.clone(),
+                workload: self.workload.clone(),
+                priority: self.priority,
+                mode,
+                epoch: epoch.map(str::to_owned),
+                headers: headers.clone(),
+            });
             let (watch, listener) = match mode {
                 Mode::Foreground => Some(listener()),
                 Mode::Background => None,
             }
             .unzip();
-            let error = match self.send_to(index, packet, watch).await {
+            let error = match self.send_to(index, submission, watch).await {
                 Ok((handle, link)) => return Ok((handle, link, listener)),
                 Err(error) => error,
             };
             let again = match self.retry {
                 Retry::Off => false,
-                Retry::Unsent => error.is_retryable(),
-                Retry::Idempotent => error.is_retryable() || error.is_outcome_unknown(),
+                // Where no worker is, nothing ran.
+                Retry::Unsent => error.is_retryable() || error.is_no_workers(),
+                Retry::Idempotent => {
+                    error.is_retryable() || error.is_no_workers() || error.is_outcome_unknown()
+                }
             };
             if !again {
                 return Err(error);
@@ -271,14 +340,14 @@ impl<'c> Options<'c> {
     async fn send_to(
         &self,
         index: usize,
-        packet: Vec<u8>,
+        submission: Box<Submission>,
         watch: Option<Watch>,
     ) -> Result<(Handle, Link), Error> {
         let link = self.client.link(index).await?;
         let (created, answered) = oneshot::channel();
         let exchange = async {
             link.send(Command::Submit {
-                packet,
+                submission,
                 watch,
                 created,
             })
@@ -290,7 +359,7 @@ impl<'c> Options<'c> {
         let outcome = tokio::time::timeout(self.reply_deadline, exchange).await;
         let handle = self
             .client
-            .outcome(&link, "SUBMIT_JOB", self.reply_deadline, outcome)?;
+            .outcome_of(&link, "SUBMIT_JOB", self.reply_deadline, outcome)?;
         Ok((handle, link))
     }
 

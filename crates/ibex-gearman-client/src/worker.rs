@@ -61,7 +61,17 @@ pub struct Worker {
     functions: Vec<(Vec<u8>, Function)>,
     concurrency: usize,
     grab: Grab,
+    wants: Wants,
     drain_deadline: Duration,
+}
+
+/// Extensions a worker may ask for; the others are asked for by every worker.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Wants {
+    pub(crate) push: Option<u32>,
+    pub(crate) wait: bool,
+    pub(crate) headers: bool,
+    pub(crate) heartbeat: bool,
 }
 
 impl fmt::Debug for Worker {
@@ -84,10 +94,13 @@ pub(crate) struct Plan {
     pub(crate) id: Option<String>,
     pub(crate) functions: BTreeMap<Bytes, Function>,
     pub(crate) grab: Grab,
+    pub(crate) wants: Wants,
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) drain_deadline: Duration,
 }
 
+/// Most jobs a server hands over in advance.
+const PUSH_MAX: u32 = 10_000;
 /// Long enough for a usual job, shorter than a supervisor's patience (systemd's default is 90 s).
 const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -100,6 +113,7 @@ impl Worker {
             functions: Vec::new(),
             concurrency: 1,
             grab: Grab::All,
+            wants: Wants::default(),
             drain_deadline: DRAIN_DEADLINE,
         }
     }
@@ -166,6 +180,33 @@ impl Worker {
         self
     }
 
+    /// Servers hand jobs over by themselves, each as long as this worker holds fewer than `jobs` of its: two packets for a job instead of up to six. Those beyond
+    /// the [`concurrency`](Self::concurrency) wait here, their timeouts already running. Servers without this extension are asked for each job as ever.
+    pub fn push(mut self, jobs: u32) -> Self {
+        self.wants.push = Some(jobs.clamp(1, PUSH_MAX));
+        self
+    }
+
+    /// A server without a job holds the question until it has one, instead of answering no and waking the worker later. Servers without this extension
+    /// answer as ever.
+    pub fn wait(mut self, wanted: bool) -> Self {
+        self.wants.wait = wanted;
+        self
+    }
+
+    /// Jobs come with their headers ([`Job::header`], [`Job::traceparent`]) from servers that know them. Default false: it costs the server a copy of the
+    /// workload.
+    pub fn headers(mut self, wanted: bool) -> Self {
+        self.wants.headers = wanted;
+        self
+    }
+
+    /// Progress and parts of the result restart the job's timeout, on servers that know this.
+    pub fn heartbeat(mut self, wanted: bool) -> Self {
+        self.wants.heartbeat = wanted;
+        self
+    }
+
     /// How long running jobs may take once the worker is told to stop. Default 30 s; after it their connections are closed and the servers hand them to others.
     pub fn drain_deadline(mut self, deadline: Duration) -> Self {
         self.drain_deadline = deadline;
@@ -189,6 +230,7 @@ impl Worker {
             id: self.id,
             functions,
             grab: self.grab,
+            wants: self.wants,
             permits: Arc::new(Semaphore::new(self.concurrency)),
             drain_deadline: self.drain_deadline,
         });

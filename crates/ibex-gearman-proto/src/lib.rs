@@ -27,6 +27,7 @@
 mod admin;
 mod decode;
 mod frame;
+pub mod headers;
 pub mod kind;
 pub mod limits;
 mod request;

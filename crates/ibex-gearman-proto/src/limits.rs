@@ -22,6 +22,9 @@ pub const CLIENT_ID_BYTES_MAX: usize = 127;
 /// Bytes of an option's name. Longer: ERROR `UNKNOWN_OPTION`.
 pub const OPTION_BYTES_MAX: usize = 63;
 
+/// Bytes of all headers of one job (option `headers`). Longer: ERROR `INVALID_ARGUMENT`. Room for a trace and a few dozen words; they wait with the job.
+pub const HEADERS_BYTES_MAX: usize = 4096;
+
 /// Bytes of an admin line without its LF. Longer: an ERR line, then the connection is closed. The original's buffer is 8192 bytes.
 pub const LINE_BYTES_MAX: usize = 8191;
 

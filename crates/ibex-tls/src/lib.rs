@@ -7,4 +7,5 @@ mod name;
 mod stream;
 
 pub use files::{Clients, Files, KeyFormat, provider};
+pub use name::common_name;
 pub use stream::TlsStream;

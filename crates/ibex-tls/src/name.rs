@@ -25,8 +25,9 @@ fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     Some((*tag, content, rest))
 }
 
-/// The last common name of a certificate's subject: version, serial number, signature, issuer and validity stand before it.
-pub(crate) fn common_name(certificate: &[u8]) -> Option<&[u8]> {
+/// The last common name of the subject of a certificate (DER): version, serial number, signature, issuer and validity stand before it.
+#[must_use]
+pub fn common_name(certificate: &[u8]) -> Option<&[u8]> {
     let (_, certificate, _) = element(certificate)?;
     let (_, mut rest, _) = element(certificate)?;
     let (tag, _, after_version) = element(rest)?;

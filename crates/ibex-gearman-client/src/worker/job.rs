@@ -1,9 +1,10 @@
 //! A job as its handler sees it: what to do, and the way to say something meanwhile.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
-use ibex_gearman_proto::Request;
+use ibex_gearman_proto::{Request, headers};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +24,18 @@ pub struct Job {
     pub(crate) reducer: Bytes,
     pub(crate) workload: Bytes,
     pub(crate) reports: mpsc::Sender<Report>,
+    pub(crate) headers: Bytes,
     pub(crate) lost: CancellationToken,
+    /// Cancelled with `lost`, too.
+    pub(crate) unwanted: CancellationToken,
+    pub(crate) can: Can,
+}
+
+/// What the job's server knows.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Can {
+    pub(crate) nack: bool,
+    pub(crate) touch: bool,
 }
 
 impl Job {
@@ -66,6 +78,44 @@ impl Job {
     /// Waits until [`is_lost`](Self::is_lost).
     pub async fn lost(&self) {
         self.lost.cancelled().await;
+    }
+
+    /// A header's value; needs [`Worker::headers`](crate::Worker::headers).
+    #[must_use]
+    pub fn header(&self, key: &str) -> Option<Bytes> {
+        headers::value_of(&self.headers, key.as_bytes()).map(Bytes::from)
+    }
+
+    /// The submitter's W3C trace context; needs [`Worker::headers`](crate::Worker::headers).
+    #[must_use]
+    pub fn traceparent(&self) -> Option<Bytes> {
+        self.header("traceparent")
+    }
+
+    /// Nobody wants the result any more: the job was cancelled, its last client has left, or its server is lost. Only ibex-gearmand tells of the first two.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.unwanted.is_cancelled()
+    }
+
+    /// Waits until [`is_cancelled`](Self::is_cancelled).
+    pub async fn cancelled(&self) {
+        self.unwanted.cancelled().await;
+    }
+
+    /// Restarts the job's timeout. `false` where the server cannot: it does not know this extension.
+    pub async fn touch(&self) -> bool {
+        if self.can.touch {
+            let handle = &self.handle;
+            self.report(&Request::Touch { handle }).await;
+        }
+        self.can.touch
+    }
+
+    /// Whether the server takes jobs back ([`JobError::Back`]).
+    #[must_use]
+    pub fn can_give_back(&self) -> bool {
+        self.can.nack
     }
 
     /// Reports progress.
@@ -130,6 +180,14 @@ pub enum JobError {
     Fail,
     /// WORK_EXCEPTION: clients that asked for exceptions get these bytes, the others WORK_FAIL.
     Exception(Bytes),
+    /// Not done, and not to be given up: the job waits again and an attempt is counted. To a server that does not take jobs back
+    /// ([`Job::can_give_back`]) it is an exception with this reason.
+    Back {
+        /// Not handed out again before, in whole seconds, rounded up.
+        delay: Duration,
+        /// Why.
+        reason: Bytes,
+    },
 }
 
 impl JobError {
@@ -137,6 +195,15 @@ impl JobError {
     #[must_use]
     pub fn exception(text: impl fmt::Display) -> Self {
         Self::Exception(text.to_string().into())
+    }
+
+    /// The job back to its queue, not before `delay` has passed.
+    #[must_use]
+    pub fn back(delay: Duration, reason: impl fmt::Display) -> Self {
+        Self::Back {
+            delay,
+            reason: reason.to_string().into(),
+        }
     }
 }
 

@@ -4,5 +4,6 @@
 #![allow(clippy::unwrap_used, reason = "tests stop at the first surprise")]
 
 mod client;
+mod extensions;
 mod fake;
 mod worker;
