@@ -5,10 +5,12 @@
 
 use crate::database::Work;
 use crate::error::Error;
-use crate::finish::{Fence, Finish, Finished, RetryPolicy, check, decline, extend, fail, over};
+use crate::finish::{Fence, Finish, Finished};
 use crate::handle::Handle;
 use crate::insert::{Row, insert_tolerant};
 use crate::leader;
+use crate::lease::{check, decline, extend, fail, over};
+use crate::policy::{Backoff, RetryPolicy, Said};
 use crate::side;
 use crate::wide::{self, Effects, End, Placed};
 use base64::Engine as _;
@@ -16,6 +18,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use ibex_sql::params;
 use serde_json::{Value as Json, json};
+use std::sync::Arc;
 
 /// One finish inside its transaction.
 pub(crate) struct Ending {
@@ -23,8 +26,17 @@ pub(crate) struct Ending {
     pub(crate) has_side: bool,
     /// A row that completes is kept.
     pub(crate) keeps: bool,
+    pub(crate) said: Said,
     pub(crate) hash: String,
     pub(crate) effects: Effects,
+}
+
+/// What the job says of its own ends.
+#[derive(Debug, Default)]
+struct Own {
+    max_attempts: Option<u32>,
+    backoff: Option<Backoff>,
+    keep: Option<u64>,
 }
 
 impl Ending {
@@ -37,6 +49,7 @@ impl Ending {
         let fence = self.fence;
         match finish {
             Finish::Complete { status, keep } => {
+                let keep = self.keep(work, keep).await?;
                 self.keep_completed(work).await?;
                 over(work, fence, status, keep).await?;
                 self.ended(work, End::Completed).await?;
@@ -47,7 +60,7 @@ impl Ending {
                 keep,
                 result,
             } => {
-                let keep = keep.max(1);
+                let keep = self.keep(work, keep).await?.max(1);
                 self.keep_completed(work).await?;
                 over(work, fence, status, keep).await?;
                 if self.has_side {
@@ -61,31 +74,7 @@ impl Ending {
                 status,
                 retry,
                 keep,
-            } => {
-                let max_retries = self.max_retries(work, &retry).await?;
-                let retry = RetryPolicy {
-                    max_retries,
-                    ..retry
-                };
-                let has_side = self.has_side;
-                let original = self.original(work).await?;
-                let finished =
-                    fail(work, fence, &message, (status, keep), &retry, has_side).await?;
-                match finished {
-                    Finished::Retried { run_after } => self.repark(work, run_after).await?,
-                    Finished::Over
-                    | Finished::Declined
-                    | Finished::Extended(_)
-                    | Finished::Replaced(_) => {
-                        self.ended(work, End::Failed).await?;
-                        if let Some((func, original)) = original {
-                            let letter = json!({ "original": original, "error": message });
-                            self.bury(work, &func, &letter).await?;
-                        }
-                    }
-                }
-                Ok(finished)
-            }
+            } => self.failed(work, &message, (status, keep), &retry).await,
             Finish::Decline(when) => {
                 let finished = decline(work, fence, when).await?;
                 if when.is_some() {
@@ -93,17 +82,9 @@ impl Ending {
                 }
                 Ok(finished)
             }
-            Finish::Extend(seconds) => {
-                let extended = extend(work, fence, seconds).await?;
-                if let Finished::Extended(value) = extended
-                    && fence.is_recorded
-                    && self.has_side
-                {
-                    leader::record(work, value, &[fence.jobid]).await?;
-                }
-                Ok(extended)
-            }
+            Finish::Extend(seconds) => self.extended(work, seconds).await,
             Finish::Replace { keep, .. } => {
+                let keep = self.keep(work, keep).await?;
                 // The old row goes first, so that a new job may have its key; one whose key another job has is left out.
                 over(work, fence, 0, keep).await?;
                 let placed = insert_tolerant(work, rows, &mut self.effects).await?;
@@ -114,6 +95,102 @@ impl Ending {
                     ids.map(|id| Handle::new(&self.hash, id)).collect(),
                 ))
             }
+        }
+    }
+
+    async fn failed(
+        &mut self,
+        work: &mut Work<'_>,
+        message: &str,
+        (status, keep): (u16, u64),
+        retry: &RetryPolicy,
+    ) -> Result<Finished, Error> {
+        let own = self.own(work).await?;
+        let keep = self.kept(work, &own, keep);
+        let retry = self.policy(work, own, retry);
+        let original = self.original(work).await?;
+        let (fence, has_side) = (self.fence, self.has_side);
+        let finished = fail(work, fence, message, (status, keep), &retry, has_side).await?;
+        if let Finished::Retried { run_after } = finished {
+            self.repark(work, run_after).await?;
+            return Ok(finished);
+        }
+        self.ended(work, End::Failed).await?;
+        if let Some((func, original)) = original {
+            let letter = json!({ "original": original, "error": message });
+            self.bury(work, &func, &letter).await?;
+        }
+        Ok(finished)
+    }
+
+    /// A longer lease, and how far the run is if the worker says so.
+    async fn extended(&self, work: &mut Work<'_>, seconds: u64) -> Result<Finished, Error> {
+        let fence = self.fence;
+        let extended = extend(work, fence, seconds).await?;
+        let Finished::Extended(value) = extended else {
+            return Ok(extended);
+        };
+        if !self.has_side {
+            return Ok(extended);
+        }
+        if fence.is_recorded {
+            leader::record(work, value, &[fence.jobid]).await?;
+        }
+        if fence.is_wide {
+            wide::follow(work, fence.jobid, fence.lease, value).await?;
+        }
+        if let Some(progress) = &self.said.progress {
+            wide::note_progress(work, fence.jobid, fence.funcid, progress).await?;
+        }
+        Ok(extended)
+    }
+
+    async fn own(&self, work: &mut Work<'_>) -> Result<Own, Error> {
+        if !self.fence.is_wide {
+            return Ok(Own::default());
+        }
+        let wide = wide::read(work, self.fence.jobid).await?;
+        Ok(wide.map_or_else(Own::default, |wide| Own {
+            max_attempts: wide.max_attempts,
+            backoff: wide.backoff,
+            keep: wide.keep,
+        }))
+    }
+
+    /// How long the exit status is kept: the call's own word, the job's, its function's, the worker's.
+    async fn keep(&self, work: &mut Work<'_>, keep: u64) -> Result<u64, Error> {
+        let own = self.own(work).await?;
+        Ok(self.kept(work, &own, keep))
+    }
+
+    fn kept(&self, work: &Work<'_>, own: &Own, keep: u64) -> u64 {
+        self.said
+            .keep
+            .or(own.keep)
+            .or_else(|| work.settings().keep(self.fence.funcid))
+            .unwrap_or(keep)
+    }
+
+    /// Runs and delays in the same order.
+    fn policy(&self, work: &Work<'_>, own: Own, retry: &RetryPolicy) -> RetryPolicy {
+        if retry.is_final {
+            return retry.clone();
+        }
+        let funcid = self.fence.funcid;
+        let runs = own
+            .max_attempts
+            .or_else(|| work.settings().max_attempts(funcid));
+        let backoff = own.backoff.or_else(|| work.settings().backoff(funcid));
+        let retry_delay: Arc<dyn Fn(u32) -> u64 + Send + Sync> = match (self.said.retry_in, backoff)
+        {
+            (Some(seconds), _) => Arc::new(move |_| seconds),
+            (None, Some(backoff)) => Arc::new(move |failures| backoff.delay(failures)),
+            (None, None) => Arc::clone(&retry.retry_delay),
+        };
+        RetryPolicy {
+            max_retries: runs.map_or(retry.max_retries, |runs| runs.saturating_sub(1)),
+            retry_delay,
+            is_final: false,
         }
     }
 
@@ -171,22 +248,6 @@ impl Ending {
         .await?;
         self.effects.ready(funcid);
         Ok(())
-    }
-
-    /// The job's own number of runs goes before its function's, and that before the worker's.
-    async fn max_retries(&self, work: &mut Work<'_>, retry: &RetryPolicy) -> Result<u32, Error> {
-        let own = if self.fence.is_wide {
-            wide::read(work, self.fence.jobid)
-                .await?
-                .and_then(|wide| wide.max_attempts)
-        } else {
-            None
-        };
-        let own = own.or_else(|| work.settings().max_attempts(self.fence.funcid));
-        Ok(match own {
-            Some(runs) if !retry.is_final => runs.saturating_sub(1),
-            Some(_) | None => retry.max_retries,
-        })
     }
 
     async fn put_back(&mut self, work: &mut Work<'_>) -> Result<(), Error> {

@@ -62,18 +62,35 @@ pub enum Error {
     /// The address of a database makes no sense.
     #[error("{0}")]
     Config(String),
+    /// The daemon refused, or did not answer: then the code is `unanswered`, and what was asked may have been done.
+    #[error("daemon: {message}")]
+    Daemon {
+        /// As it says it, see `docs/schwartz/protocol.md`.
+        code: String,
+        /// For people.
+        message: String,
+    },
     /// The database refused.
     #[error(transparent)]
     Sql(#[from] ibex_sql::Error),
 }
 
 impl Error {
+    /// The daemon did not answer.
+    pub(crate) fn unanswered(cause: impl fmt::Display) -> Self {
+        Self::Daemon {
+            code: "unanswered".to_owned(),
+            message: cause.to_string(),
+        }
+    }
+
     /// Whether this failure speaks of the database as a whole, so that another one should be tried and this one rested.
     #[must_use]
     pub fn is_database_down(&self) -> bool {
         match self {
             Self::Sql(error) => is_down(error.kind()),
             Self::NoDatabase(_)
+            | Self::Daemon { .. }
             | Self::Invalid(_)
             | Self::TooLarge { .. }
             | Self::Duplicate
@@ -91,6 +108,12 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::NoDatabase(_) => true,
+            Self::Daemon { code, .. } => {
+                matches!(
+                    code.as_str(),
+                    "unanswered" | "no_database" | "shutting_down" | "rate_limited"
+                )
+            }
             Self::Sql(error) => error.is_retryable(),
             Self::Invalid(_)
             | Self::TooLarge { .. }

@@ -8,15 +8,20 @@ use crate::error::Error;
 use crate::handle::Handle;
 use crate::job::StoredJob;
 use crate::leader;
+use crate::seen::{bound, expire, rows_of};
 use crate::settings::{Room, share};
-use crate::tables::id_list;
-use crate::wide::{self, Effects};
+use crate::wide::Effects;
 use bytes::Bytes;
 use ibex_base::rng::Rng;
 use ibex_sql::{Row, Value, params};
+use std::sync::Arc;
 
 /// A lease is a minute less than for ever: what fits the classic column.
 const LEASE_MAX: u64 = 365 * 86_400;
+
+/// Of so many functions those that have a ready job are found first: each adds two parts to the statement that reads candidates, and SQLite takes
+/// at most 500.
+const FUNCS_TOGETHER: usize = 50;
 
 /// Which jobs of the functions are wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -86,6 +91,8 @@ pub struct GrabbedJob {
     pub attempt: u32,
     /// Runs it may have, if it says so itself.
     pub max_attempts: Option<u32>,
+    /// Seconds this run may take, if the job or its function says so; then it has failed with "timeout", however long the lease is.
+    pub timeout_s: Option<u64>,
     /// What it carries for its worker beside the argument.
     pub meta: Option<Bytes>,
     /// The trace context it carries.
@@ -97,9 +104,9 @@ pub struct GrabbedJob {
 }
 
 #[derive(Clone, Copy)]
-struct Candidate {
+pub(crate) struct Candidate {
     funcid: u32,
-    jobid: u64,
+    pub(crate) jobid: u64,
     grabbed_until: u64,
     priority: Option<u16>,
 }
@@ -118,6 +125,9 @@ impl Database {
         }
         if funcids.is_empty() {
             return Ok(Vec::new());
+        }
+        if funcids.len() > FUNCS_TOGETHER {
+            funcids = self.ready_of(&funcids).await?;
         }
         let weights = settings.weights(&funcids);
         // Others may be faster with every candidate; then there are newer ones.
@@ -180,31 +190,34 @@ impl Database {
         } else {
             ("run_after, jobid", "grabbed_until")
         };
-        let mut parts = Vec::new();
-        let mut params = Vec::new();
-        for (index, funcid) in funcids.iter().enumerate() {
-            // The plus keeps SQLite from walking all ready rows in order of time to find the few whose lease ran out.
-            for (part, fence, order) in [
-                ("n", "grabbed_until = 0 AND run_after <= :now", new_order),
-                (
-                    "e",
-                    "grabbed_until > 0 AND grabbed_until <= :now AND +run_after <= :now",
-                    lost_order,
-                ),
-            ] {
-                parts.push(format!(
+        let mut rows = Vec::new();
+        for funcids in funcids.chunks(FUNCS_TOGETHER) {
+            let mut parts = Vec::new();
+            let mut params = Vec::new();
+            for (index, funcid) in funcids.iter().enumerate() {
+                // The plus keeps SQLite from walking all ready rows in order of time to find the few whose lease ran out.
+                for (part, fence, order) in [
+                    ("n", "grabbed_until = 0 AND run_after <= :now", new_order),
+                    (
+                        "e",
+                        "grabbed_until > 0 AND grabbed_until <= :now AND +run_after <= :now",
+                        lost_order,
+                    ),
+                ] {
+                    parts.push(format!(
                     "SELECT * FROM (SELECT jobid, grabbed_until, priority, run_after, :now AS now, funcid FROM {{p}}job \
                      WHERE funcid = ? AND {fence}{filter}{pause} ORDER BY {order} LIMIT ?) {part}{index}"
                 ));
-                params.push(Value::from(*funcid));
-                params.extend(filter_params.iter().cloned());
-                if !pause.is_empty() {
                     params.push(Value::from(*funcid));
+                    params.extend(filter_params.iter().cloned());
+                    if !pause.is_empty() {
+                        params.push(Value::from(*funcid));
+                    }
+                    params.push(Value::from(limit));
                 }
-                params.push(Value::from(limit));
             }
+            rows.extend(self.query(&parts.join(" UNION ALL "), params).await?);
         }
-        let rows = self.query(&parts.join(" UNION ALL "), params).await?;
         let mut now = 0;
         let mut found = Vec::with_capacity(rows.len());
         for row in &rows {
@@ -241,14 +254,14 @@ impl Database {
         let (max, record) = (want.max, want.record);
         let limited = limited.to_vec();
         let scope = self.scope();
-        self.db().await?;
+        let settings = self.settings().await?;
         let has_side = self.has_side();
         let rows = self
             .db()
             .await?
             .write(move |tx| {
                 let (scope, mut candidates) = (scope.clone(), candidates.clone());
-                let limited = limited.clone();
+                let (limited, settings) = (limited.clone(), Arc::clone(&settings));
                 Box::pin(async move {
                     let mut work = scope.on(tx);
                     let mut room = Room::default();
@@ -269,6 +282,9 @@ impl Database {
                     }
                     let mut rows = rows_of(&mut work, &candidates, &ours, has_side).await?;
                     expire(&mut work, lease, &mut rows, &mut effects).await?;
+                    if has_side {
+                        bound(&mut work, lease, &mut rows, &settings).await?;
+                    }
                     Ok((rows, effects))
                 })
             })
@@ -296,86 +312,7 @@ impl Database {
         }
         Ok(jobs)
     }
-
-    async fn grabbed(
-        &self,
-        row: &Row,
-        lease: u64,
-        seen: Seen,
-    ) -> Result<Option<GrabbedJob>, Error> {
-        let Some(job) = self.stored(row).await? else {
-            return Ok(None);
-        };
-        Ok(Some(GrabbedJob {
-            handle: Handle::new(self.hash(), job.jobid),
-            lease,
-            attempt: seen.failures.saturating_add(1),
-            max_attempts: seen.max_attempts,
-            meta: seen.meta,
-            trace: seen.trace,
-            is_wide: seen.is_wide,
-            job,
-            database: self.clone(),
-        }))
-    }
-
-    /// A row of [`COLUMNS`] as a job; `None` when its function has no name.
-    pub(crate) async fn stored(&self, row: &Row) -> Result<Option<StoredJob>, Error> {
-        let funcid: u32 = row.get(1)?;
-        let Some(funcname) = self.funcname(funcid).await? else {
-            return Ok(None);
-        };
-        Ok(Some(StoredJob {
-            jobid: row.get(0)?,
-            funcid,
-            funcname,
-            arg: row.get::<Option<Bytes>>(2)?.unwrap_or_default(),
-            uniqkey: row.get(3)?,
-            coalesce: row.get(4)?,
-            insert_time: row.get(5)?,
-            run_after: row.get(6)?,
-            grabbed_until: row.get(7)?,
-            priority: row.get(8)?,
-        }))
-    }
-
-    /// A job as it is now, with the lease it has; for working on a handle without grabbing it.
-    pub(crate) async fn peek(&self, jobid: u64) -> Result<Option<GrabbedJob>, Error> {
-        let rows = self
-            .query(
-                &format!("SELECT {COLUMNS} FROM {{p}}job WHERE jobid = ?"),
-                params![jobid],
-            )
-            .await?;
-        let Some(row) = rows.first() else {
-            return Ok(None);
-        };
-        let failures = self
-            .query(
-                "SELECT COUNT(*) FROM {p}error WHERE jobid = ?",
-                params![jobid],
-            )
-            .await?;
-        let failures: u32 = failures.first().map_or(Ok(0), |row| row.get(0))?;
-        let recorded = self
-            .texts(jobid)
-            .await?
-            .last()
-            .map_or(0, |(attempt, ..)| *attempt);
-        let wide = self.wide_status(jobid).await?;
-        let seen = Seen {
-            failures: failures.max(recorded),
-            is_wide: wide.is_some(),
-            max_attempts: wide.and_then(|wide| wide.max_attempts),
-            ..Seen::default()
-        };
-        self.grabbed(row, row.get(7)?, seen).await
-    }
 }
-
-/// The columns [`Database::stored`] reads, in its order.
-pub(crate) const COLUMNS: &str =
-    "jobid, funcid, arg, uniqkey, coalesce, insert_time, run_after, grabbed_until, priority";
 
 fn candidate(row: &Row) -> Result<Candidate, ibex_sql::Error> {
     Ok(Candidate {
@@ -477,131 +414,6 @@ async fn lease_all(
         }
     }
     Ok(ours)
-}
-
-/// What the tables know of a job beside its row.
-#[derive(Debug, Clone, Default)]
-struct Seen {
-    meta: Option<Bytes>,
-    trace: Option<String>,
-    failures: u32,
-    is_wide: bool,
-    max_attempts: Option<u32>,
-    is_expired: bool,
-}
-
-impl Seen {
-    /// Nobody started it in its time.
-    fn is_late(&self) -> bool {
-        self.is_expired && self.failures == 0
-    }
-}
-
-/// What jobs carry beside their arguments; plain jobs carry nothing.
-async fn notes(
-    work: &mut Work<'_>,
-    all_seen: &mut std::collections::BTreeMap<u64, Seen>,
-) -> Result<(), Error> {
-    let wide: Vec<u64> = all_seen
-        .iter()
-        .filter(|(_, seen)| seen.is_wide)
-        .map(|(jobid, _)| *jobid)
-        .collect();
-    if wide.is_empty() {
-        return Ok(());
-    }
-    let (list, ids) = id_list(&wide);
-    let rows = work
-        .query(
-            &format!("SELECT jobid, notekey, value FROM {{p}}note WHERE jobid IN ({list}) AND notekey IN ('sz.meta', 'sz.trace')"),
-            ids,
-        )
-        .await?;
-    for row in &rows {
-        let Some(seen) = all_seen.get_mut(&row.get::<u64>(0)?) else {
-            continue;
-        };
-        let value: Option<Bytes> = row.get(2)?;
-        if row.get::<String>(1)? == "sz.meta" {
-            seen.meta = value;
-        } else {
-            seen.trace = value.and_then(|text| String::from_utf8(text.to_vec()).ok());
-        }
-    }
-    Ok(())
-}
-
-/// Jobs whose time to live is over are removed instead of handed out.
-async fn expire(
-    work: &mut Work<'_>,
-    lease: u64,
-    rows: &mut Vec<(Row, Seen)>,
-    effects: &mut Effects,
-) -> Result<(), Error> {
-    for (row, _) in rows.iter().filter(|(_, seen)| seen.is_late()) {
-        wide::expire(work, row.get(0)?, Some(lease), effects).await?;
-    }
-    rows.retain(|(_, seen)| !seen.is_late());
-    Ok(())
-}
-
-/// The rows of leased jobs with what else is known of them, in the order of the candidates.
-async fn rows_of(
-    work: &mut Work<'_>,
-    candidates: &[Candidate],
-    ours: &[u64],
-    has_side: bool,
-) -> Result<Vec<(Row, Seen)>, Error> {
-    let (list, ids) = id_list(ours);
-    let rows = work
-        .query(
-            &format!("SELECT {COLUMNS} FROM {{p}}job WHERE jobid IN ({list})"),
-            ids.clone(),
-        )
-        .await?;
-    let mut all_seen: std::collections::BTreeMap<u64, Seen> = std::collections::BTreeMap::new();
-    let mut counts = format!(
-        "SELECT jobid, COUNT(*), 0, NULL, 0 FROM {{p}}error WHERE jobid IN ({list}) GROUP BY jobid"
-    );
-    let mut params = ids.clone();
-    if has_side {
-        counts.push_str(&format!(
-            " UNION ALL SELECT jobid, MAX(attempt), 0, NULL, 0 FROM {{p}}sz_attempt WHERE jobid IN ({list}) GROUP BY jobid \
-             UNION ALL SELECT jobid, 0, 1, max_attempts, CASE WHEN expires_at <= :now THEN 1 ELSE 0 END FROM {{p}}sz_jobx WHERE jobid IN ({list})"
-        ));
-        params.extend(ids.clone());
-        params.extend(ids);
-    }
-    for row in work.query(&counts, params).await? {
-        let seen = all_seen.entry(row.get(0)?).or_default();
-        seen.failures = seen.failures.max(row.get(1)?);
-        seen.is_wide |= row.get::<u32>(2)? != 0;
-        seen.max_attempts = seen.max_attempts.or(row.get(3)?);
-        seen.is_expired |= row.get::<u32>(4)? != 0;
-    }
-    notes(work, &mut all_seen).await?;
-    let places: std::collections::BTreeMap<u64, usize> = candidates
-        .iter()
-        .enumerate()
-        .map(|(place, candidate)| (candidate.jobid, place))
-        .collect();
-    let mut all: Vec<(Row, Seen)> = rows
-        .into_iter()
-        .map(|row| {
-            let seen = row
-                .get(0)
-                .ok()
-                .and_then(|id: u64| all_seen.remove(&id))
-                .unwrap_or_default();
-            (row, seen)
-        })
-        .collect();
-    all.sort_by_key(|(row, _)| {
-        row.get(0)
-            .ok()
-            .and_then(|jobid: u64| places.get(&jobid).copied())
-    });
-    Ok(all)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::options::{Concurrency, Merge, OnDeath, Options, Parent, Rate, Unique};
+use crate::policy::Backoff;
 use bytes::Bytes;
 
 /// Limits of the classic tables; what exceeds them is refused before a statement is sent.
@@ -168,6 +169,38 @@ impl Job {
         self
     }
 
+    /// Waits so long between its runs, whatever its function and its worker say.
+    #[must_use]
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.options().backoff = Some(backoff);
+        self
+    }
+
+    /// A run that takes longer than so many seconds (1 to 30 days) has failed with "timeout", however often its worker says that it lives.
+    #[must_use]
+    pub fn timeout(mut self, seconds: u64) -> Self {
+        self.options().timeout_s = Some(seconds);
+        self
+    }
+
+    /// Its exit status is kept for so many seconds, whatever its function and its worker say; 0 keeps none.
+    #[must_use]
+    pub fn keep_exit_status_for(mut self, seconds: u64) -> Self {
+        self.options().keep = Some(seconds);
+        self
+    }
+
+    /// A word to find it by ([`crate::Query::tag`]), 1 to 64 characters; call it for each, 16 at most. The same word twice is one.
+    #[must_use]
+    pub fn tag(mut self, tag: impl Into<String>) -> Self {
+        let tag = tag.into();
+        let tags = &mut self.options().tags;
+        if !tags.contains(&tag) {
+            tags.push(tag);
+        }
+        self
+    }
+
     /// Carries at most 65,536 bytes for the worker beside the argument, in the classic table `note` under `sz.meta`.
     #[must_use]
     pub fn meta(mut self, meta: impl Into<Bytes>) -> Self {
@@ -282,6 +315,8 @@ pub struct StoredJob {
     pub grabbed_until: u64,
     /// Bigger is more urgent.
     pub priority: Option<u16>,
+    /// Bytes of the argument in the row; more than `arg` has when a [`crate::Query::arg_bytes`] cut it.
+    pub arg_bytes: u64,
 }
 
 /// Cuts a message to what the classic column holds, in characters and never inside one.

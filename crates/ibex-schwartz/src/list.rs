@@ -4,12 +4,13 @@
 
 use crate::database::Database;
 use crate::error::Error;
-use crate::grab::{COLUMNS, like_prefix};
+use crate::grab::like_prefix;
 use crate::job::{StoredJob, When};
 use crate::pause::PARKED;
+use crate::seen::{COLUMNS, columns_cut};
 use crate::side::{self, Ended};
 use crate::tables::marks;
-use crate::wide::{self, Effects, End, WideStatus};
+use crate::wide::{self, Effects, End, Notes, WideStatus};
 use bytes::Bytes;
 use ibex_sql::{Engine, Value, params};
 
@@ -40,6 +41,8 @@ pub struct Query {
     pub coalesce: Option<String>,
     /// Only with a coalescing value that starts so.
     pub coalesce_prefix: Option<String>,
+    /// Only with this tag.
+    pub tag: Option<String>,
     /// Only in this state.
     pub state: Option<State>,
     /// Only this one.
@@ -48,6 +51,8 @@ pub struct Query {
     pub after: u64,
     /// At most so many; 0 is the classic 50.
     pub limit: u32,
+    /// Only so many bytes of each argument are read; all when `None`. See [`StoredJob::arg_bytes`].
+    pub arg_bytes: Option<u32>,
 }
 
 /// What to change of a pending job.
@@ -91,6 +96,8 @@ pub struct Status {
     pub result: Option<Bytes>,
     /// Limits, parents and batch of a job that has some, while it is pending.
     pub wide: Option<WideStatus>,
+    /// What it carries and how far its run is, while it is pending.
+    pub notes: Notes,
 }
 
 /// Jobs of one function in one database.
@@ -147,8 +154,13 @@ impl Database {
     }
 
     pub(crate) async fn list(&self, query: &Query) -> Result<Vec<(StoredJob, State)>, Error> {
-        let mut template = format!("SELECT {COLUMNS}, :now FROM {{p}}job WHERE jobid > ?");
-        let mut params = params![query.after];
+        self.db().await?;
+        let (columns, mut params) = match query.arg_bytes {
+            Some(bytes) => (columns_cut(self.engine()), params![bytes]),
+            None => (COLUMNS, params![]),
+        };
+        let mut template = format!("SELECT {columns}, :now FROM {{p}}job WHERE jobid > ?");
+        params.push(query.after.into());
         if !query.funcs.is_empty() {
             let ids = self.funcids(&query.funcs).await?;
             if ids.is_empty() {
@@ -164,6 +176,13 @@ impl Database {
         if let Some(prefix) = &query.coalesce_prefix {
             template.push_str(" AND coalesce LIKE ? ESCAPE '|'");
             params.push(Value::from(like_prefix(prefix)));
+        }
+        if let Some(tag) = &query.tag {
+            if !self.has_side() {
+                return Ok(Vec::new());
+            }
+            template.push_str(" AND jobid IN (SELECT jobid FROM {p}sz_tag WHERE tag = ?)");
+            params.push(Value::from(tag));
         }
         if let Some(jobid) = query.jobid {
             template.push_str(" AND jobid = ?");
@@ -188,7 +207,7 @@ impl Database {
         for row in self.query(&template, params).await? {
             match self.stored(&row).await {
                 Ok(Some(job)) => {
-                    let state = State::of(&job, row.get(9)?);
+                    let state = State::of(&job, row.get(10)?);
                     jobs.push((job, state));
                 }
                 Ok(None) => {}
@@ -220,16 +239,21 @@ impl Database {
             .map(|row| row.get::<Option<u16>>(0))
             .transpose()?
             .flatten();
+        let wide = match &pending {
+            Some(_) => self.wide_status(jobid).await?,
+            None => None,
+        };
         Ok(Status {
             exit_status,
             failures,
             past: self.past(jobid).await?,
             ended: self.ended(jobid).await?,
-            wide: if pending.is_some() {
-                self.wide_status(jobid).await?
-            } else {
-                None
+            // Plain jobs carry nothing, and nothing is looked for.
+            notes: match &wide {
+                Some(_) => self.notes(jobid).await?,
+                None => Notes::default(),
             },
+            wide,
             pending,
             result: self.result(jobid).await?,
         })

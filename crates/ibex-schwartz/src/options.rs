@@ -6,6 +6,7 @@
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::job::{limits, name_is_short};
+use crate::policy::Backoff;
 use bytes::Bytes;
 use md5::{Digest, Md5};
 use std::fmt::Write;
@@ -16,6 +17,14 @@ pub(crate) const PARENTS_MAX: usize = 1000;
 const SECONDS_MAX: u64 = 366 * 86_400;
 /// Bytes of what a job carries beside its argument.
 const NOTE_BYTES_MAX: usize = 65_536;
+/// Longest run a job may allow itself: 30 days.
+const TIMEOUT_MAX: u64 = 30 * 86_400;
+/// Longest an exit status is kept: ten years.
+const KEEP_MAX: u64 = 3660 * 86_400;
+/// Tags of one job.
+const TAGS_MAX: usize = 16;
+/// Characters of a tag.
+const TAG_CHARS_MAX: usize = 64;
 /// Jobs at once, or per period, of one key.
 const COUNT_MAX: u32 = 1_000_000;
 
@@ -211,6 +220,10 @@ pub(crate) struct Options {
     pub(crate) max_attempts: Option<u32>,
     pub(crate) meta: Option<Bytes>,
     pub(crate) trace: Option<String>,
+    pub(crate) backoff: Option<Backoff>,
+    pub(crate) timeout_s: Option<u64>,
+    pub(crate) keep: Option<u64>,
+    pub(crate) tags: Vec<String>,
 }
 
 impl Options {
@@ -225,6 +238,10 @@ impl Options {
             || self.batch.is_some()
             || self.expires_in.is_some()
             || self.max_attempts.is_some()
+            || self.backoff.is_some()
+            || self.timeout_s.is_some()
+            || self.keep.is_some()
+            || !self.tags.is_empty()
             || self.has_notes()
     }
 
@@ -298,8 +315,36 @@ impl Options {
         if self.max_attempts == Some(0) {
             return refuse("a job has at least one attempt");
         }
+        self.check_policy()
+    }
+
+    fn check_policy(&self) -> Result<(), Error> {
+        let refuse = |what: &str| Err(Error::Invalid(what.to_owned()));
+        if let Some(backoff) = &self.backoff {
+            backoff.check()?;
+        }
+        if !self
+            .timeout_s
+            .is_none_or(|seconds| (1..=TIMEOUT_MAX).contains(&seconds))
+        {
+            return refuse("an attempt may take 1 second to 30 days");
+        }
+        if self.keep.is_some_and(|seconds| seconds > KEEP_MAX) {
+            return refuse("an exit status is kept ten years at most");
+        }
+        if self.tags.len() > TAGS_MAX || !self.tags.iter().all(|tag| is_tag(tag)) {
+            return refuse(
+                "a job has at most 16 tags of 1 to 64 characters, none of them a control",
+            );
+        }
         Ok(())
     }
+}
+
+/// Whether a text can be a tag.
+fn is_tag(tag: &str) -> bool {
+    let count = tag.chars().count();
+    (1..=TAG_CHARS_MAX).contains(&count) && !tag.chars().any(char::is_control)
 }
 
 fn is_key(key: &str) -> bool {
@@ -376,5 +421,29 @@ mod tests {
             max_attempts: Some(0),
             ..Options::default()
         }));
+    }
+
+    #[test]
+    fn limits_of_policies_and_tags() {
+        let refused = |options: Options| options.check(false).is_err();
+        let timeout = |seconds| Options {
+            timeout_s: Some(seconds),
+            ..Options::default()
+        };
+        assert!(refused(timeout(0)) && !refused(timeout(1)));
+        assert!(!refused(timeout(TIMEOUT_MAX)) && refused(timeout(TIMEOUT_MAX + 1)));
+        let keep = |seconds| Options {
+            keep: Some(seconds),
+            ..Options::default()
+        };
+        assert!(!refused(keep(0)) && !refused(keep(KEEP_MAX)) && refused(keep(KEEP_MAX + 1)));
+        let tags = |tags: Vec<String>| Options {
+            tags,
+            ..Options::default()
+        };
+        let many = |count: usize| (0..count).map(|n| n.to_string()).collect();
+        assert!(!refused(tags(many(16))) && refused(tags(many(17))));
+        assert!(!refused(tags(vec!["☺".repeat(64)])) && refused(tags(vec!["☺".repeat(65)])));
+        assert!(refused(tags(vec![String::new()])) && refused(tags(vec!["a\nb".to_owned()])));
     }
 }

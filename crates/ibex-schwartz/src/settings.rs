@@ -7,6 +7,8 @@
 use crate::database::{Database, Work};
 use crate::error::Error;
 use crate::job::check_funcname;
+use crate::policy::Backoff;
+use crate::side::Column;
 use crate::wide::Limit;
 use ibex_sql::params;
 use std::collections::BTreeMap;
@@ -25,10 +27,19 @@ const SECONDS_MAX: u64 = 3660 * 86_400;
 const COUNT_MAX: u32 = 1_000_000;
 
 pub(crate) const SQLITE: &str = "CREATE TABLE IF NOT EXISTS {p}sz_funcset (funcid INTEGER PRIMARY KEY NOT NULL, max_running INTEGER, jobs INTEGER, per INTEGER, \
-     tat INTEGER NOT NULL, weight INTEGER, max_attempts INTEGER, dead_func TEXT, retain_failed INTEGER, retain_completed INTEGER, retain_cancelled INTEGER) STRICT";
+     tat INTEGER NOT NULL, weight INTEGER, max_attempts INTEGER, dead_func TEXT, retain_failed INTEGER, retain_completed INTEGER, retain_cancelled INTEGER, \
+     backoff TEXT, timeout_s INTEGER, keep_exit INTEGER) STRICT";
 pub(crate) const MYSQL: &str = "CREATE TABLE IF NOT EXISTS {p}sz_funcset (funcid INT UNSIGNED NOT NULL PRIMARY KEY, max_running INT UNSIGNED, jobs INT UNSIGNED, \
      per BIGINT UNSIGNED, tat BIGINT UNSIGNED NOT NULL, weight INT UNSIGNED, max_attempts INT UNSIGNED, dead_func VARCHAR(255) CHARACTER SET utf8mb4, \
-     retain_failed BIGINT UNSIGNED, retain_completed BIGINT UNSIGNED, retain_cancelled BIGINT UNSIGNED) ENGINE=InnoDB";
+     retain_failed BIGINT UNSIGNED, retain_completed BIGINT UNSIGNED, retain_cancelled BIGINT UNSIGNED, backoff VARCHAR(255) CHARACTER SET ascii, \
+     timeout_s BIGINT UNSIGNED, keep_exit BIGINT UNSIGNED) ENGINE=InnoDB";
+
+/// Columns that tables made by earlier versions do not have.
+pub(crate) const COLUMNS_NEW: [Column; 3] = [
+    ("backoff", "TEXT", "VARCHAR(255) CHARACTER SET ascii"),
+    ("timeout_s", "INTEGER", "BIGINT UNSIGNED"),
+    ("keep_exit", "INTEGER", "BIGINT UNSIGNED"),
+];
 
 /// Settings of one function, or of all (see [`EVERY_FUNCTION`]). What is `None` is as it would be without.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -49,6 +60,12 @@ pub struct FuncSettings {
     pub retain_completed: Option<u64>,
     /// Seconds a job that was cancelled or expired is kept; a day unless given.
     pub retain_cancelled: Option<u64>,
+    /// Delays between the runs of a job that does not say it itself.
+    pub backoff: Option<Backoff>,
+    /// Seconds of a run of a job that does not say it itself, heartbeats or not.
+    pub timeout_s: Option<u64>,
+    /// Seconds the exit status is kept of a job that does not say it itself.
+    pub keep_exit_status_for: Option<u64>,
 }
 
 impl FuncSettings {
@@ -69,6 +86,14 @@ impl FuncSettings {
             && seconds(self.retain_cancelled))
         {
             return refuse("jobs are kept ten years at most");
+        }
+        if !(seconds(self.timeout_s) && seconds(self.keep_exit_status_for))
+            || self.timeout_s == Some(0)
+        {
+            return refuse("a run has at least a second, and times are ten years at most");
+        }
+        if let Some(backoff) = &self.backoff {
+            backoff.check()?;
         }
         if let Some(func) = &self.dead_func {
             check_funcname(func)?;
@@ -99,6 +124,29 @@ impl Known {
 
     pub(crate) fn max_attempts(&self, funcid: u32) -> Option<u32> {
         self.all(funcid).find_map(|settings| settings.max_attempts)
+    }
+
+    pub(crate) fn backoff(&self, funcid: u32) -> Option<Backoff> {
+        self.all(funcid)
+            .find_map(|settings| settings.backoff.clone())
+    }
+
+    /// Seconds a run may take.
+    pub(crate) fn timeout(&self, funcid: u32) -> Option<u64> {
+        self.all(funcid).find_map(|settings| settings.timeout_s)
+    }
+
+    /// Seconds exit statuses are kept.
+    pub(crate) fn keep(&self, funcid: u32) -> Option<u64> {
+        self.all(funcid)
+            .find_map(|settings| settings.keep_exit_status_for)
+    }
+
+    /// Whether any function says how long exit statuses are kept.
+    pub(crate) fn has_keep(&self) -> bool {
+        self.by_func
+            .values()
+            .any(|settings| settings.keep_exit_status_for.is_some())
     }
 
     /// A function that gets the dead; not its own, which would go round for ever.
@@ -203,7 +251,7 @@ impl Cache {
     }
 }
 
-const COLUMNS: &str = "funcid, max_running, jobs, per, weight, max_attempts, dead_func, retain_failed, retain_completed, retain_cancelled";
+const COLUMNS: &str = "funcid, max_running, jobs, per, weight, max_attempts, dead_func, retain_failed, retain_completed, retain_cancelled, backoff, timeout_s, keep_exit";
 
 impl Database {
     /// Settings of all functions as they were at most a second ago.
@@ -230,6 +278,11 @@ impl Database {
                 retain_failed: row.get(7)?,
                 retain_completed: row.get(8)?,
                 retain_cancelled: row.get(9)?,
+                backoff: row
+                    .get::<Option<String>>(10)?
+                    .and_then(|text| Backoff::parse(&text)),
+                timeout_s: row.get(11)?,
+                keep_exit_status_for: row.get(12)?,
             };
             known.by_func.insert(row.get(0)?, settings);
         }
@@ -252,7 +305,7 @@ impl Database {
             self.funcid(func).await?
         };
         self.execute(
-            &format!("REPLACE INTO {{p}}sz_funcset ({COLUMNS}, tat) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)"),
+            &format!("REPLACE INTO {{p}}sz_funcset ({COLUMNS}, tat) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)"),
             params![
                 funcid,
                 settings.max_running,
@@ -263,7 +316,10 @@ impl Database {
                 settings.dead_func.as_deref(),
                 settings.retain_failed,
                 settings.retain_completed,
-                settings.retain_cancelled
+                settings.retain_cancelled,
+                settings.backoff.as_ref().map(Backoff::text),
+                settings.timeout_s,
+                settings.keep_exit_status_for
             ],
         )
         .await?;

@@ -97,7 +97,52 @@ pub(crate) async fn create(db: &Db, prefix: &str) -> Result<bool, Error> {
             }
         }
     }
-    Ok(true)
+    widen(db, prefix).await
+}
+
+/// A column by its name, its type in SQLite and its type in MySQL.
+pub(crate) type Column = (&'static str, &'static str, &'static str);
+
+/// Adds what tables made by earlier versions do not have; `false` when the database does not allow it.
+async fn widen(db: &Db, prefix: &str) -> Result<bool, Error> {
+    let tables: [(&str, &[Column]); 2] = [
+        ("sz_jobx", &wide::COLUMNS_NEW),
+        ("sz_funcset", &settings::COLUMNS_NEW),
+    ];
+    for (table, columns) in tables {
+        let names: Vec<&str> = columns.iter().map(|(name, ..)| *name).collect();
+        let probe = format!("SELECT {} FROM {prefix}{table} LIMIT 1", names.join(", "));
+        if db.query(&probe, params![]).await.is_ok() {
+            continue;
+        }
+        for (name, sqlite, mysql) in columns {
+            let kind = db.engine().pick(sqlite, mysql);
+            let sql = format!("ALTER TABLE {prefix}{table} ADD COLUMN {name} {kind}");
+            if let Err(error) = db.execute(sql, params![]).await {
+                // Another program adds them at this moment, or some are there: the probe decides.
+                tracing::debug!(database = %db.config(), error = %error, "column not added");
+            }
+        }
+        match db.query(&probe, params![]).await {
+            Ok(_) => {}
+            Err(error) if error.is_connection_lost() => return Err(error.into()),
+            Err(error) => {
+                tracing::info!(database = %db.config(), error = %error, "own tables are of an earlier version, classic work goes on without them");
+                return Ok(false);
+            }
+        }
+    }
+    let exists = db.engine().pick("IF NOT EXISTS ", "");
+    let index = wide::DEADLINE_INDEX.replace("{p}", prefix);
+    match db
+        .execute(format!("CREATE INDEX {exists}{index}"), params![])
+        .await
+    {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_connection_lost() => Err(error.into()),
+        // It is there already, or may not be made: then the walk is longer.
+        Err(_) => Ok(true),
+    }
 }
 
 /// Notes a failed run with its full text, and answers how many runs the job has had: rows of `error` are cleaned after a week and must not

@@ -6,7 +6,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ibex_base::rng::Rng;
-use ibex_schwartz::{Database, GrabbedJob};
+use ibex_schwartz::{Database, GrabbedJob, RetryPolicy};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -63,6 +63,8 @@ pub(crate) struct Held {
     stream: Option<u64>,
     /// Someone asked to stop this run.
     pub(crate) is_cancelled: bool,
+    /// What the worker said of failures when it fetched.
+    policy: Option<RetryPolicy>,
 }
 
 type Key = (String, u64);
@@ -75,6 +77,13 @@ pub(crate) struct Leases {
     next_stream: AtomicU64,
     /// Told when the last one is back.
     pub(crate) returned: tokio::sync::Notify,
+}
+
+impl Held {
+    /// What its worker said of failures when it fetched.
+    pub(crate) fn policy(&self) -> Option<RetryPolicy> {
+        self.policy.clone()
+    }
 }
 
 impl Leases {
@@ -122,6 +131,7 @@ impl Leases {
             expires: now + Duration::from_secs(grab_for),
             stream,
             is_cancelled: false,
+            policy: None,
         };
         self.lock()
             .insert((job.handle.database().to_owned(), job.job.jobid), held);
@@ -130,6 +140,28 @@ impl Leases {
             value: job.lease,
             nonce,
         }
+    }
+
+    /// Notes what the worker of a lease said of failures.
+    pub(crate) fn set_policy(&self, database: &str, jobid: u64, policy: RetryPolicy) {
+        if let Some(held) = self.lock().get_mut(&(database.to_owned(), jobid)) {
+            held.policy = Some(policy);
+        }
+    }
+
+    /// What the worker that has a job said of failures; `None` when this daemon gave no lease on it.
+    pub(crate) fn policy_on(&self, database: &str, jobid: u64) -> Option<RetryPolicy> {
+        self.lock()
+            .get(&(database.to_owned(), jobid))
+            .and_then(|held| held.policy.clone())
+    }
+
+    /// What the worker that shows this token said of failures.
+    pub(crate) fn policy(&self, database: &str, token: Token) -> Option<RetryPolicy> {
+        self.lock()
+            .get(&(database.to_owned(), token.jobid))
+            .filter(|held| held.nonce == token.nonce)
+            .and_then(|held| held.policy.clone())
     }
 
     /// The value a token stands for now, and what is known of the run; `None` when a newer lease of ours is out for that job.

@@ -5,7 +5,7 @@
 //! tables do.
 //!
 //! A wake-up is a hint. It can come for nothing (another program was faster) and it must never be missing: an insert between a look
-//! and the wait is remembered by the waiter's own flag, and once a second the tick wakes one waiter per function, whose success wakes
+//! and the wait is remembered by the waiter's own flag, and once a second one waiter of each function that has a ready job is woken, whose success wakes
 //! the next.
 
 use crate::metrics::Metrics;
@@ -166,12 +166,16 @@ impl Hub {
         }
     }
 
-    /// Wakes one waiter of each function: times are whole seconds, so something may have become due.
+    /// Wakes one waiter of each function: nobody knows whether there is something for it.
     pub(crate) fn tick(&self) {
-        let funcs: Vec<String> = self.lock().by_func.keys().cloned().collect();
-        for func in funcs {
+        for func in self.waited_for() {
             self.wake(&func, 1);
         }
+    }
+
+    /// Functions somebody waits for.
+    pub(crate) fn waited_for(&self) -> Vec<String> {
+        self.lock().by_func.keys().cloned().collect()
     }
 
     /// Whether anybody waits.

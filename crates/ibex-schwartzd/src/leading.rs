@@ -87,6 +87,10 @@ async fn step(app: &Arc<App>, database: &Database) -> Result<(), Error> {
         app.hub.tick();
     }
     database.keep_wide().await?;
+    for run in database.overdue().await? {
+        let policy = app.leases.policy_on(database.hash(), run.jobid);
+        crate::upkeep::expire(app, database, &run, "timeout", policy).await?;
+    }
     lost(app, database).await?;
     for (entry, now) in database.cron_due().await? {
         fire(app, database, &entry, now).await?;
@@ -103,8 +107,7 @@ async fn lost(app: &App, database: &Database) -> Result<(), Error> {
         }
         if app.config.load().count_lost {
             for lease in &lost.leases {
-                crate::upkeep::expire(app, database, lease.jobid, lease.value, &lease.funcname)
-                    .await?;
+                crate::upkeep::expire(app, database, lease, "lease expired", None).await?;
             }
         }
         database.forget_leases(&lost.records).await?;

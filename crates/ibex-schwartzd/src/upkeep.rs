@@ -6,13 +6,16 @@ use crate::api::App;
 use crate::leading::Seat;
 use crate::wal::Wal;
 use ibex_kit::{Step, Worker, WorkerStatus};
-use ibex_schwartz::{Client, Database, Error, Finish, RetryPolicy};
+use ibex_schwartz::{Client, Database, Error, Finish, LostLease, RetryPolicy};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How often the depths of all functions are counted for the metrics: the count reads an index once.
 const DEPTHS_EVERY: Duration = Duration::from_secs(10);
+/// A count that takes long is made the more rarely: at most a part in so many of the time is spent on it. A million jobs are counted in a third of a
+/// second, so once in two minutes.
+const DEPTHS_SHARE: u32 = 400;
 /// A quiet database is cleaned this often.
 const CLEAN_EVERY: Duration = Duration::from_secs(60);
 /// A lease counts as lost only this long after its end: the clocks of database and daemon may differ by part of a second.
@@ -140,7 +143,7 @@ pub(crate) async fn tick(app: Arc<App>, check: ibex_kit::Check, beat: ibex_kit::
     loop {
         ticks.tick().await;
         beat.beat();
-        app.hub.tick();
+        due(&app).await;
         lost(&app).await;
         app.metrics
             .leases
@@ -174,41 +177,73 @@ pub(crate) async fn tick(app: Arc<App>, check: ibex_kit::Check, beat: ibex_kit::
     }
 }
 
+/// Times are whole seconds, so something may have become due: one waiter of each function that has a ready job. One question for all functions, however
+/// many workers wait.
+async fn due(app: &App) {
+    let funcs = app.hub.waited_for();
+    if funcs.is_empty() {
+        return;
+    }
+    match app.client.ready(&funcs).await {
+        Ok(ready) => {
+            for func in ready {
+                app.hub.wake(&func, 1);
+            }
+        }
+        Err(error) => {
+            // The waiting ones learn of it by looking themselves.
+            tracing::debug!(error = %error, "nobody knows what is due");
+            app.hub.tick();
+        }
+    }
+}
+
 /// Leases of ours that ran out count as failures, so that a job that kills its workers ends.
 async fn lost(app: &App) {
     for held in app.leases.take_expired(LOST_GRACE) {
         if !app.config.load().count_lost {
             continue;
         }
-        if let Err(error) = expire(app, &held.database, held.jobid, held.value, &held.func).await {
-            tracing::debug!(job = held.jobid, error = %error, "lost lease is left to the leader");
+        let policy = held.policy();
+        let lease = LostLease {
+            jobid: held.jobid,
+            value: held.value,
+            funcname: held.func,
+        };
+        if let Err(error) = expire(app, &held.database, &lease, "lease expired", policy).await {
+            tracing::debug!(job = lease.jobid, error = %error, "lost lease is left to the leader");
         }
     }
 }
 
-/// Counts one lease that ran out as a failed run, unless someone else has the job meanwhile.
+/// Counts one lease that ran out, or a run that takes too long, as a failed run, unless someone else has the job meanwhile.
 pub(crate) async fn expire(
     app: &App,
     database: &Database,
-    jobid: u64,
-    value: u64,
-    func: &str,
+    lease: &LostLease,
+    message: &str,
+    policy: Option<RetryPolicy>,
 ) -> Result<(), Error> {
+    let LostLease {
+        jobid,
+        value,
+        funcname: func,
+    } = lease;
     let fail = Finish::Fail {
-        message: "lease expired".to_owned(),
+        message: message.to_owned(),
         status: 1,
-        retry: app.retry_policy(),
+        retry: policy.unwrap_or_else(|| app.retry_policy()),
         keep: app.config.load().keep_exit_status_for.std().as_secs(),
     };
-    match database.finish_job(jobid, value, fail).await {
+    match database.finish_job(*jobid, *value, fail).await {
         Ok(_) => {
             app.events
-                .tell("expired", func, &app.client.handle(database, jobid));
+                .tell("expired", func, &app.client.handle(database, *jobid));
             app.metrics
                 .expired
                 .get_or_create(&app.metrics.func(func))
                 .inc();
-            tracing::debug!(job = jobid, func, "lease expired, counted as a failure");
+            tracing::debug!(job = jobid, func, message, "counted as a failure");
             app.hub.wake(func, 1);
             Ok(())
         }
@@ -230,6 +265,7 @@ pub(crate) async fn stirred(app: Arc<App>) {
 /// Counts all functions for the metrics and the status page.
 pub(crate) async fn depths(app: Arc<App>) {
     loop {
+        let started = Instant::now();
         match app.client.counts().await {
             Ok(counts) => {
                 app.metrics.depths(&counts);
@@ -237,7 +273,7 @@ pub(crate) async fn depths(app: Arc<App>) {
             }
             Err(error) => tracing::debug!(error = %error, "depths cannot be counted now"),
         }
-        tokio::time::sleep(DEPTHS_EVERY).await;
+        tokio::time::sleep(DEPTHS_EVERY.max(started.elapsed() * DEPTHS_SHARE)).await;
     }
 }
 

@@ -48,10 +48,12 @@ pub(crate) async fn ended(
         }
         if end == End::Completed {
             work.execute(
-                "DELETE FROM {p}note WHERE jobid = ? AND notekey IN ('sz.meta', 'sz.trace')",
+                "DELETE FROM {p}note WHERE jobid = ? AND notekey IN ('sz.meta', 'sz.progress', 'sz.trace')",
                 params![jobid],
             )
             .await?;
+            work.execute("DELETE FROM {p}sz_tag WHERE jobid = ?", params![jobid])
+                .await?;
             work.execute("DELETE FROM {p}sz_jobx WHERE jobid = ?", params![jobid])
                 .await?;
         } else {

@@ -15,6 +15,7 @@
 //! found by the leader's sweep, which does the same then. Nothing is counted twice, because the row of the job says that it is not over.
 
 mod admit;
+mod attempt;
 mod batch;
 mod ended;
 mod place;
@@ -22,6 +23,8 @@ mod sweep;
 mod unique;
 
 pub(crate) use admit::Limit;
+pub use attempt::Notes;
+pub(crate) use attempt::{Timed, follow, note_progress, start, stop};
 pub use batch::{Batch, BatchStatus};
 pub(crate) use ended::{End, ended, repark};
 pub(crate) use place::{Extras, Placed, link, place, revived};
@@ -31,6 +34,8 @@ use crate::database::{Database, Work};
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::job::When;
+use crate::policy::Backoff;
+use crate::side::Column;
 use bytes::Bytes;
 use ibex_sql::{Engine, params};
 use std::collections::BTreeMap;
@@ -42,9 +47,10 @@ pub(crate) const WAITING: u32 = 1;
 /// It failed or was cancelled, and is kept for a retry by hand.
 pub(crate) const ENDED: u32 = 2;
 
-pub(crate) const SQLITE: [&str; 12] = [
+pub(crate) const SQLITE: [&str; 14] = [
     "CREATE TABLE IF NOT EXISTS {p}sz_jobx (jobid INTEGER PRIMARY KEY NOT NULL, funcid INTEGER NOT NULL, parked INTEGER NOT NULL, due INTEGER NOT NULL, ckey TEXT, \
-     blocks INTEGER NOT NULL, rkey TEXT, batch INTEGER, deps_left INTEGER NOT NULL, max_attempts INTEGER, expires_at INTEGER) STRICT",
+     blocks INTEGER NOT NULL, rkey TEXT, batch INTEGER, deps_left INTEGER NOT NULL, max_attempts INTEGER, expires_at INTEGER, \
+     backoff TEXT, timeout_s INTEGER, keep_exit INTEGER, deadline INTEGER, fence INTEGER, stop INTEGER) STRICT",
     "CREATE INDEX IF NOT EXISTS {p}sz_jobx_ckey ON {p}sz_jobx (ckey, parked, deps_left, jobid) WHERE ckey IS NOT NULL",
     "CREATE INDEX IF NOT EXISTS {p}sz_jobx_rkey ON {p}sz_jobx (rkey, parked, deps_left, jobid) WHERE rkey IS NOT NULL",
     "CREATE INDEX IF NOT EXISTS {p}sz_jobx_parked ON {p}sz_jobx (parked, jobid)",
@@ -58,13 +64,28 @@ pub(crate) const SQLITE: [&str; 12] = [
     "CREATE INDEX IF NOT EXISTS {p}sz_batch_finished ON {p}sz_batch (finished_at)",
     "CREATE TABLE IF NOT EXISTS {p}sz_unique (ukey TEXT PRIMARY KEY NOT NULL, jobid INTEGER NOT NULL, until_at INTEGER NOT NULL, states INTEGER NOT NULL) STRICT, WITHOUT ROWID",
     "CREATE INDEX IF NOT EXISTS {p}sz_unique_until ON {p}sz_unique (until_at)",
+    "CREATE TABLE IF NOT EXISTS {p}sz_tag (tag TEXT NOT NULL, jobid INTEGER NOT NULL, PRIMARY KEY (tag, jobid)) STRICT, WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS {p}sz_tag_job ON {p}sz_tag (jobid)",
 ];
 
-pub(crate) const MYSQL: [&str; 5] = [
+/// Columns that a `sz_jobx` made by an earlier version does not have.
+pub(crate) const COLUMNS_NEW: [Column; 6] = [
+    ("backoff", "TEXT", "VARCHAR(255) CHARACTER SET ascii"),
+    ("timeout_s", "INTEGER", "BIGINT UNSIGNED"),
+    ("keep_exit", "INTEGER", "BIGINT UNSIGNED"),
+    ("deadline", "INTEGER", "BIGINT UNSIGNED"),
+    ("fence", "INTEGER", "BIGINT UNSIGNED"),
+    ("stop", "INTEGER", "BIGINT UNSIGNED"),
+];
+/// Ends the walk of the runs that take too long; made once the columns are there.
+pub(crate) const DEADLINE_INDEX: &str = "{p}sz_jobx_deadline ON {p}sz_jobx (deadline)";
+
+pub(crate) const MYSQL: [&str; 6] = [
     "CREATE TABLE IF NOT EXISTS {p}sz_jobx (jobid BIGINT UNSIGNED NOT NULL PRIMARY KEY, funcid INT UNSIGNED NOT NULL, parked TINYINT UNSIGNED NOT NULL, \
      due BIGINT UNSIGNED NOT NULL, ckey VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin, blocks TINYINT UNSIGNED NOT NULL, \
      rkey VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin, batch BIGINT UNSIGNED, deps_left INT UNSIGNED NOT NULL, max_attempts INT UNSIGNED, \
-     expires_at BIGINT UNSIGNED, INDEX (ckey, parked, deps_left, jobid), INDEX (rkey, parked, deps_left, jobid), INDEX (parked, jobid), INDEX (expires_at)) ENGINE=InnoDB",
+     expires_at BIGINT UNSIGNED, backoff VARCHAR(255) CHARACTER SET ascii, timeout_s BIGINT UNSIGNED, keep_exit BIGINT UNSIGNED, deadline BIGINT UNSIGNED, \
+     fence BIGINT UNSIGNED, stop BIGINT UNSIGNED, INDEX (ckey, parked, deps_left, jobid), INDEX (rkey, parked, deps_left, jobid), INDEX (parked, jobid), INDEX (expires_at)) ENGINE=InnoDB",
     "CREATE TABLE IF NOT EXISTS {p}sz_limit (k VARCHAR(300) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL PRIMARY KEY, jobs INT UNSIGNED NOT NULL, \
      per BIGINT UNSIGNED NOT NULL, tat BIGINT UNSIGNED NOT NULL) ENGINE=InnoDB",
     "CREATE TABLE IF NOT EXISTS {p}sz_edge (parent BIGINT UNSIGNED NOT NULL, child BIGINT UNSIGNED NOT NULL, on_death TINYINT UNSIGNED NOT NULL, \
@@ -75,6 +96,8 @@ pub(crate) const MYSQL: [&str; 5] = [
      INDEX (finished_at)) ENGINE=InnoDB",
     "CREATE TABLE IF NOT EXISTS {p}sz_unique (ukey CHAR(32) CHARACTER SET ascii NOT NULL PRIMARY KEY, jobid BIGINT UNSIGNED NOT NULL, \
      until_at BIGINT UNSIGNED NOT NULL, states TINYINT UNSIGNED NOT NULL, INDEX (until_at)) ENGINE=InnoDB",
+    "CREATE TABLE IF NOT EXISTS {p}sz_tag (tag VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL, jobid BIGINT UNSIGNED NOT NULL, \
+     PRIMARY KEY (tag, jobid), INDEX (jobid)) ENGINE=InnoDB",
 ];
 
 /// A finished batch answers for a week.
@@ -102,9 +125,12 @@ pub(crate) struct Wide {
     pub(crate) batch: Option<u64>,
     pub(crate) deps_left: u32,
     pub(crate) max_attempts: Option<u32>,
+    pub(crate) backoff: Option<Backoff>,
+    pub(crate) timeout_s: Option<u64>,
+    pub(crate) keep: Option<u64>,
 }
 
-const ROW: &str = "SELECT funcid, parked, due, ckey, blocks, rkey, batch, deps_left, max_attempts FROM {p}sz_jobx WHERE jobid = ?";
+const ROW: &str = "SELECT funcid, parked, due, ckey, blocks, rkey, batch, deps_left, max_attempts, backoff, timeout_s, keep_exit FROM {p}sz_jobx WHERE jobid = ?";
 
 fn row_of(row: &ibex_sql::Row) -> Result<Wide, Error> {
     Ok(Wide {
@@ -117,6 +143,11 @@ fn row_of(row: &ibex_sql::Row) -> Result<Wide, Error> {
         batch: row.get(6)?,
         deps_left: row.get(7)?,
         max_attempts: row.get(8)?,
+        backoff: row
+            .get::<Option<String>>(9)?
+            .and_then(|text| Backoff::parse(&text)),
+        timeout_s: row.get(10)?,
+        keep: row.get(11)?,
     })
 }
 
@@ -158,6 +189,14 @@ pub struct WideStatus {
     pub batch: Option<Handle>,
     /// Runs it may have.
     pub max_attempts: Option<u32>,
+    /// Delays between its runs.
+    pub backoff: Option<Backoff>,
+    /// Seconds of one run, heartbeats or not.
+    pub timeout_s: Option<u64>,
+    /// Seconds its exit status is kept.
+    pub keep_exit_status_for: Option<u64>,
+    /// Words to find it by, in order.
+    pub tags: Vec<String>,
     /// Jobs that must be over before it.
     pub parents: Vec<ParentStatus>,
 }
@@ -180,6 +219,10 @@ impl Database {
             rate: wide.rkey,
             batch: wide.batch.map(|id| Handle::new(self.hash(), id)),
             max_attempts: wide.max_attempts,
+            backoff: wide.backoff,
+            timeout_s: wide.timeout_s,
+            keep_exit_status_for: wide.keep,
+            tags: self.tags(jobid).await?,
             parents: self.parents(jobid).await?,
         }))
     }
@@ -263,8 +306,18 @@ impl Database {
             chunk(
                 "note",
                 "rowid",
-                "notekey IN ('sz.meta', 'sz.trace') AND NOT EXISTS (SELECT 1 FROM {p}sz_jobx x WHERE x.jobid = {p}note.jobid)",
+                "notekey IN ('sz.meta', 'sz.progress', 'sz.trace') AND NOT EXISTS (SELECT 1 FROM {p}sz_jobx x WHERE x.jobid = {p}note.jobid)",
             ),
+            match self.engine() {
+                Engine::Sqlite => "DELETE FROM {p}sz_tag WHERE (tag, jobid) IN (SELECT tag, jobid FROM {p}sz_tag t \
+                     WHERE NOT EXISTS (SELECT 1 FROM {p}sz_jobx x WHERE x.jobid = t.jobid) LIMIT ?)"
+                    .to_owned(),
+                Engine::MySql => chunk(
+                    "sz_tag",
+                    "jobid",
+                    "NOT EXISTS (SELECT 1 FROM {p}sz_jobx x WHERE x.jobid = {p}sz_tag.jobid)",
+                ),
+            },
             chunk(
                 "sz_jobx",
                 "jobid",

@@ -9,6 +9,7 @@ use crate::handle::Handle;
 use crate::job::{Job, When, limits};
 use crate::options::{Merge, OnDeath, Options, Parent};
 use crate::pause::PARKED;
+use crate::policy::Backoff;
 use bytes::Bytes;
 use ibex_sql::{Engine, Value, params};
 
@@ -96,6 +97,13 @@ pub(crate) async fn place(
     }
     if options.has_row() {
         note(work, jobid, funcid, when, options).await?;
+        for tag in &options.tags {
+            work.execute(
+                "INSERT INTO {p}sz_tag (tag, jobid) VALUES (?, ?)",
+                params![tag, jobid],
+            )
+            .await?;
+        }
         let notes = [
             ("sz.meta", options.meta.clone()),
             ("sz.trace", options.trace.clone().map(Bytes::from)),
@@ -174,8 +182,8 @@ async fn note(
     let concurrency = options.concurrency.as_ref();
     work.execute(
         &format!(
-            "INSERT INTO {{p}}sz_jobx (jobid, funcid, parked, due, ckey, blocks, rkey, batch, deps_left, max_attempts, expires_at) \
-             VALUES (?, ?, ?, {due}, ?, ?, ?, ?, ?, ?, {expires})"
+            "INSERT INTO {{p}}sz_jobx (jobid, funcid, parked, due, ckey, blocks, rkey, batch, deps_left, max_attempts, expires_at, backoff, timeout_s, keep_exit) \
+             VALUES (?, ?, ?, {due}, ?, ?, ?, ?, ?, ?, {expires}, ?, ?, ?)"
         ),
         params![
             jobid,
@@ -188,7 +196,10 @@ async fn note(
             options.batch.as_ref().map(Handle::jobid),
             in_list,
             options.max_attempts,
-            options.expires_in
+            options.expires_in,
+            options.backoff.as_ref().map(Backoff::text),
+            options.timeout_s,
+            options.keep
         ],
     )
     .await?;
@@ -254,8 +265,8 @@ pub(super) async fn ended_as(work: &mut Work<'_>, jobid: u64) -> Result<Option<S
     })
 }
 
-/// A plain job that others depend on has a row beside it from now on.
-async fn mark(work: &mut Work<'_>, jobid: u64, funcid: u32) -> Result<(), Error> {
+/// A plain job that others depend on, or whose runs are noted, has a row beside it from now on.
+pub(super) async fn mark(work: &mut Work<'_>, jobid: u64, funcid: u32) -> Result<(), Error> {
     let ignore = work.engine().pick("OR IGNORE", "IGNORE");
     work.execute(
         &format!("INSERT {ignore} INTO {{p}}sz_jobx (jobid, funcid, parked, due, blocks, deps_left) VALUES (?, ?, 0, 0, 0, 0)"),

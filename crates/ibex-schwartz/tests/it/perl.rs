@@ -1,7 +1,8 @@
 //! The Perl library and ours on one database at once, both directions: handles, arguments, every finish call.
 
 use ibex_schwartz::schema::{Dialect, Style, statements};
-use ibex_schwartz::{Client, Finish, Grab, Job, Query, RetryPolicy};
+use ibex_schwartz::{Backoff, Client, Finish, Grab, Job, Query, RetryPolicy, When};
+use ibex_sql::params;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -108,6 +109,60 @@ async fn both(client: &Client, peer: &Peer) {
     perl_inserts_rust_works(client, peer).await;
     rust_inserts_perl_works(client, peer).await;
     leases_are_respected(client, peer).await;
+    extras_do_not_disturb(client, peer).await;
+}
+
+/// What a job says of its own runs is in tables Perl does not know: it works such jobs as any, and what was noted of them goes when they are over.
+async fn extras_do_not_disturb(client: &Client, peer: &Peer) {
+    let job = |end: &str| {
+        Job::new("Extras", end.to_owned())
+            .backoff(Backoff::fixed(7))
+            .timeout(1)
+            .keep_exit_status_for(9)
+            .tag("perl")
+            .meta("{}")
+            .trace("t")
+    };
+    let mut handles = Vec::new();
+    for end in ["complete", "permanent", "fail"] {
+        let inserted = client.insert(job(end)).await.unwrap();
+        handles.push(inserted.handle().cloned().unwrap());
+    }
+    // A run of ours with an end comes first; the lease Perl takes after it is not ours to end.
+    let first = client
+        .grab(&Grab::new(vec!["Extras".to_owned()]))
+        .await
+        .unwrap()
+        .pop()
+        .unwrap();
+    first
+        .finish(Finish::Decline(Some(When::Now)))
+        .await
+        .unwrap();
+    let printed = peer.run("work.pl", "Extras", "");
+    assert_eq!(
+        printed.lines().count(),
+        4,
+        "a failure has a second run: {printed}"
+    );
+    for (handle, exit) in handles.iter().zip([0, 8, 7]) {
+        let status = client.status(handle).await.unwrap();
+        assert_eq!(status.exit_status, Some(exit), "Perl's own settings");
+        assert!(status.pending.is_none());
+    }
+    let database = &client.databases()[0];
+    assert!(database.overdue().await.unwrap().is_empty());
+    for _ in 0..3 {
+        database.keep_wide().await.unwrap();
+    }
+    let left = async |sql: &str| -> i64 {
+        let rows = database.db().await.unwrap().query(sql, params![]).await;
+        rows.unwrap()[0].get(0).unwrap()
+    };
+    while client.clean(database).await.unwrap() > 0 {}
+    assert_eq!(left("SELECT COUNT(*) FROM note").await, 0);
+    assert_eq!(left("SELECT COUNT(*) FROM sz_tag").await, 0);
+    assert_eq!(left("SELECT COUNT(*) FROM sz_jobx").await, 0);
 }
 
 async fn perl_inserts_rust_works(client: &Client, peer: &Peer) {

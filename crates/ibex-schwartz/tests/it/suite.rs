@@ -69,6 +69,7 @@ async fn suite(client: &Client) {
     crate::graphs::suite(client).await;
     crate::settings::suite(client).await;
     crate::carried::suite(client).await;
+    crate::policies::suite(client).await;
     crate::graphs::leftovers(client).await;
 }
 

@@ -17,6 +17,10 @@ use std::time::Instant;
 const JOBS_MAX: usize = 10_000;
 /// Jobs of one page.
 const PAGE_MAX: u32 = 1000;
+/// Bytes of all arguments of one page: each job has an equal share. They are read by the database as far as that and no further.
+const PAGE_ARG_BYTES: u32 = 16 << 20;
+/// Bytes of an argument that a page shows when the caller does not say.
+const ARG_BYTES: u32 = 4096;
 
 /// A job as callers write it.
 #[derive(Debug, Deserialize)]
@@ -33,17 +37,8 @@ pub(super) struct JobIn {
     delay: Option<u64>,
 }
 
-/// Fields of the wider model that change when a job runs and are not there yet. A job that asks for one must not be taken as if it had not.
-const UNSUPPORTED: [&str; 2] = ["backoff", "timeout_s"];
-
 /// Reads one job.
 pub(crate) fn job_in(value: Value, arg_bytes_max: usize) -> Result<Job, Refusal> {
-    if let Some(field) = UNSUPPORTED
-        .iter()
-        .find(|field| value.get(**field).is_some_and(|field| !field.is_null()))
-    {
-        return Err(Refusal::bad_request(format!("{field} is not supported")));
-    }
     let asked = super::wide::asked(&value)?;
     let job: JobIn =
         serde_json::from_value(value).map_err(|error| Refusal::bad_request(error.to_string()))?;
@@ -148,8 +143,40 @@ pub(super) fn job_out(handle: &Handle, job: &StoredJob) -> Map<String, Value> {
     out.insert("priority".to_owned(), job.priority.into());
     out.insert("run_after".to_owned(), job.run_after.into());
     out.insert("insert_time".to_owned(), job.insert_time.into());
-    argument_out(&job.arg, &mut out);
+    if job.arg_bytes > u64::try_from(job.arg.len()).unwrap_or(u64::MAX) {
+        argument_cut(job, &mut out);
+    } else {
+        argument_out(&job.arg, &mut out);
+    }
     out
+}
+
+/// The beginning of an argument: how long it is, and what it begins with as text when it is some.
+fn argument_cut(job: &StoredJob, into: &mut Map<String, Value>) {
+    into.insert("arg_cut".to_owned(), true.into());
+    into.insert("arg_bytes".to_owned(), job.arg_bytes.into());
+    into.insert("arg_b64".to_owned(), STANDARD.encode(&job.arg).into());
+    let text = match std::str::from_utf8(&job.arg) {
+        Ok(text) => Some(text),
+        // A character of at most four bytes may have been cut.
+        Err(error) if error.valid_up_to() + 4 > job.arg.len() => {
+            std::str::from_utf8(job.arg.get(..error.valid_up_to()).unwrap_or_default()).ok()
+        }
+        Err(_) => None,
+    };
+    let is_text = !storable::is_frozen(&job.arg) && text.is_some();
+    if let Some(text) = text.filter(|_| is_text) {
+        into.insert("arg".to_owned(), text.into());
+    }
+    let format = if is_text { "text" } else { "bytes" };
+    into.insert("format".to_owned(), format.into());
+}
+
+/// Bytes of each argument of a page, so that all together are at most [`PAGE_ARG_BYTES`].
+fn arg_share(asked: Option<u32>, limit: u32) -> u32 {
+    asked
+        .unwrap_or(ARG_BYTES)
+        .min(PAGE_ARG_BYTES / limit.max(1))
 }
 
 /// An insert with a key that is pending: what the caller wants then.
@@ -356,6 +383,7 @@ impl App {
         if let Some(wide) = &status.wide {
             super::wide::wide_out(wide, &mut out);
         }
+        super::wide::notes_out(&status.notes, &mut out);
         Ok(ok(&Value::Object(out)))
     }
 
@@ -403,7 +431,10 @@ impl App {
             Some(handle) => super::parse_handle(handle)?.jobid(),
             None => 0,
         };
+        let limit = number("limit")?.unwrap_or(50).clamp(1, PAGE_MAX);
         let query = Query {
+            arg_bytes: Some(arg_share(number("arg_bytes")?, limit)),
+            tag: pairs.get("tag").cloned(),
             funcs: pairs
                 .get("func")
                 .map(|func| vec![func.clone()])
@@ -413,7 +444,7 @@ impl App {
             state,
             jobid: None,
             after,
-            limit: number("limit")?.unwrap_or(50).clamp(1, PAGE_MAX),
+            limit,
         };
         let jobs = self.client.list(&query).await?;
         let out: Vec<Value> = jobs
@@ -559,7 +590,7 @@ mod tests {
             "bad_request"
         );
         assert_eq!(
-            refused(json!({"func": "f", "backoff": "slow"})),
+            refused(json!({"func": "f", "backoff": "slow", "arg": "x"})),
             "bad_request"
         );
         assert_eq!(
@@ -573,6 +604,48 @@ mod tests {
             )
             .is_ok()
         );
+    }
+
+    #[test]
+    fn a_page_of_arguments_is_bounded_whatever_is_asked_for() {
+        for limit in [0, 1, 7, 50, PAGE_MAX] {
+            for asked in [None, Some(0), Some(1), Some(1 << 23), Some(u32::MAX)] {
+                let share = arg_share(asked, limit);
+                assert!(u64::from(share) * u64::from(limit) <= u64::from(PAGE_ARG_BYTES));
+            }
+        }
+        assert_eq!(arg_share(Some(8 << 20), 1), 8 << 20, "one is shown whole");
+        assert_eq!(arg_share(None, 50), ARG_BYTES);
+    }
+
+    #[test]
+    fn cut_arguments_say_so_and_end_between_characters() {
+        let cut = |arg: &[u8]| {
+            let job = StoredJob {
+                jobid: 1,
+                funcid: 1,
+                funcname: "f".to_owned(),
+                arg: Bytes::copy_from_slice(arg),
+                uniqkey: None,
+                coalesce: None,
+                insert_time: None,
+                run_after: 0,
+                grabbed_until: 0,
+                priority: None,
+                arg_bytes: 1000,
+            };
+            let mut out = Map::new();
+            argument_cut(&job, &mut out);
+            Value::Object(out)
+        };
+        let smiles = cut("☺☺".get(..3).unwrap_or_default().as_bytes());
+        assert_eq!(
+            (&smiles["arg"], &smiles["arg_cut"]),
+            (&json!("☺"), &json!(true))
+        );
+        assert_eq!(cut(&"☺☺".as_bytes()[..5])["arg"], "☺");
+        assert_eq!(cut(&[0xff; 9])["format"], "bytes");
+        assert_eq!(cut(b"{\"a\":")["arg_bytes"], 1000);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Apart because they are kept in the databases and hold for every program of ours on them, not for this daemon alone.
 
 use super::App;
+use super::wide::{BackoffIn, backoff_out};
 use crate::http::{Refusal, Reply, json_body, ok};
 use ::http::Request;
 use hyper::body::Incoming;
@@ -20,6 +21,9 @@ struct SettingsIn {
     retain_failed: Option<u64>,
     retain_completed: Option<u64>,
     retain_cancelled: Option<u64>,
+    backoff: Option<BackoffIn>,
+    timeout_s: Option<u64>,
+    keep_exit_status_for: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -49,6 +53,12 @@ pub(super) fn settings_out(settings: &FuncSettings) -> Value {
     put("retain_failed", settings.retain_failed.into());
     put("retain_completed", settings.retain_completed.into());
     put("retain_cancelled", settings.retain_cancelled.into());
+    put(
+        "backoff",
+        settings.backoff.as_ref().map_or(Value::Null, backoff_out),
+    );
+    put("timeout_s", settings.timeout_s.into());
+    put("keep_exit_status_for", settings.keep_exit_status_for.into());
     Value::Object(out)
 }
 
@@ -76,6 +86,9 @@ impl App {
             retain_failed: asked.retain_failed,
             retain_completed: asked.retain_completed,
             retain_cancelled: asked.retain_cancelled,
+            backoff: asked.backoff.map(Into::into),
+            timeout_s: asked.timeout_s,
+            keep_exit_status_for: asked.keep_exit_status_for,
         };
         self.client.set_func(func, &settings).await?;
         tracing::info!(func, ?settings, "settings of a function");

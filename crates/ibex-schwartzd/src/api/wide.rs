@@ -8,15 +8,15 @@ use crate::http::{Refusal, Reply, json_body, ok, reply};
 use ::http::{Request, StatusCode};
 use hyper::body::Incoming;
 use ibex_schwartz::{
-    Batch, BatchStatus, Concurrency, Handle, Inserted, Job, Merge, OnDeath, OnFail, Parent, Rate,
-    Unique, UniqueBy, WideStatus,
+    Backoff, Batch, BatchStatus, Concurrency, Handle, Inserted, Job, Merge, Notes, OnDeath, OnFail,
+    Parent, Rate, Unique, UniqueBy, WideStatus,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
 /// Fields that make a job more than a classic row.
-const FIELDS: [&str; 10] = [
+const FIELDS: [&str; 14] = [
     "concurrency",
     "rate",
     "unique",
@@ -27,6 +27,10 @@ const FIELDS: [&str; 10] = [
     "coalesce_merge",
     "meta",
     "trace",
+    "backoff",
+    "timeout_s",
+    "tags",
+    "keep_exit_status_for",
 ];
 /// Batches of one page.
 const BATCHES_MAX: u32 = 100;
@@ -44,6 +48,37 @@ pub(super) struct OptionsIn {
     coalesce_merge: Option<String>,
     meta: Option<Value>,
     trace: Option<String>,
+    backoff: Option<BackoffIn>,
+    timeout_s: Option<u64>,
+    tags: Option<Vec<String>>,
+    keep_exit_status_for: Option<u64>,
+}
+
+/// Delays between runs: the same each time, one after the other, or twice as many each time.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum BackoffIn {
+    Seconds(u32),
+    Steps(Vec<u32>),
+    Doubling { first: u32, most: u32 },
+}
+
+impl From<BackoffIn> for Backoff {
+    fn from(asked: BackoffIn) -> Self {
+        match asked {
+            BackoffIn::Seconds(seconds) => Self::fixed(seconds),
+            BackoffIn::Steps(steps) => Self::Steps(steps),
+            BackoffIn::Doubling { first, most } => Self::Doubling { first, most },
+        }
+    }
+}
+
+/// As callers write it.
+pub(super) fn backoff_out(backoff: &Backoff) -> Value {
+    match backoff {
+        Backoff::Steps(steps) => steps.clone().into(),
+        Backoff::Doubling { first, most } => json!({ "first": first, "most": most }),
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -157,6 +192,18 @@ pub(super) fn options_in(mut job: Job, options: OptionsIn) -> Result<Job, Refusa
     if let Some(runs) = options.max_attempts {
         job = job.max_attempts(runs);
     }
+    if let Some(backoff) = options.backoff {
+        job = job.backoff(backoff.into());
+    }
+    if let Some(seconds) = options.timeout_s {
+        job = job.timeout(seconds);
+    }
+    if let Some(seconds) = options.keep_exit_status_for {
+        job = job.keep_exit_status_for(seconds);
+    }
+    for tag in options.tags.into_iter().flatten() {
+        job = job.tag(tag);
+    }
     if let Some(text) = &options.coalesce_merge {
         let words = [
             ("append", Merge::Append),
@@ -218,6 +265,15 @@ pub(super) fn wide_out(wide: &WideStatus, out: &mut Map<String, Value>) {
     put("rate", wide.rate.clone().into());
     put("batch", wide.batch.as_ref().map(Handle::to_string).into());
     put("max_attempts", wide.max_attempts.into());
+    put(
+        "backoff",
+        wide.backoff.as_ref().map_or(Value::Null, backoff_out),
+    );
+    put("timeout_s", wide.timeout_s.into());
+    put("keep_exit_status_for", wide.keep_exit_status_for.into());
+    if !wide.tags.is_empty() {
+        put("tags", wide.tags.clone().into());
+    }
     if !wide.parents.is_empty() {
         let parents: Vec<Value> = wide
             .parents
@@ -228,6 +284,18 @@ pub(super) fn wide_out(wide: &WideStatus, out: &mut Map<String, Value>) {
             })
             .collect();
         put("parents", parents.into());
+    }
+}
+
+/// What a job carries and how far its run is.
+pub(super) fn notes_out(notes: &Notes, out: &mut Map<String, Value>) {
+    for (name, note) in [("meta", &notes.meta), ("progress", &notes.progress)] {
+        if let Some(note) = note {
+            out.insert(name.to_owned(), super::jobs::result_out(note));
+        }
+    }
+    if let Some(trace) = &notes.trace {
+        out.insert("trace".to_owned(), trace.clone().into());
     }
 }
 
@@ -338,7 +406,11 @@ mod tests {
             json!({"expires_in": 60, "max_attempts": 1}),
             json!({"meta": {"tenant": 7}, "trace": "00-1-2-01"}),
             json!({"coalesce": "c", "coalesce_merge": "append"}),
-            json!({"rate": null, "batch": null}),
+            json!({"rate": null, "batch": null, "backoff": null}),
+            json!({"backoff": 0}),
+            json!({"backoff": [1, 60, 3600], "timeout_s": 1, "keep_exit_status_for": 0}),
+            json!({"backoff": {"first": 1, "most": 60}, "tags": ["a", "a", "☺"]}),
+            json!({"tags": []}),
         ] {
             read(&good).unwrap();
         }
@@ -357,6 +429,17 @@ mod tests {
             json!({"batch": "x"}),
             json!({"expires_in": 0}),
             json!({"max_attempts": 0}),
+            json!({"backoff": []}),
+            json!({"backoff": -1}),
+            json!({"backoff": "slow"}),
+            json!({"backoff": {"first": 0, "most": 60}}),
+            json!({"backoff": {"first": 61, "most": 60}}),
+            json!({"timeout_s": 0}),
+            json!({"timeout_s": 1.5}),
+            json!({"keep_exit_status_for": -1}),
+            json!({"tags": [""]}),
+            json!({"tags": ["x".repeat(65)]}),
+            json!({"tags": "a"}),
             json!({"trace": "x".repeat(1025)}),
             json!({"meta": "x".repeat(65_536)}),
             json!({"coalesce_merge": "append"}),

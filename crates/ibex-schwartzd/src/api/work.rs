@@ -2,11 +2,14 @@
 
 use super::App;
 use super::jobs::{job_in, job_out};
+use super::wide::BackoffIn;
 use crate::held::{Held, Token};
 use crate::http::{Refusal, Reply, json_body, ok};
 use ::http::{Request, StatusCode};
 use hyper::body::Incoming;
-use ibex_schwartz::{Error, Finish, Finished, Grab, GrabbedJob, Handle, Only, RetryPolicy, When};
+use ibex_schwartz::{
+    Backoff, Error, Finish, Finished, Grab, GrabbedJob, Handle, Job, Only, RetryPolicy, Said, When,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -20,6 +23,8 @@ const WAIT_MAX: u64 = 60_000;
 const FINISHES_MAX: usize = 10_000;
 /// A lease of a day; longer ones look like a job that hangs.
 const GRAB_FOR_MAX: u64 = 86_400;
+/// Longest delay of a retry.
+const LATEST: u64 = ibex_schwartz::limits::RUN_AFTER_MAX / 2;
 
 #[derive(Debug, Deserialize)]
 struct FetchIn {
@@ -31,6 +36,8 @@ struct FetchIn {
     prioritize: Option<bool>,
     floor: Option<u16>,
     coalesce: Option<CoalesceIn>,
+    max_attempts: Option<u32>,
+    backoff: Option<BackoffIn>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -55,6 +62,49 @@ struct FinishIn {
     run_after: Option<u64>,
     grab_for: Option<u64>,
     jobs: Option<Vec<Value>>,
+    progress: Option<Value>,
+    otherwise: Option<OtherwiseIn>,
+}
+
+/// What the worker's function says; it counts where neither the call, the job nor its function says anything.
+#[derive(Debug, Default, Deserialize)]
+struct OtherwiseIn {
+    max_attempts: Option<u32>,
+    retry_in: Option<u64>,
+    keep_exit_status_for: Option<u64>,
+}
+
+impl OtherwiseIn {
+    /// The policy with what this changes of it.
+    fn changed(&self, mut policy: RetryPolicy) -> RetryPolicy {
+        if let Some(runs) = self.max_attempts {
+            policy.max_retries = runs.saturating_sub(1);
+        }
+        if let Some(seconds) = self.retry_in {
+            let seconds = seconds.min(LATEST);
+            policy.retry_delay = Arc::new(move |_| seconds);
+        }
+        policy
+    }
+}
+
+impl FinishIn {
+    /// Seconds the exit status is kept where neither the job nor its function says.
+    fn keep(&self, usual: u64) -> u64 {
+        let otherwise = self.otherwise.as_ref();
+        self.keep_exit_status_for
+            .or(otherwise.and_then(|otherwise| otherwise.keep_exit_status_for))
+            .unwrap_or(usual)
+    }
+
+    /// What the call says for itself, before the job, its function and its worker are asked.
+    fn said(&self) -> Said {
+        Said {
+            retry_in: self.retry_in.map(|seconds| seconds.min(LATEST)),
+            keep: self.keep_exit_status_for,
+            progress: self.progress.as_ref().map(|value| value.to_string().into()),
+        }
+    }
 }
 
 impl App {
@@ -108,6 +158,7 @@ impl App {
             }) => Only::CoalescePrefix(prefix),
             Some(_) => return Err(Refusal::bad_request("coalesce has a value or a prefix")),
         };
+        let policy = self.policy_of(asked.max_attempts, asked.backoff)?;
         let wait = asked.wait_ms.unwrap_or(0);
         if wait > WAIT_MAX {
             return Err(Refusal::bad_request(format!(
@@ -128,9 +179,41 @@ impl App {
         let jobs = jobs.map_err(|error| Refusal::from(&*error))?;
         let out: Vec<Value> = jobs
             .iter()
-            .map(|job| self.hand_out(job, &worker, want.grab_for, None))
+            .map(|job| {
+                let out = self.hand_out(job, &worker, want.grab_for, None);
+                if let Some(policy) = &policy {
+                    self.leases
+                        .set_policy(job.handle.database(), job.job.jobid, policy.clone());
+                }
+                out
+            })
             .collect();
         Ok(ok(&json!({ "jobs": out })))
+    }
+
+    /// What a worker says of failures; `None` when it says nothing.
+    fn policy_of(
+        &self,
+        max_attempts: Option<u32>,
+        backoff: Option<BackoffIn>,
+    ) -> Result<Option<RetryPolicy>, Refusal> {
+        if max_attempts.is_none() && backoff.is_none() {
+            return Ok(None);
+        }
+        let mut policy = self.retry_policy();
+        if let Some(runs) = max_attempts {
+            if runs == 0 {
+                return Err(Refusal::bad_request("max_attempts is 1 or more"));
+            }
+            policy.max_retries = runs - 1;
+        }
+        if let Some(asked) = backoff {
+            // Checked as a job's own would be.
+            let backoff = Backoff::from(asked);
+            Job::new("probe", "").backoff(backoff.clone()).check()?;
+            policy.retry_delay = Arc::new(move |failures| backoff.delay(failures));
+        }
+        Ok(Some(policy))
     }
 
     /// Notes the lease and writes the job as the worker gets it.
@@ -150,6 +233,9 @@ impl App {
                 .unwrap_or_else(|| self.config.load().max_attempts)
                 .into(),
         );
+        if let Some(seconds) = job.timeout_s {
+            out.insert("timeout_s".to_owned(), seconds.into());
+        }
         if let Some(meta) = &job.meta {
             out.insert("meta".to_owned(), super::jobs::result_out(meta));
         }
@@ -240,42 +326,36 @@ impl App {
         let token = Token::decode(finish.lease.as_deref()?)
             .filter(|token| token.jobid == handle.jobid())?;
         let (value, held) = self.leases.value(handle.database(), token)?;
-        let keep = finish
-            .keep_exit_status_for
-            .unwrap_or_else(|| self.config.load().keep_exit_status_for.std().as_secs());
+        let keep = finish.keep(self.config.load().keep_exit_status_for.std().as_secs());
         Some(Plain {
             index,
             handle,
             value,
             keep,
+            is_said: finish.keep_exit_status_for.is_some(),
             held,
         })
     }
 
     /// Groups by database and keeping time, each group one transaction.
     async fn complete_plain(&self, plain: Vec<Plain>, answers: &mut [Value]) {
-        let mut groups: std::collections::BTreeMap<(String, u64), Vec<Plain>> =
+        let mut groups: std::collections::BTreeMap<(String, u64, bool), Vec<Plain>> =
             std::collections::BTreeMap::new();
         for one in plain {
             groups
-                .entry((one.handle.database().to_owned(), one.keep))
+                .entry((one.handle.database().to_owned(), one.keep, one.is_said))
                 .or_default()
                 .push(one);
         }
-        for ((_, keep), group) in groups {
+        for ((_, keep, is_said), group) in groups {
             let Some(first) = group.first() else { continue };
+            let leases: Vec<(u64, u64)> = group
+                .iter()
+                .map(|one| (one.handle.jobid(), one.value))
+                .collect();
             let done = match self.client.of(&first.handle) {
-                Ok(database) => {
-                    database
-                        .complete_many(
-                            &group
-                                .iter()
-                                .map(|one| (one.handle.jobid(), one.value))
-                                .collect::<Vec<_>>(),
-                            keep,
-                        )
-                        .await
-                }
+                Ok(database) if is_said => database.complete_many_keeping(&leases, keep).await,
+                Ok(database) => database.complete_many(&leases, keep).await,
                 Err(error) => Err(error),
             };
             match done {
@@ -317,9 +397,11 @@ impl App {
         let Some(token) = token else {
             return Err(Refusal::bad_request("lease is none of this job"));
         };
-        let end = self.end(op, finish)?;
+        let said = finish.said();
+        let policy = self.leases.policy(handle.database(), token);
+        let end = self.end(op, finish, policy)?;
         let is_complete = is_complete(&end);
-        match self.end_run(handle, token, end).await? {
+        match self.end_run_said(handle, token, end, &said).await? {
             (Finished::Extended(until), cancel) => {
                 let lease = Token {
                     value: until,
@@ -339,6 +421,17 @@ impl App {
         token: Token,
         end: Finish,
     ) -> Result<(Finished, bool), Refusal> {
+        self.end_run_said(handle, token, end, &Said::default())
+            .await
+    }
+
+    async fn end_run_said(
+        &self,
+        handle: &Handle,
+        token: Token,
+        end: Finish,
+        said: &Said,
+    ) -> Result<(Finished, bool), Refusal> {
         let Some((value, held)) = self.leases.value(handle.database(), token) else {
             self.metrics.lease_lost.inc();
             return Err(Refusal::from(Error::LeaseLost(handle.jobid())));
@@ -350,7 +443,9 @@ impl App {
             0
         };
         let is_complete = is_complete(&end);
-        let outcome = database.finish_job(handle.jobid(), value, end).await;
+        let outcome = database
+            .finish_job_said(handle.jobid(), value, end, said)
+            .await;
         if let Ok(Finished::Extended(until)) = outcome {
             let cancel = self
                 .leases
@@ -416,11 +511,14 @@ impl App {
     }
 
     /// A call as an end of a run.
-    fn end(&self, op: &str, finish: FinishIn) -> Result<Finish, Refusal> {
+    fn end(
+        &self,
+        op: &str,
+        finish: FinishIn,
+        policy: Option<RetryPolicy>,
+    ) -> Result<Finish, Refusal> {
         let config = self.config.load();
-        let keep = finish
-            .keep_exit_status_for
-            .unwrap_or_else(|| config.keep_exit_status_for.std().as_secs());
+        let keep = finish.keep(config.keep_exit_status_for.std().as_secs());
         // COMPAT(theschwartz): the column is a SMALLINT; what does not fit is the largest that does.
         let status = u16::try_from(finish.exit_status.unwrap_or(0)).unwrap_or(u16::MAX);
         let when = match (finish.run_after, finish.delay) {
@@ -447,13 +545,11 @@ impl App {
                 },
             }),
             "fail" => {
-                let retry = match (finish.permanent.unwrap_or(false), finish.retry_in) {
-                    (true, _) => RetryPolicy::permanent(),
-                    (false, Some(seconds)) => RetryPolicy::fixed(
-                        config.max_attempts.saturating_sub(1),
-                        seconds.min(ibex_schwartz::limits::RUN_AFTER_MAX / 2),
-                    ),
-                    (false, None) => self.retry_policy(),
+                let retry = if finish.permanent.unwrap_or(false) {
+                    RetryPolicy::permanent()
+                } else {
+                    let policy = policy.unwrap_or_else(|| self.retry_policy());
+                    finish.otherwise.unwrap_or_default().changed(policy)
                 };
                 Ok(Finish::Fail {
                     message: finish.message.unwrap_or_default(),
@@ -521,6 +617,8 @@ struct Plain {
     handle: Handle,
     value: u64,
     keep: u64,
+    /// The call said how long.
+    is_said: bool,
     held: Option<Held>,
 }
 

@@ -17,6 +17,8 @@ mod galera;
 mod gearman;
 mod latency;
 mod poke;
+mod policies;
+mod remote;
 mod watching;
 
 mod wide;
