@@ -90,7 +90,8 @@ impl Event {
 /// Why a job's events ended early; set by the connection before it lets go.
 pub(crate) type Cause = Arc<Mutex<Option<Error>>>;
 
-/// A job that is waited for: a foreground job, or one that was attached to. Dropping it stops listening; the server drops the job when no other client wants it.
+/// A job that is waited for: a foreground job, or one that was attached to. Dropping it stops listening;
+/// the server drops the job when no other client wants it.
 #[derive(Debug)]
 pub struct Job {
     pub(crate) handle: Handle,

@@ -180,8 +180,8 @@ impl Worker {
         self
     }
 
-    /// Servers hand jobs over by themselves, each as long as this worker holds fewer than `jobs` of its: two packets for a job instead of up to six. Those beyond
-    /// the [`concurrency`](Self::concurrency) wait here, their timeouts already running. Servers without this extension are asked for each job as ever.
+    /// Servers hand jobs over by themselves, each as long as this worker holds fewer than `jobs` of its: two packets for a job instead of up to six. Those
+    /// beyond the [`concurrency`](Self::concurrency) wait here, their timeouts already running. Servers without this extension are asked for each job.
     pub fn push(mut self, jobs: u32) -> Self {
         self.wants.push = Some(jobs.clamp(1, PUSH_MAX));
         self

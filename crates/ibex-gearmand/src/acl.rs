@@ -97,6 +97,12 @@ impl Acl {
         })
     }
 
+    /// Whether a token opens anything.
+    pub(crate) fn has_tokens(&self) -> bool {
+        let mut whom = self.rules.iter().map(|(who, _)| who);
+        whom.any(|who| matches!(who, Who::Token(_)))
+    }
+
     /// Whether the peer may send this packet. Jobs are followed, finished and given back by whoever has their handles.
     pub(crate) fn allows(&self, peer: &Identity, request: &Request<'_>) -> bool {
         match *request {

@@ -17,8 +17,10 @@ ibex_kit::config! {
         restart tls: bool = false,
         /// Addresses without TLS although `tls` is on.
         live listen_plain: Vec<ListenAddr>,
-        /// TCP addresses of the HTTP front: POST /FUNCTION submits a job, the answer is its result. Plain HTTP; empty: none.
+        /// TCP addresses of the HTTP front: POST /FUNCTION submits a job, the answer is its result. Empty: none.
         live http_listen: Vec<ListenAddr>,
+        /// TLS on all addresses of `http_listen`, with the same certificates.
+        restart http_tls: bool = false,
         /// Certificate chain, PEM. This file, the key and the authorities are read again at a reload.
         restart tls_cert: String,
         /// Its private key, PEM.
@@ -69,6 +71,9 @@ ibex_kit::config! {
         live worker_wakeup: String = "auto".to_owned(),
         /// How long a woken worker may take before others are woken too (auto only), 1ms to 10s.
         live wakeup_delay: Duration = Duration::from_millis(50),
+        /// How long a GRAB_JOB that finds nothing may stay unanswered, below 1s, for a worker whose last NO_JOB was followed by a job that soon: the job is
+        /// then its answer, which saves four packets. 0s answers at once.
+        live grab_hold: Duration = Duration::from_millis(1),
         /// Unit of CAN_DO_TIMEOUT: auto (below 1000 seconds, else milliseconds), s, ms.
         live timeout_unit: String = "auto".to_owned(),
         /// What a timeout does to a foreground job: fail or requeue.
@@ -83,7 +88,8 @@ ibex_kit::config! {
         restart packet_size_max: ByteSize = ByteSize::from_mib(128),
         /// Unsent bytes of one connection, at least 64K. Beyond: it is not read until it drains; after slow_client_timeout, or at twice this, it is closed.
         restart output_max: ByteSize = ByteSize::from_mib(64),
-        /// How long a connection may stay beyond output_max, 1s to 1h.
+        /// How long a connection may stay beyond output_max, and how long a caller of the HTTP front may pause within a request or while it is answered, 1s
+        /// to 1h.
         restart slow_client_timeout: Duration = Duration::from_secs(30),
         /// Connections from one address, for version 6 from one /64; 0 is no bound. Beyond: closed at once, counted. Unix sockets are not counted.
         restart connections_per_address: u32 = 0,
@@ -219,6 +225,7 @@ impl Config {
             timeout_action: self.action().unwrap_or_default(),
             wakeup: self.wakeup().unwrap_or_default(),
             wakeup_delay: self.wakeup_delay.std(),
+            grab_hold: self.grab_hold.std(),
             is_loss_failure: self.fail_on_worker_loss,
             is_round_robin: self.round_robin,
             exceptions_for_all: self.exceptions,
@@ -249,12 +256,17 @@ impl Config {
         })
     }
 
+    /// Whether anything is encrypted.
+    pub(crate) fn has_tls(&self) -> bool {
+        self.tls || self.http_tls
+    }
+
     fn check_doors(&self, check: &mut impl FnMut(&str, Result<(), String>)) {
         let needs = |is_there: bool| {
-            if is_there || !self.tls {
+            if is_there || !self.has_tls() {
                 Ok(())
             } else {
-                Err("is needed with tls".to_owned())
+                Err("is needed with tls and http_tls".to_owned())
             }
         };
         check("tls_cert", needs(!self.tls_cert.is_empty()));
@@ -341,6 +353,10 @@ impl Validate for Config {
                 delay.as_millis() >= 1 && delay.as_secs() <= 10,
                 "from 1ms to 10s",
             ),
+        );
+        check(
+            "grab_hold",
+            within(self.grab_hold.std().as_secs() < 1, "below 1s"),
         );
         check(
             "import_table",

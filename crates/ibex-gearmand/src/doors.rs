@@ -171,15 +171,17 @@ impl Doors for Gate {
 pub(crate) struct HttpGate {
     shared: Arc<Shared>,
     runtime: Handle,
+    is_tls: bool,
     /// By address: what ends its accepting.
     open: Mutex<BTreeMap<String, CancellationToken>>,
 }
 
 impl HttpGate {
     /// Call it inside the runtime.
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, is_tls: bool) -> Self {
         Self {
             shared,
+            is_tls,
             runtime: Handle::current(),
             open: Mutex::default(),
         }
@@ -199,7 +201,7 @@ impl Doors for HttpGate {
                 let until = self.shared.kit.draining().child_token();
                 let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
                 open.insert(address, until.clone());
-                let accepting = accept_http(Arc::clone(&self.shared), listener, until);
+                let accepting = accept_http(Arc::clone(&self.shared), listener, self.is_tls, until);
                 self.shared.kit.spawn("http", accepting);
             }
             Err(error) => tracing::error!(address, error = %error, "listener cannot be watched"),
@@ -220,6 +222,7 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 async fn accept_http(
     shared: Arc<Shared>,
     listener: tokio::net::TcpListener,
+    is_tls: bool,
     until: CancellationToken,
 ) {
     loop {
@@ -233,7 +236,7 @@ async fn accept_http(
                 if let Some(place) = Place::take(&shared, addr) {
                     let serving = Arc::clone(&shared);
                     shared.kit.spawn("http-connection", async move {
-                        crate::front::serve(serving, stream, addr).await;
+                        crate::front::serve(serving, stream, addr, is_tls).await;
                         drop(place);
                     });
                 }

@@ -1,42 +1,53 @@
 //! The HTTP front of the original: a request is a submission, its answer the job's result.
 //!
 //! Each request is a client of the job server under a number of its own, without a socket in an event loop: what the job server says to it comes through a
-//! channel. When the answer is dropped, because it is whole or because the caller went away, the client leaves. Not here: managing anything, TLS, keeping
-//! connections apart from requests; access rules hold for the caller's address.
+//! channel. When the answer is dropped, because it is whole or because the caller went away, the client leaves. Access rules hold for the caller's address, the
+//! name in its certificate, and its bearer token. Not here: managing anything, keeping connections apart from requests.
 //!
 //! ```text
 //!  POST /resize HTTP/1.1          SUBMIT_JOB resize - …             WORK_DATA …, WORK_COMPLETE
 //!  ────────────────────► Front ────────────────────► JobServer ────────────────────► the answer's body
 //! ```
+//!
+//! DIFFERS(gearmand): the original answers in HTTP/1.0 and closes; here connections are kept and bodies may be chunked. It takes the path as it stands, query
+//! and escapes included; here the function is the path, unescaped. It submits for HEAD, and hangs or hangs up on other methods; here they are 405. A failed
+//! job is 200 with it, here 502; a refused submission 200 with the error's code as handle, here a status. A part of the result overwrites the answer's head
+//! there, a warning takes the result's place; here parts come before the result and warnings are dropped.
 
 use std::convert::Infallible;
+use std::future::Future as _;
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Either, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt as _, Either, Full};
 use hyper::body::{Body, Frame, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ibex_gearman_core::{ConnId, Input, Reply};
 use ibex_gearman_proto::{ErrorCode, Mode, Priority, Request as Packet, Submit};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
+use tokio_rustls::TlsAcceptor;
 
 use crate::COMPATIBLE_VERSION;
 use crate::acl::Identity;
 use crate::driver::{FRONT, Shared, conn_id};
 use crate::peers::Peer;
+use crate::stall::Unstalled;
 
-/// A request head that takes longer to arrive ends the connection.
-const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
+/// Longest TLS handshake, as at the other listeners.
+const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 /// Longest `X-Gearman-Timeout`.
 const TIMEOUT_SECONDS_MAX: u64 = 86_400;
 /// What callers are told to wait when the queue is full.
@@ -49,6 +60,8 @@ const TIMEOUT: &str = "x-gearman-timeout";
 const HANDLE: &str = "x-gearman-job-handle";
 const COMMAND: &str = "x-gearman-command";
 const TRACE: &str = "traceparent";
+/// What an answer to a caller says that might have shown a token.
+const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer");
 
 /// What an answer is made of.
 #[derive(Debug)]
@@ -186,23 +199,31 @@ struct Parts {
     first: Option<Bytes>,
     /// `None` once the job has ended.
     call: Option<Call>,
+    /// The caller's own bound.
+    until: Option<Pin<Box<Sleep>>>,
 }
 
 impl Body for Parts {
     type Data = Bytes;
-    type Error = std::io::Error;
+    type Error = io::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(Ok(Frame::data(first))));
         }
         loop {
-            let Some(call) = &mut self.call else {
+            let Self { call, until, .. } = &mut *self;
+            let Some(call) = call else {
                 return Poll::Ready(None);
             };
+            let is_late = |until: &mut Pin<Box<Sleep>>| until.as_mut().poll(context).is_ready();
+            if until.as_mut().is_some_and(is_late) {
+                self.call = None;
+                return Poll::Ready(Some(Err(io::ErrorKind::TimedOut.into())));
+            }
             let Poll::Ready(word) = call.poll_next(context) else {
                 return Poll::Pending;
             };
@@ -216,7 +237,7 @@ impl Body for Parts {
                 Some(Word::Failed | Word::Refused(_)) | None => {
                     self.call = None;
                     // The head is out: a cut body is what is left to tell of it.
-                    return Poll::Ready(Some(Err(std::io::Error::other("job failed"))));
+                    return Poll::Ready(Some(Err(io::Error::other("job failed"))));
                 }
             }
         }
@@ -225,35 +246,76 @@ impl Body for Parts {
 
 type Answer = Response<Either<Full<Bytes>, Parts>>;
 
+/// Who calls.
+#[derive(Debug, Clone)]
+struct Caller {
+    peer: Peer,
+    /// The common name of its certificate.
+    name: Option<Vec<u8>>,
+}
+
 /// Serves one connection until it ends or the daemon stops.
-pub(crate) async fn serve(shared: Arc<Shared>, stream: TcpStream, addr: SocketAddr) {
+pub(crate) async fn serve(shared: Arc<Shared>, stream: TcpStream, addr: SocketAddr, is_tls: bool) {
     let peer = Peer {
         fd: stream.as_raw_fd(),
         addr: Some(addr),
     };
+    if let Err(error) = stream.set_nodelay(true) {
+        // The connection works without; it may be gone already.
+        tracing::debug!(error = %error, "socket options");
+    }
     let stopping = shared.kit.draining();
-    let service = service_fn(move |request| {
-        let shared = Arc::clone(&shared);
-        async move { Ok::<_, Infallible>(answer(&shared, peer, request).await) }
-    });
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME_MAX);
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
-    tokio::select! {
-        outcome = connection => {
-            if let Err(error) = outcome {
-                tracing::debug!(peer = %addr, error = %error, "connection ended");
+    let serving = async {
+        match shared.tls.as_ref().filter(|_| is_tls) {
+            None => talk(&shared, stream, Caller { peer, name: None }).await,
+            Some(tls) => {
+                let accepting = TlsAcceptor::from(tls.current()).accept(stream);
+                let Ok(Ok(stream)) = timeout(HANDSHAKE_TIME_MAX, accepting).await else {
+                    let failed = &shared.traffic.handshakes_failed;
+                    failed.fetch_add(1, Ordering::Relaxed);
+                    return;
+                };
+                let certificates = stream.get_ref().1.peer_certificates();
+                let certificate = certificates.and_then(|chain| chain.first());
+                let name = certificate
+                    .and_then(|certificate| ibex_tls::common_name(certificate))
+                    .map(<[u8]>::to_vec);
+                talk(&shared, stream, Caller { peer, name }).await;
             }
         }
+    };
+    tokio::select! {
+        () = serving => {}
         () = stopping.cancelled() => {}
     }
 }
 
-async fn answer(shared: &Arc<Shared>, peer: Peer, request: Request<Incoming>) -> Answer {
+async fn talk<S>(shared: &Arc<Shared>, stream: S, caller: Caller)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let addr = caller.peer.addr;
+    let caller = Arc::new(caller);
+    let service = service_fn(move |request| {
+        let (shared, caller) = (Arc::clone(shared), Arc::clone(&caller));
+        async move { Ok::<_, Infallible>(answer(&shared, &caller, request).await) }
+    });
+    // A caller is waited for as long as a slow client is.
+    let patience = shared.bounds.slow_client_timeout;
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(patience);
+    let stream = Unstalled::new(stream, Arc::clone(shared), patience);
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = connection.await {
+        tracing::debug!(peer = ?addr, error = %error, "connection ended");
+    }
+}
+
+async fn answer(shared: &Arc<Shared>, caller: &Caller, request: Request<Incoming>) -> Answer {
     let trace = request.headers().get(TRACE).cloned();
-    let mut answer = match run(shared, peer, request).await {
+    let mut answer = match run(shared, caller, request).await {
         Ok(answer) => answer,
         Err(status) => plain(status, b""),
     };
@@ -263,6 +325,11 @@ async fn answer(shared: &Arc<Shared>, peer: Peer, request: Request<Incoming>) ->
     }
     if let Some(trace) = trace {
         headers.insert(TRACE, trace);
+    }
+    if answer.status() == StatusCode::UNAUTHORIZED {
+        answer
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, CHALLENGE);
     }
     if answer.status() == StatusCode::SERVICE_UNAVAILABLE {
         let after = HeaderValue::from_static(RETRY_AFTER);
@@ -284,7 +351,9 @@ struct Wish {
     priority: Priority,
     mode: Mode,
     timeout: Option<Duration>,
+    /// What the job server takes for headers.
     headers: Vec<u8>,
+    token: Option<Bytes>,
 }
 
 impl Wish {
@@ -306,8 +375,10 @@ impl Wish {
             }
         };
         let unique = text(UNIQUE).unwrap_or(b"-");
-        let trace = text(TRACE).filter(|v| !v.contains(&b';') && !v.contains(&0));
-        let trace = trace.map(|trace| [b"traceparent=", trace].concat());
+        let mut wished = Vec::new();
+        if let Some(trace) = text(TRACE) {
+            ibex_gearman_proto::headers::put(&mut wished, TRACE, trace);
+        }
         if unique.contains(&0) {
             return None;
         }
@@ -320,14 +391,25 @@ impl Wish {
                 Mode::Foreground
             },
             timeout,
-            headers: trace.unwrap_or_default(),
+            headers: wished,
+            token: text(header::AUTHORIZATION.as_str()).and_then(bearer),
         })
     }
 }
 
+/// The token in an `Authorization` of the scheme `Bearer`.
+fn bearer(value: &[u8]) -> Option<Bytes> {
+    let (scheme, token) = value.split_at_checked(SCHEME.len())?;
+    scheme
+        .eq_ignore_ascii_case(SCHEME)
+        .then(|| Bytes::copy_from_slice(token.trim_ascii()))
+}
+
+const SCHEME: &[u8] = b"Bearer ";
+
 async fn run(
     shared: &Arc<Shared>,
-    peer: Peer,
+    caller: &Caller,
     request: Request<Incoming>,
 ) -> Result<Answer, StatusCode> {
     let function = function_of(request.uri().path()).ok_or(StatusCode::BAD_REQUEST)?;
@@ -341,18 +423,20 @@ async fn run(
         return Err(StatusCode::NOT_FOUND);
     }
     let wish = Wish::of(request.headers()).ok_or(StatusCode::BAD_REQUEST)?;
-    let workload = if has_body {
-        read(request.into_body(), shared.decoder.payload_max()).await?
-    } else {
-        Bytes::new()
-    };
+    authorise(shared, caller, &function, &wish)?;
+    // One more argument before the data, as for any client that asked for headers.
+    let mut data = [&wish.headers[..], b"\0"].concat();
+    if has_body {
+        read(shared, request.into_body(), &mut data).await?;
+    }
     let deadline = wish.timeout.map(|timeout| Instant::now() + timeout);
-    let mut call = Call::open(shared, peer);
-    submit(&call, &function, &wish, &workload)?;
+    let mut call = Call::open(shared, caller.peer);
+    submit(&call, &function, &wish, &data);
+    drop(data);
     let talking = first_words(&mut call, wish.mode);
     let (handle, last) = match deadline {
         None => talking.await?,
-        Some(deadline) => tokio::time::timeout_at(deadline.into(), talking)
+        Some(deadline) => timeout_at(deadline, talking)
             .await
             .map_err(|_| StatusCode::GATEWAY_TIMEOUT)??,
     };
@@ -366,6 +450,7 @@ async fn run(
             let parts = Parts {
                 first: Some(data),
                 call: Some(call),
+                until: deadline.map(|deadline| Box::pin(sleep_until(deadline))),
             };
             ("WORK_DATA", Response::new(Either::Right(parts)))
         }
@@ -387,43 +472,74 @@ fn function_of(path: &str) -> Option<Vec<u8>> {
     (!function.contains(&0)).then_some(function)
 }
 
-async fn read(body: Incoming, bytes_max: usize) -> Result<Bytes, StatusCode> {
-    match Limited::new(body, bytes_max).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(StatusCode::PAYLOAD_TOO_LARGE),
-        Err(_) => Err(StatusCode::BAD_REQUEST),
+/// Whether this caller may submit this. Asked before the body is read.
+fn authorise(
+    shared: &Shared,
+    caller: &Caller,
+    function: &[u8],
+    wish: &Wish,
+) -> Result<(), StatusCode> {
+    let Some(acl) = shared.acl() else {
+        return Ok(());
+    };
+    let identity = Identity {
+        addr: caller.peer.addr.map(|addr| addr.ip()),
+        name: caller.name.clone(),
+        token: wish.token.clone().filter(|token| acl.knows(token)),
+    };
+    let packet = Packet::Submit(Submit::new(function, b"", b""));
+    if acl.allows(&identity, &packet) {
+        return Ok(());
+    }
+    shared.traffic.denied.fetch_add(1, Ordering::Relaxed);
+    Err(if identity.token.is_none() && acl.has_tokens() {
+        StatusCode::UNAUTHORIZED
+    } else {
+        StatusCode::FORBIDDEN
+    })
+}
+
+/// Appends a body as it comes.
+async fn read(shared: &Shared, mut body: Incoming, data: &mut Vec<u8>) -> Result<(), StatusCode> {
+    let bytes_max = shared.decoder.payload_max();
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if announced > bytes_max {
+        return Err(StatusCode::PAYLOAD_TOO_LARGE);
+    }
+    let mut bytes_left = bytes_max;
+    loop {
+        let coming = timeout(shared.bounds.slow_client_timeout, body.frame());
+        let frame = match coming.await {
+            Ok(None) => return Ok(()),
+            Ok(Some(frame)) => frame.map_err(|_| StatusCode::BAD_REQUEST)?,
+            Err(_) => {
+                let closed = &shared.traffic.slow_closed;
+                closed.fetch_add(1, Ordering::Relaxed);
+                return Err(StatusCode::REQUEST_TIMEOUT);
+            }
+        };
+        // Trailers say nothing here.
+        if let Ok(part) = frame.into_data() {
+            bytes_left = bytes_left
+                .checked_sub(part.len())
+                .ok_or(StatusCode::PAYLOAD_TOO_LARGE)?;
+            data.extend_from_slice(&part);
+        }
     }
 }
 
-fn submit(call: &Call, function: &[u8], wish: &Wish, workload: &[u8]) -> Result<(), StatusCode> {
-    let shared = &call.shared;
-    // One more argument before the data, as for any client that asked for headers.
-    let data = [&wish.headers[..], b"\0", workload].concat();
+fn submit(call: &Call, function: &[u8], wish: &Wish, data: &[u8]) {
     let submit = Submit {
         priority: wish.priority,
         mode: wish.mode,
-        ..Submit::new(function, &wish.unique, &data)
+        ..Submit::new(function, &wish.unique, data)
     };
-    let packet = Packet::Submit(submit);
-    let acl = shared.acl();
-    shared.act(|hub, now| {
-        let peer = Identity {
-            addr: hub
-                .peers
-                .get(&call.id)
-                .and_then(|peer| peer.addr)
-                .map(|addr| addr.ip()),
-            ..Identity::default()
-        };
-        if acl.is_some_and(|acl| !acl.allows(&peer, &packet)) {
-            shared.traffic.denied.fetch_add(1, Ordering::Relaxed);
-            return Err(StatusCode::FORBIDDEN);
-        }
+    call.shared.act(|hub, now| {
         let option = Packet::Option { name: b"headers" };
         hub.server.handle(now, Input::Packet(call.id, option));
+        let packet = Packet::Submit(submit);
         hub.server.handle(now, Input::Packet(call.id, packet));
-        Ok(())
-    })
+    });
 }
 
 /// The job's handle, and how the answer begins.

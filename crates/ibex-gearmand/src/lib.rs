@@ -21,7 +21,7 @@
 //! reactor, which tells the job server; only then JOB_CREATED leaves.
 //!
 //! Listeners come and go with reloads (`doors.rs`), speak TLS (`tls.rs`) and ask the access rules (`acl.rs`). The HTTP front (`front.rs`) is a client of the
-//! job server for each request, in tasks.
+//! job server for each request, in tasks whose writes do not wait for ever (`stall.rs`).
 //!
 //! Lock order: the job server, then a mailbox. Nothing blocks under the job server's lock.
 #![forbid(unsafe_code)]
@@ -40,6 +40,7 @@ mod page;
 mod peers;
 mod reactor;
 mod server;
+mod stall;
 mod store;
 mod tls;
 

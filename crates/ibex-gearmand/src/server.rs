@@ -92,7 +92,7 @@ pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
         threads.push(kit.thread(&format!("reactor-{index}"), move || reactor.run())?);
     }
     open_doors(&config, &shared, doors);
-    let gate = HttpGate::new(Arc::clone(&shared));
+    let gate = HttpGate::new(Arc::clone(&shared), config.http_tls);
     http.follow(|config: &Config| config.http_listen.clone(), gate);
     kit.ready().await?;
     kit.draining().cancelled().await;
@@ -147,7 +147,7 @@ const ADDRESSES: [fn(&Config) -> Vec<ListenAddr>; 3] = [
 ];
 
 fn open_access(config: &Config) -> Result<Access, String> {
-    let tls = if config.tls {
+    let tls = if config.has_tls() {
         Some(Tls::open(config)?)
     } else {
         None

@@ -39,14 +39,17 @@ impl Tls {
         Ok(())
     }
 
+    /// What a session begins with now.
+    pub(crate) fn current(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// A stream over a socket that was just accepted.
     ///
     /// # Errors
     /// The library cannot make a session.
     pub(crate) fn accept(&self, socket: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-        let current = Arc::clone(&current);
-        TlsStream::new(socket, current, WRITE_BYTES_MAX)
+        TlsStream::new(socket, self.current(), WRITE_BYTES_MAX)
     }
 }
 

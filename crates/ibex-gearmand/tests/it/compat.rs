@@ -11,14 +11,22 @@ use ibex_testkit::{Daemon, skip, wait};
 use crate::packets::Wire;
 
 /// The original as a child process.
-struct Original(
+pub(crate) struct Original(
     Child,
     SocketAddr,
     #[expect(dead_code, reason = "kept until the process is gone")] tempfile::TempDir,
 );
 
 impl Original {
-    fn start() -> Option<Self> {
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.1
+    }
+
+    pub(crate) fn start() -> Option<Self> {
+        Self::start_with(&[])
+    }
+
+    pub(crate) fn start_with(flags: &[String]) -> Option<Self> {
         let program = skip::program("gearmand")?;
         let port = ibex_testkit::ports::free().port();
         // It unlinks its pid file when it starts and ends: never a path that anybody else needs.
@@ -34,6 +42,7 @@ impl Original {
                 "-l",
                 "stderr",
             ])
+            .args(flags)
             .arg("-P")
             .arg(dir.path().join("pid"))
             .stdin(Stdio::null())

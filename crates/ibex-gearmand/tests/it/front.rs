@@ -2,11 +2,13 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::thread::JoinHandle;
 
 use ibex_gearman_proto::{Grab, Request};
 use ibex_testkit::http::{Request as Http, Response};
-use ibex_testkit::{Daemon, wait};
+use ibex_testkit::{Daemon, ports, tls, wait};
+use rustix::process::Signal;
 
 use crate::packets::Wire;
 
@@ -218,5 +220,244 @@ fn a_caller_that_leaves_takes_its_job_along() {
         operator.list("status") == ["f\\t0\\t0\\t0"]
     })
     .unwrap();
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn tokens_open_what_the_rules_say() {
+    let dir = tempfile::tempdir().unwrap();
+    let rules = dir.path().join("rules");
+    std::fs::write(&rules, "token=s3cret submit f*\n* submit g work * admin\n").unwrap();
+    let daemon = start(&[("acl_file", &rules.display().to_string())]);
+    let addr = daemon.addr("gearman_http").unwrap();
+    let background = |function: &str, token: Option<&str>| {
+        let request = post(function, "x").header("X-Gearman-Background", "true");
+        let request = match token {
+            Some(token) => request.header("Authorization", token),
+            None => request,
+        };
+        let answer = request.send(addr).unwrap();
+        let challenge = answer.header("www-authenticate").map(str::to_owned);
+        (answer.status, challenge)
+    };
+    let refused = (401, Some("Bearer".to_owned()));
+    assert_eq!(background("f", None), refused);
+    assert_eq!(background("f", Some("Bearer wrong")), refused);
+    assert_eq!(background("f", Some("Basic s3cret")), refused);
+    assert_eq!(background("f", Some("Bearer")), refused);
+    assert_eq!(background("f", Some("Bearer s3cret")), (200, None));
+    assert_eq!(background("f", Some("bearer  s3cret ")), (200, None));
+    // Known, and not allowed to.
+    assert_eq!(background("h", Some("Bearer s3cret")), (403, None));
+    assert_eq!(background("g", None), (200, None));
+    // A token is for its request alone.
+    assert_eq!(background("f", None), refused);
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn requests_over_tls_by_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    tls::put(dir.path(), "first");
+    let rules = dir.path().join("rules");
+    std::fs::write(&rules, "cn=* submit f\n").unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let daemon = start(&[
+        ("http_tls", "true"),
+        ("tls_cert", &at("cert")),
+        ("tls_key", &at("key")),
+        ("tls_ca", &tls::file("ca.pem").display().to_string()),
+        ("tls_verify", "optional"),
+        ("acl_file", &rules.display().to_string()),
+    ]);
+    let addr = daemon.addr("gearman_http").unwrap();
+    let status = |version, with_certificate| {
+        let mut stream = tls::connect(addr, "localhost", &[version], with_certificate);
+        stream
+            .write_all(b"POST /f HTTP/1.1\r\nHost: h\r\nX-Gearman-Background: true\r\nContent-Length: 1\r\n\r\nx")
+            .unwrap();
+        stream.flush().unwrap();
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+        line
+    };
+    for version in tls::VERSIONS {
+        assert_eq!(status(version, true), "HTTP/1.1 200 OK\r\n");
+        assert_eq!(status(version, false), "HTTP/1.1 403 Forbidden\r\n");
+    }
+    // The data port is plain all the same; a plain caller of the front is not understood, and counted.
+    assert!(
+        Wire::connect(daemon.addr("gearman").unwrap())
+            .said()
+            .is_empty()
+    );
+    let mut plain = TcpStream::connect(addr).unwrap();
+    plain
+        .write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        .unwrap();
+    let mut answer = Vec::new();
+    drop(plain.read_to_end(&mut answer));
+    assert!(!answer.starts_with(b"HTTP"), "{}", answer.escape_ascii());
+    wait::until_true("the failed handshake to be counted", || {
+        let failed = daemon.metric("ibex_gearmand_handshakes_failed_total");
+        failed.unwrap() >= 1.0
+    })
+    .unwrap();
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn addresses_of_the_front_follow_a_reload() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("gearmand.toml");
+    let configure = |path: &Path, addrs: &[SocketAddr]| {
+        let addrs: Vec<String> = addrs.iter().map(ToString::to_string).collect();
+        std::fs::write(path, format!("http_listen = {addrs:?}\n")).unwrap();
+    };
+    let [kept, removed, added] = [(); 3].map(|()| ports::free());
+    configure(&config, &[kept, removed]);
+    let daemon = Daemon::builder("ibex-gearmand")
+        .without_env("IBEX_HTTP_LISTEN")
+        .arg("--config")
+        .arg(config.as_os_str())
+        .start()
+        .unwrap();
+    let is_open = |addr: SocketAddr| TcpStream::connect(addr).is_ok();
+    let status = |stream: &mut BufReader<TcpStream>| {
+        stream
+            .get_mut()
+            .write_all(b"HEAD / HTTP/1.1\r\nHost: h\r\n\r\n")
+            .unwrap();
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert!(stream.read_line(&mut head).unwrap() > 0);
+        }
+        head.lines().next().unwrap_or_default().to_owned()
+    };
+    let mut leaving = BufReader::new(TcpStream::connect(removed).unwrap());
+    assert_eq!(status(&mut leaving), "HTTP/1.1 200 OK");
+    configure(&config, &[kept, added]);
+    daemon.signal(Signal::HUP).unwrap();
+    wait::until_true("the new address to open", || is_open(added)).unwrap();
+    wait::until_true("the old address to close", || !is_open(removed)).unwrap();
+    // Whoever was connected there is served on.
+    assert_eq!(status(&mut leaving), "HTTP/1.1 200 OK");
+    for addr in [kept, added] {
+        let mut stream = BufReader::new(TcpStream::connect(addr).unwrap());
+        assert_eq!(status(&mut stream), "HTTP/1.1 200 OK");
+    }
+    configure(&config, &[]);
+    daemon.signal(Signal::HUP).unwrap();
+    for addr in [kept, added] {
+        wait::until_true("the address to close", || !is_open(addr)).unwrap();
+    }
+    configure(&config, &[kept]);
+    daemon.signal(Signal::HUP).unwrap();
+    wait::until_true("the address to open again", || is_open(kept)).unwrap();
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn callers_that_stop_amid_a_request_or_an_answer_are_let_go() {
+    let daemon = start(&[("slow_client_timeout", "1s"), ("output_max", "1M")]);
+    let addr = daemon.addr("gearman_http").unwrap();
+    let slow = || {
+        daemon
+            .metric("ibex_gearmand_connections_slow_total")
+            .unwrap()
+    };
+    let answer = |sent: &[u8]| {
+        let mut stream = TcpStream::connect(addr).unwrap();
+        stream.write_all(sent).unwrap();
+        let mut answer = Vec::new();
+        drop(stream.read_to_end(&mut answer));
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    // Half a head, half a body.
+    let said = answer(b"POST /f HTTP/1.1\r\nHo");
+    assert!(
+        said.is_empty() || said.starts_with("HTTP/1.1 408 "),
+        "{said}"
+    );
+    let said = answer(b"POST /f HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nab");
+    assert!(said.starts_with("HTTP/1.1 408 "), "{said}");
+    assert!(slow() >= 1.0);
+    let before = slow();
+    // An answer that nobody reads: far beyond what the sockets hold.
+    let mut deaf = TcpStream::connect(addr).unwrap();
+    deaf.write_all(b"GET /large HTTP/1.1\r\nHost: h\r\n\r\n")
+        .unwrap();
+    let (mut worker, packet) = taken(&daemon, b"large");
+    worker.send(Request::WorkComplete {
+        handle: handle_in(&packet).as_bytes(),
+        data: &vec![b'x'; 32 << 20],
+    });
+    wait::until_true("the deaf caller to be closed", || slow() > before).unwrap();
+    assert!(worker.said().is_empty());
+    wait::until_true("its connection to be gone", || {
+        daemon.metric("ibex_gearmand_connections").unwrap() < 2.0
+    })
+    .unwrap();
+    drop(deaf);
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn bounds_of_heads_and_bodies() {
+    let daemon = start(&[("packet_size_max", "2K")]);
+    let addr = daemon.addr("gearman_http").unwrap();
+    let status = |request: Http| request.send(addr).unwrap().status;
+    let mut many = Http::get("/f");
+    for n in 0..200 {
+        many = many.header(&format!("X-{n}"), "y");
+    }
+    assert_eq!(status(many), 431);
+    let background = |body: &str| post("f", body).header("X-Gearman-Background", "true");
+    assert_eq!(status(background(&"x".repeat(2048))), 200);
+    assert_eq!(status(background(&"x".repeat(2049))), 413);
+    // The same without an announced length.
+    let chunked = |bytes: usize| {
+        let mut stream = TcpStream::connect(addr).unwrap();
+        stream
+            .write_all(b"POST /f HTTP/1.1\r\nHost: h\r\nConnection: close\r\nX-Gearman-Background: true\r\nTransfer-Encoding: chunked\r\n\r\n")
+            .unwrap();
+        for _ in 0..bytes / 128 {
+            // A server that has heard enough may have hung up.
+            drop(stream.write_all(format!("80\r\n{}\r\n", "x".repeat(128)).as_bytes()));
+        }
+        drop(stream.write_all(b"0\r\n\r\n"));
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+        line
+    };
+    assert_eq!(chunked(2048), "HTTP/1.1 200 OK\r\n");
+    assert_eq!(chunked(2048 + 128), "HTTP/1.1 413 Payload Too Large\r\n");
+    assert_eq!(
+        status(Http::get("/f").header("traceparent", &"t".repeat(4090))),
+        400
+    );
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn parts_end_with_the_callers_time() {
+    let daemon = start(&[]);
+    let mut caller = TcpStream::connect(daemon.addr("gearman_http").unwrap()).unwrap();
+    caller
+        .write_all(b"GET /parts HTTP/1.1\r\nHost: h\r\nX-Gearman-Timeout: 1\r\n\r\n")
+        .unwrap();
+    let (mut worker, packet) = taken(&daemon, b"parts");
+    worker.send(Request::WorkData {
+        handle: handle_in(&packet).as_bytes(),
+        data: b"first",
+    });
+    let mut answer = Vec::new();
+    let _cut = caller.read_to_end(&mut answer);
+    let answer = String::from_utf8_lossy(&answer);
+    // On a busy machine the time may be over before the part is there.
+    assert!(
+        answer.starts_with("HTTP/1.1 504 ") || answer.ends_with("5\r\nfirst\r\n"),
+        "{answer}"
+    );
     daemon.stop().unwrap();
 }
