@@ -24,6 +24,7 @@ pub const DURATION_BUCKETS: [f64; 14] = [
 /// Declares metrics on the process's registry. Names start with the daemon's short name; `ibex_` is put before them.
 pub struct Metrics {
     registry: Mutex<Registry>,
+    foreign: Mutex<Registry>,
 }
 
 impl fmt::Debug for Metrics {
@@ -36,6 +37,7 @@ impl Default for Metrics {
     fn default() -> Self {
         Self {
             registry: Mutex::new(Registry::with_prefix("ibex")),
+            foreign: Mutex::default(),
         }
     }
 }
@@ -47,12 +49,20 @@ impl Metrics {
         declare(&mut lock(&self.registry))
     }
 
+    /// As [`Metrics::with`], for names that are an agreement with others and have no `ibex_` before them.
+    pub fn with_foreign<R>(&self, declare: impl FnOnce(&mut Registry) -> R) -> R {
+        declare(&mut lock(&self.foreign))
+    }
+
     /// The daemon's metrics in OpenMetrics form, without the end mark.
     pub(crate) fn encode(&self) -> String {
         let mut text = String::new();
-        let registry = lock(&self.registry);
-        if prometheus_client::encoding::text::encode_registry(&mut text, &registry).is_err() {
-            tracing::error!("a metric cannot be written");
+        for registry in [&self.registry, &self.foreign] {
+            if prometheus_client::encoding::text::encode_registry(&mut text, &lock(registry))
+                .is_err()
+            {
+                tracing::error!("a metric cannot be written");
+            }
         }
         text
     }
