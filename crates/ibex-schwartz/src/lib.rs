@@ -32,6 +32,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod apart;
 mod client;
 mod cron;
 mod database;
@@ -50,12 +51,14 @@ mod leader;
 mod lease;
 mod list;
 mod many;
+mod once;
 mod options;
 mod pause;
 mod policy;
 mod ready;
 mod relay;
 mod remote;
+mod rendezvous;
 pub mod schema;
 mod seen;
 mod settings;
@@ -67,6 +70,7 @@ pub mod testing;
 mod wide;
 mod within;
 mod worker;
+mod workers;
 
 pub use client::{Atomic, Client, ClientBuilder, UniqueScope};
 pub use cron::{CatchUp, CronEntry, Schedule};
@@ -81,6 +85,7 @@ pub use insert::Inserted;
 pub use job::{Job, StoredJob, When, limits};
 pub use leader::{Lost, LostLease};
 pub use list::{Change, Failure, FuncCount, Query, State, Status};
+pub use once::Once;
 pub use options::{Concurrency, Merge, OnDeath, OnFail, Parent, Rate, Unique, UniqueBy};
 pub use pause::PARKED;
 pub use policy::{Backoff, RetryPolicy, Said};
@@ -94,3 +99,4 @@ pub use worker::{FunctionOptions, JobContext, Outcome, Source, Worker};
 
 /// A client by the library's own name: `Schwartz::builder().db(url).build()`.
 pub type Schwartz = Client;
+pub use workers::{KnownWorker, SeenWorker, WORKER_DEAD_SECONDS};

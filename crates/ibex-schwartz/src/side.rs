@@ -8,9 +8,11 @@ use crate::error::Error;
 use crate::finish::Fence;
 use crate::handle::Handle;
 use crate::list;
+use crate::once;
 use crate::relay;
 use crate::settings::{self, Retain};
 use crate::wide::{self, Effects};
+use crate::workers;
 use bytes::Bytes;
 use ibex_sql::{Db, Engine, params};
 
@@ -80,9 +82,23 @@ pub struct Ended {
 
 /// Makes the tables; `false` when the database does not allow it.
 pub(crate) async fn create(db: &Db, prefix: &str) -> Result<bool, Error> {
-    let lists: [&[&str]; 4] = match db.engine() {
-        Engine::Sqlite => [&SQLITE, &wide::SQLITE, &[settings::SQLITE], &relay::SQLITE],
-        Engine::MySql => [&MYSQL, &wide::MYSQL, &[settings::MYSQL], &relay::MYSQL],
+    let lists: [&[&str]; 6] = match db.engine() {
+        Engine::Sqlite => [
+            &SQLITE,
+            &wide::SQLITE,
+            &[settings::SQLITE],
+            &relay::SQLITE,
+            &once::SQLITE,
+            &workers::SQLITE,
+        ],
+        Engine::MySql => [
+            &MYSQL,
+            &wide::MYSQL,
+            &[settings::MYSQL],
+            &relay::MYSQL,
+            &once::MYSQL,
+            &workers::MYSQL,
+        ],
     };
     for statement in lists.into_iter().flatten() {
         match db
@@ -468,6 +484,8 @@ impl Database {
         Ok(first
             + self.clean_wide(CLEAN_ROWS_MAX).await?
             + self.clean_relay(CLEAN_ROWS_MAX).await?
+            + self.clean_once(CLEAN_ROWS_MAX).await?
+            + self.clean_workers(CLEAN_ROWS_MAX).await?
             + self
                 .execute(past, params![RETAIN_TEXTS_SECONDS, CLEAN_ROWS_MAX])
                 .await?

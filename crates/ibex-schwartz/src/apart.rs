@@ -1,0 +1,51 @@
+//! Questions to one database of several, and counts of several as one list.
+//!
+//! Apart from the client's own questions, which go to all of them.
+
+use crate::client::Client;
+use crate::database::Database;
+use crate::error::Error;
+use crate::handle::Handle;
+use crate::list::FuncCount;
+use std::collections::BTreeMap;
+
+impl Client {
+    /// Jobs per function of one database.
+    ///
+    /// # Errors
+    /// What the database answers.
+    pub async fn counts_of(&self, database: &Database) -> Result<Vec<FuncCount>, Error> {
+        database.judge(database.counts().await)
+    }
+
+    /// The name of a function by its number in the database of a handle; `None` when it has none.
+    ///
+    /// # Errors
+    /// [`Error::ForeignHandle`], and what the database answers.
+    pub async fn func_of(&self, handle: &Handle, funcid: u32) -> Result<Option<String>, Error> {
+        let database = self.of(handle)?;
+        database.judge(database.funcname(funcid).await)
+    }
+}
+
+impl FuncCount {
+    /// Counts of several databases as one list, by name.
+    #[must_use]
+    pub fn sum(counts: impl IntoIterator<Item = Self>) -> Vec<Self> {
+        let mut sums = BTreeMap::<String, Self>::new();
+        for count in counts {
+            match sums.get_mut(&count.funcname) {
+                Some(sum) => {
+                    sum.ready += count.ready;
+                    sum.grabbed += count.grabbed;
+                    sum.scheduled += count.scheduled;
+                    sum.blocked += count.blocked;
+                    sum.paused_until = sum.paused_until.max(count.paused_until);
+                    sum.oldest_ready_age = sum.oldest_ready_age.max(count.oldest_ready_age);
+                }
+                None => drop(sums.insert(count.funcname.clone(), count)),
+            }
+        }
+        sums.into_values().collect()
+    }
+}
