@@ -10,10 +10,18 @@ ibex_kit::config! {
     pub struct Config {
         /// Addresses of the HTTP interface.
         live listen: Vec<ListenAddr> = vec![ListenAddr::Tcp { host: Some("127.0.0.1".to_owned()), port: 7373 }],
-        /// Bearer token that callers must show; give it as token_file. Empty: everybody who reaches the port.
-        restart token: Secret,
+        /// Bearer token that opens every call; give it as token_file. With no token at all everybody who reaches the port may call.
+        live token: Secret,
+        /// Bearer token for producers, who insert jobs and look at one by its handle; give it as token_insert_file.
+        live token_insert: Secret,
+        /// Bearer token for workers, who fetch and finish jobs; give it as token_work_file.
+        live token_work: Secret,
+        /// Names of this machine in a request's Host, beside addresses and localhost. Checked while there is no token and insecure is off.
+        live hosts: Vec<String>,
         /// Listen beyond this machine without a token.
         restart insecure: bool = false,
+        /// Time for a request's head to arrive (1s to 10m).
+        restart head_timeout: Duration = Duration::from_secs(30),
         /// More databases beside store.url.
         restart databases: Vec<String>,
         /// What the tables' names start with.
@@ -61,6 +69,15 @@ ibex_kit::config! {
     }
 }
 
+impl Config {
+    /// Whether callers must show a token.
+    pub(crate) fn has_token(&self) -> bool {
+        [&self.token, &self.token_insert, &self.token_work]
+            .iter()
+            .any(|token| !token.is_empty())
+    }
+}
+
 impl Validate for Config {
     fn validate(&self) -> Result<(), Vec<Problem>> {
         let mut problems = Vec::new();
@@ -81,6 +98,11 @@ impl Validate for Config {
             "grab_for",
             within(self.grab_for, 1000, 86_400_000),
             "must be 1s to 1d",
+        );
+        check(
+            "head_timeout",
+            within(self.head_timeout, 1000, 600_000),
+            "must be 1s to 10m",
         );
         check(
             "poll_interval",
@@ -116,7 +138,7 @@ impl Validate for Config {
         );
         check(
             "listen",
-            !is_open || self.insecure || !self.token.is_empty(),
+            !is_open || self.insecure || self.has_token(),
             "listens beyond this machine: give token_file, or set insecure = true",
         );
         if problems.is_empty() {

@@ -197,6 +197,13 @@ impl Leases {
             })
     }
 
+    /// The function of a job that is out; empty when this daemon gave no lease on it.
+    pub(crate) fn func(&self, database: &str, jobid: u64) -> String {
+        let held = self.lock();
+        let found = held.get(&(database.to_owned(), jobid));
+        found.map_or_else(String::new, |held| held.func.clone())
+    }
+
     /// The run is over, or the lease is lost.
     pub(crate) fn remove(&self, database: &str, jobid: u64) -> Option<Held> {
         let mut held = self.lock();
@@ -264,6 +271,18 @@ impl Leases {
             .values()
             .filter(|held| held.stream == Some(stream))
             .count()
+    }
+
+    /// How many each worker with a name has.
+    pub(crate) fn count_by_worker(&self) -> BTreeMap<String, u32> {
+        let mut counts = BTreeMap::new();
+        for held in self.lock().values().filter(|held| !held.worker.is_empty()) {
+            match counts.get_mut(&held.worker) {
+                Some(count) => *count += 1,
+                None => drop(counts.insert(held.worker.clone(), 1)),
+            }
+        }
+        counts
     }
 
     /// All, for pages.

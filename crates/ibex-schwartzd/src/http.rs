@@ -10,17 +10,20 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::fmt;
+use std::io::Read as _;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Bytes of a request body: 500 jobs of 32 KiB. Policy: 413, the rest is not read.
-const BODY_BYTES_MAX: usize = 16 << 20;
+pub(crate) const BODY_BYTES_MAX: usize = 16 << 20;
 /// A body that takes longer to arrive is cut off.
 const BODY_TIME_MAX: Duration = Duration::from_secs(30);
+/// The first bytes of everything that gzip packed.
+const GZIP_MARK: [u8; 2] = [0x1f, 0x8b];
 /// Nesting of a JSON body; deeper ones are refused before they are parsed.
-const JSON_DEPTH_MAX: usize = 64;
+pub(crate) const JSON_DEPTH_MAX: usize = 64;
 
 /// A refusal: status, code, message.
 #[derive(Debug)]
@@ -41,6 +44,14 @@ impl Refusal {
 
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
+    }
+
+    pub(crate) fn shutting_down() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "shutting_down",
+            "this daemon stops",
+        )
     }
 
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
@@ -139,6 +150,10 @@ fn typed(status: StatusCode, content_type: &'static str, body: Out) -> Reply {
     response
         .headers_mut()
         .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
     response
 }
 
@@ -157,7 +172,20 @@ pub(crate) fn ok(value: &Value) -> Reply {
 }
 
 pub(crate) fn refuse(refusal: &Refusal) -> Reply {
-    reply(refusal.status, &json!({ "error": refusal.to_json() }))
+    let mut reply = reply(refusal.status, &json!({ "error": refusal.to_json() }));
+    match refusal.status {
+        StatusCode::UNAUTHORIZED => {
+            let bearer = HeaderValue::from_static("Bearer realm=\"ibex-schwartzd\"");
+            reply.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
+        }
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+            reply
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        _ => {}
+    }
+    reply
 }
 
 pub(crate) fn text(content_type: &'static str, body: impl Into<Bytes>) -> Reply {
@@ -175,16 +203,28 @@ pub(crate) fn stream(content_type: &'static str, receiver: mpsc::Receiver<Bytes>
 
 /// The whole body as JSON; an empty one is `{}`.
 pub(crate) async fn json_body(body: Incoming) -> Result<Value, Refusal> {
+    parse(&body_bytes(body).await?)
+}
+
+/// The whole body as it came, or unpacked when it is gzip by its first bytes: JSON never begins so.
+pub(crate) async fn body_bytes(body: Incoming) -> Result<Bytes, Refusal> {
+    let too_large = || {
+        Refusal::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too_large",
+            format!("a body has at most {BODY_BYTES_MAX} bytes"),
+        )
+    };
+    // What is announced too large is not waited for.
+    if body.size_hint().lower() > u64::try_from(BODY_BYTES_MAX).unwrap_or(u64::MAX) {
+        return Err(too_large());
+    }
     let collected =
         tokio::time::timeout(BODY_TIME_MAX, Limited::new(body, BODY_BYTES_MAX).collect());
     let bytes = match collected.await {
         Ok(Ok(collected)) => collected.to_bytes(),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            return Err(Refusal::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "too_large",
-                format!("a body has at most {BODY_BYTES_MAX} bytes"),
-            ));
+            return Err(too_large());
         }
         Ok(Err(_)) => return Err(Refusal::bad_request("the body ends early")),
         Err(_) => {
@@ -195,7 +235,31 @@ pub(crate) async fn json_body(body: Incoming) -> Result<Value, Refusal> {
             ));
         }
     };
-    parse(&bytes)
+    if !bytes.starts_with(&GZIP_MARK) {
+        return Ok(bytes);
+    }
+    let unpacked = tokio::task::spawn_blocking(move || gunzip(&bytes)).await;
+    match unpacked {
+        Ok(Ok(bytes)) => Ok(bytes.into()),
+        Ok(Err(Some(()))) => Err(too_large()),
+        Ok(Err(None)) | Err(_) => Err(Refusal::bad_request(
+            "the body is cut off or damaged within its compression",
+        )),
+    }
+}
+
+/// Unpacks; `Some` says that there is more than a body may have, nothing that it is damaged.
+pub(crate) fn gunzip(bytes: &[u8]) -> Result<Vec<u8>, Option<()>> {
+    let mut unpacked = Vec::new();
+    let limit = u64::try_from(BODY_BYTES_MAX).unwrap_or(u64::MAX) + 1;
+    let read = flate2::read::MultiGzDecoder::new(bytes)
+        .take(limit)
+        .read_to_end(&mut unpacked);
+    match read {
+        Ok(_) if unpacked.len() > BODY_BYTES_MAX => Err(Some(())),
+        Ok(_) => Ok(unpacked),
+        Err(_) => Err(None),
+    }
 }
 
 /// JSON of at most [`JSON_DEPTH_MAX`] levels.
@@ -348,6 +412,29 @@ mod tests {
         );
         let all = json!({"a": [null, true, -1, u64::MAX, 1.5, "x"], "b": {}});
         assert_eq!(parse(all.to_string().as_bytes()).unwrap(), all);
+    }
+
+    #[test]
+    fn packed_bodies_are_bounded_by_what_is_in_them() {
+        use std::io::Write as _;
+        let pack = |bytes: &[u8]| {
+            let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            packer.write_all(bytes).unwrap();
+            packer.finish().unwrap()
+        };
+        let packed = pack(b"{\"func\": \"f\"}");
+        assert_eq!(gunzip(&packed).unwrap(), b"{\"func\": \"f\"}");
+        for length in 0..packed.len() {
+            let cut = packed.get(..length).unwrap();
+            assert!(gunzip(cut).is_err() || cut.is_empty(), "{length}");
+        }
+        assert_eq!(
+            gunzip(&pack(&vec![b' '; BODY_BYTES_MAX])).unwrap().len(),
+            BODY_BYTES_MAX
+        );
+        let bomb = pack(&vec![b' '; BODY_BYTES_MAX + 1]);
+        assert!(bomb.len() < 100_000);
+        assert_eq!(gunzip(&bomb), Err(Some(())));
     }
 
     #[test]

@@ -8,11 +8,11 @@
 //! and the wait is remembered by the waiter's own flag, and once a second one waiter of each function that has a ready job is woken, whose success wakes
 //! the next.
 
-use crate::metrics::Metrics;
+use crate::metrics::{Cause, CauseLabels, Metrics};
 use ibex_kit::Kit;
 use ibex_schwartz::{Client, Error, Grab, GrabbedJob, Only};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tokio::sync::{Notify, oneshot};
@@ -42,9 +42,27 @@ struct Asked {
 #[derive(Default)]
 struct Waiting {
     /// Waiters of each function, oldest first.
-    by_func: BTreeMap<String, BTreeMap<u64, Arc<Notify>>>,
+    by_func: BTreeMap<String, BTreeMap<u64, Arc<Bell>>>,
     /// Fetches that have not been served yet; an entry exists while a task serves that kind.
     grabs: BTreeMap<Kind, VecDeque<Asked>>,
+}
+
+/// Wakes one waiter, and says why.
+#[derive(Default)]
+struct Bell {
+    notify: Notify,
+    cause: AtomicU8,
+}
+
+impl Bell {
+    fn ring(&self, cause: Cause) {
+        self.cause.store(cause.code(), Ordering::Relaxed);
+        self.notify.notify_one();
+    }
+
+    fn cause(&self) -> Cause {
+        Cause::from_code(self.cause.load(Ordering::Relaxed))
+    }
 }
 
 /// The hub.
@@ -65,7 +83,7 @@ struct Place<'h> {
     hub: &'h Hub,
     funcs: &'h [String],
     id: u64,
-    notify: Arc<Notify>,
+    bell: Arc<Bell>,
 }
 
 impl Drop for Place<'_> {
@@ -127,7 +145,7 @@ impl Place<'_> {
                 .by_func
                 .entry(func.clone())
                 .or_default()
-                .insert(self.id, Arc::clone(&self.notify));
+                .insert(self.id, Arc::clone(&self.bell));
         }
     }
 }
@@ -149,17 +167,22 @@ impl Hub {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes up to `jobs` waiters of a function.
+    /// Wakes up to `jobs` waiters of a function after something this daemon did.
     pub(crate) fn wake(&self, func: &str, jobs: u64) {
+        self.wake_for(Cause::Own, func, jobs);
+    }
+
+    /// Wakes up to `jobs` waiters of a function.
+    pub(crate) fn wake_for(&self, cause: Cause, func: &str, jobs: u64) {
         let mut waiting = self.lock();
         let Some(waiters) = waiting.by_func.get_mut(func) else {
             return;
         };
         for _ in 0..jobs {
-            let Some((_, notify)) = waiters.pop_first() else {
+            let Some((_, bell)) = waiters.pop_first() else {
                 break;
             };
-            notify.notify_one();
+            bell.ring(cause);
         }
         if waiters.is_empty() {
             waiting.by_func.remove(func);
@@ -168,8 +191,13 @@ impl Hub {
 
     /// Wakes one waiter of each function: nobody knows whether there is something for it.
     pub(crate) fn tick(&self) {
+        self.wake_each(Cause::Tick);
+    }
+
+    /// Wakes one waiter of each function.
+    pub(crate) fn wake_each(&self, cause: Cause) {
         for func in self.waited_for() {
-            self.wake(&func, 1);
+            self.wake_for(cause, &func, 1);
         }
     }
 
@@ -196,8 +224,9 @@ impl Hub {
             hub: self,
             funcs: &want.funcs,
             id,
-            notify: Arc::new(Notify::new()),
+            bell: Arc::default(),
         };
+        let mut woken = None;
         loop {
             if self.closing.is_cancelled() {
                 return Ok(Vec::new());
@@ -208,18 +237,29 @@ impl Hub {
                 self.metrics
                     .pickup_seconds
                     .observe(started.elapsed().as_secs_f64());
+                if let Some(cause) = woken {
+                    self.picked_up(cause);
+                }
                 // There may be more than this fetch could take.
                 for func in &want.funcs {
-                    self.wake(func, 1);
+                    self.wake_for(woken.unwrap_or(Cause::Own), func, 1);
                 }
                 return Ok(jobs);
             }
             tokio::select! {
-                () = place.notify.notified() => {}
+                () = place.bell.notify.notified() => woken = Some(place.bell.cause()),
                 () = tokio::time::sleep_until(until.into()) => return Ok(Vec::new()),
                 () = self.closing.cancelled() => return Ok(Vec::new()),
             }
         }
+    }
+
+    fn picked_up(&self, cause: Cause) {
+        let by = cause.as_str();
+        self.metrics
+            .pickups
+            .get_or_create(&CauseLabels { by })
+            .inc();
     }
 
     /// Joins the grab of its kind that runs next.

@@ -33,13 +33,19 @@ mod hub;
 mod leading;
 mod metrics;
 mod orders;
+mod plain;
 mod poke;
+mod probe;
+mod roster;
 mod server;
+mod trace;
 mod upkeep;
 mod wal;
 
 pub use args::Args;
 pub use config::Config;
+#[doc(hidden)]
+pub use probe::probe;
 pub use server::run;
 
 /// The constant facts of this daemon.

@@ -1,8 +1,10 @@
 //! What operators want of workers: to take nothing more (quiet), or to end (stop). A worker hears of it in its next fetch.
 //!
-//! Apart from leases, because a worker without a job can be told, too. Kept in memory: a worker that asks a restarted daemon goes on as before.
+//! Apart from leases, because a worker without a job can be told, too. The databases hold them for all daemons; here is what was read last, so that no
+//! fetch asks for it.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::Notify;
 
@@ -25,6 +27,12 @@ impl Order {
             Self::Stop => "stop",
         }
     }
+
+    fn from_word(word: &str) -> Option<Self> {
+        [Self::Quiet, Self::Stop]
+            .into_iter()
+            .find(|order| order.as_str() == word)
+    }
 }
 
 /// All orders.
@@ -32,6 +40,8 @@ impl Order {
 pub(crate) struct Orders {
     orders: Mutex<BTreeMap<String, Order>>,
     changed: Notify,
+    /// Orders given at this daemon so far.
+    changes: AtomicU64,
 }
 
 impl Orders {
@@ -43,9 +53,33 @@ impl Orders {
             Some(order) => drop(orders.insert(worker.to_owned(), order)),
             None => drop(orders.remove(worker)),
         }
+        self.changes.fetch_add(1, Ordering::Relaxed);
         drop(orders);
         self.changed.notify_waiters();
         true
+    }
+
+    /// A count that grows with every order given here.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
+    }
+
+    /// Takes what the databases hold, unless an order was given here since `before` was counted: that is read the next time.
+    pub(crate) fn learn(&self, before: u64, read: BTreeMap<String, String>) {
+        let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.changes() != before {
+            return;
+        }
+        let new: BTreeMap<String, Order> = read
+            .into_iter()
+            .filter_map(|(worker, word)| Some((worker, Order::from_word(&word)?)))
+            .take(ORDERS_MAX)
+            .collect();
+        if *orders != new {
+            *orders = new;
+            drop(orders);
+            self.changed.notify_waiters();
+        }
     }
 
     /// The worker's order.
@@ -93,5 +127,19 @@ mod tests {
             orders.set("other", Some(Order::Quiet)),
             "known ones may change"
         );
+    }
+
+    #[test]
+    fn what_the_databases_hold_does_not_undo_an_order_of_this_moment() {
+        let orders = Orders::default();
+        let read = |word: &str| BTreeMap::from([("w".to_owned(), word.to_owned())]);
+        orders.learn(orders.changes(), read("stop"));
+        assert_eq!(orders.of("w"), Some(Order::Stop));
+        let before = orders.changes();
+        assert!(orders.set("w", Some(Order::Quiet)));
+        orders.learn(before, read("stop"));
+        assert_eq!(orders.of("w"), Some(Order::Quiet));
+        orders.learn(orders.changes(), read("nonsense"));
+        assert_eq!(orders.of("w"), None);
     }
 }

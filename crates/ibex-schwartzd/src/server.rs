@@ -21,8 +21,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-/// A request head that takes longer to arrive ends the connection.
-const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
 /// End of the drain's time that is kept for giving leases back and closing databases; half of it when it is shorter than twice this.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -118,11 +116,14 @@ fn assemble(config: Config, kit: &Kit, client: Client, metrics: Arc<Metrics>) ->
     let app = Arc::new(App {
         seats,
         holder: format!("{}-{seed:016x}", std::process::id()),
+        name: name(kit),
+        started: Instant::now(),
         hub: Arc::new(Hub::new(client.clone(), kit.clone(), Arc::clone(&metrics))),
         client,
         leases: Leases::new(seed),
         events: crate::events::Events::new(),
         orders: crate::orders::Orders::default(),
+        roster: crate::roster::Roster::default(),
         metrics,
         poker,
         config: ArcSwap::from_pointee(config),
@@ -133,6 +134,12 @@ fn assemble(config: Config, kit: &Kit, client: Client, metrics: Arc<Metrics>) ->
     let reloaded = Arc::clone(&app);
     kit.on_reload(move |new: &Config| reloaded.config.store(Arc::new(new.clone())));
     app
+}
+
+/// What this daemon is called in the list of workers: its node and process, at most 128 characters.
+fn name(kit: &Kit) -> String {
+    let name = format!("{}:{}", kit.node(), std::process::id());
+    name.chars().take(128).collect()
 }
 
 fn background(
@@ -160,6 +167,7 @@ fn background(
     );
     kit.spawn_background("stirred", upkeep::stirred(Arc::clone(app)));
     kit.spawn_background("depths", upkeep::depths(Arc::clone(app)));
+    kit.spawn_background("workers", crate::roster::keep(Arc::clone(app)));
     for socket in datagrams {
         let socket = tokio::net::UdpSocket::from_std(socket)
             .map_err(|error| Failure::io(error.to_string()))?;
@@ -231,7 +239,17 @@ fn pages(app: &Arc<App>, kit: &Kit) {
                 ["address", "handle prefix", "state", "upkeep led by"],
                 databases,
             ),
-            Section::facts("Leases", [("out", shown.leases.count())]),
+            Section::facts(
+                "Work",
+                [
+                    ("leases out", shown.leases.count()),
+                    (
+                        "fetches waiting",
+                        usize::try_from(shown.metrics.waiters.get()).unwrap_or(0),
+                    ),
+                    ("workers seen within a minute", shown.roster.all().len()),
+                ],
+            ),
         ]
     });
     let line = Arc::clone(app);
@@ -240,6 +258,7 @@ fn pages(app: &Arc<App>, kit: &Kit) {
 
 /// One connection, HTTP/1.1 or HTTP/2 with prior knowledge.
 async fn serve(app: Arc<App>, stream: Stream, stop: CancellationToken) {
+    let head_timeout = app.config.load().head_timeout.std();
     let service = service_fn(move |request| {
         let app = Arc::clone(&app);
         async move { Ok::<_, Infallible>(app.answer(request).await) }
@@ -248,7 +267,7 @@ async fn serve(app: Arc<App>, stream: Stream, stop: CancellationToken) {
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME_MAX);
+        .header_read_timeout(head_timeout);
     builder
         .http2()
         .timer(TokioTimer::new())

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// Jobs of one insert: a transaction of some milliseconds.
-const JOBS_MAX: usize = 10_000;
+pub(super) const JOBS_MAX: usize = 10_000;
 /// Jobs of one page.
 const PAGE_MAX: u32 = 1000;
 /// Bytes of all arguments of one page: each job has an equal share. They are read by the database as far as that and no further.
@@ -179,6 +179,14 @@ fn arg_share(asked: Option<u32>, limit: u32) -> u32 {
         .min(PAGE_ARG_BYTES / limit.max(1))
 }
 
+/// The fields of the answer to one insert.
+pub(super) fn inserted_out(inserted: &Inserted) -> Value {
+    let handle = inserted.handle();
+    json!({
+        "handle": handle.map(ToString::to_string), "jobid": handle.map(Handle::jobid), "duplicate": inserted.is_duplicate(),
+    })
+}
+
 /// An insert with a key that is pending: what the caller wants then.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum OnDuplicate {
@@ -201,13 +209,12 @@ impl App {
                 self.events.tell("inserted", func, handle);
                 self.hub.wake(func, 1);
                 self.poker.poke(func, handle);
-                json!({ "handle": handle.to_string(), "jobid": handle.jobid(), "duplicate": false })
             }
-            Inserted::Duplicate(handle) => {
+            Inserted::Duplicate(_) => {
                 self.metrics.duplicates.get_or_create(&labels).inc();
-                json!({ "handle": handle.as_ref().map(ToString::to_string), "jobid": handle.as_ref().map(Handle::jobid), "duplicate": true })
             }
         }
+        inserted_out(inserted)
     }
 
     pub(super) async fn insert(
@@ -215,11 +222,7 @@ impl App {
         request: Request<Incoming>,
     ) -> Result<Reply, Refusal> {
         if self.hub.closing.is_cancelled() {
-            return Err(Refusal::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "shutting_down",
-                "this daemon stops",
-            ));
+            return Err(Refusal::shutting_down());
         }
         let started = Instant::now();
         let on_duplicate = match query_pairs(request.uri().query())
@@ -231,7 +234,11 @@ impl App {
             Some("replace") => OnDuplicate::Replace,
             Some(_) => return Err(Refusal::bad_request("on_duplicate is error or replace")),
         };
-        let body = json_body(request.into_body()).await?;
+        let trace = crate::trace::of(request.headers());
+        let mut body = json_body(request.into_body()).await?;
+        if let Some(trace) = trace {
+            crate::trace::give(&mut body, &trace);
+        }
         let is_atomic = body.get("atomic").and_then(Value::as_bool).unwrap_or(false);
         let outcome = match body.get("jobs") {
             None => {
@@ -459,7 +466,7 @@ impl App {
         Ok(ok(&json!({ "jobs": out })))
     }
 
-    pub(super) async fn cancel(&self, handle: Handle) -> Result<Reply, Refusal> {
+    pub(crate) async fn cancel(&self, handle: Handle) -> Result<Reply, Refusal> {
         match self.client.cancel(&handle).await {
             Ok(()) => Ok(ok(&json!({ "state": "cancelled" }))),
             Err(ibex_schwartz::Error::Grabbed(_))

@@ -1,11 +1,13 @@
 //! The HTTP interface, version 1: who may call, which path is which call.
 //!
-//! One module per concern: `control` (pause, cron, failed jobs brought back), `jobs` (in, look, change), `work` (out and finished), `stream`
-//! (jobs as a stream), `wide` (limits, parents, batches), `settings` (of functions), `queues` (functions, errors, workers). Paths are
-//! documented in `docs/schwartz/protocol.md`.
+//! One module per concern: `access` (who may), `jobs` (in, look, change), `once` (inserts that may be repeated), `work` (out and finished), `stream` (jobs as
+//! a stream), `control` (pause, cron, failed jobs brought back), `wide` (limits, parents, batches), `settings` (of functions), `queues` (functions, errors,
+//! workers), `watching` (events, orders). Paths are documented in `docs/schwartz/protocol.md`.
 
+pub(crate) mod access;
 mod control;
 mod jobs;
+mod once;
 mod queues;
 mod settings;
 mod stream;
@@ -24,13 +26,14 @@ use crate::leading::Seat;
 use crate::metrics::Metrics;
 use crate::orders::{Order, Orders};
 use crate::poke::Poker;
-use ::http::{Method, Request, StatusCode, header};
+use crate::roster::Roster;
+use ::http::{Method, Request};
 use arc_swap::ArcSwap;
 use hyper::body::Incoming;
 use ibex_kit::Kit;
 use ibex_schwartz::{Client, FuncCount, Handle, RetryPolicy};
 use std::sync::Arc;
-use subtle::ConstantTimeEq;
+use std::time::Instant;
 
 /// Everything a request may need.
 pub(crate) struct App {
@@ -39,12 +42,16 @@ pub(crate) struct App {
     pub(crate) leases: Leases,
     pub(crate) events: Events,
     pub(crate) orders: Orders,
+    pub(crate) roster: Roster,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) poker: Poker,
     pub(crate) config: ArcSwap<Config>,
     pub(crate) depths: ArcSwap<Vec<FuncCount>>,
     pub(crate) kit: Kit,
     pub(crate) seed: u64,
+    /// What this daemon is called in the list of workers.
+    pub(crate) name: String,
+    pub(crate) started: Instant,
     /// This daemon's name as a leader.
     pub(crate) holder: String,
     /// Leading of each database, in their order.
@@ -72,89 +79,101 @@ impl App {
         }
     }
 
-    /// The bearer token, when one is configured. Compared in constant time.
-    fn check_token<B>(&self, request: &Request<B>) -> Result<(), Refusal> {
-        let config = self.config.load();
-        if config.token.is_empty() {
-            return Ok(());
-        }
-        let shown = request
-            .headers()
-            .get(header::AUTHORIZATION)
-            .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-        match shown {
-            Some(shown) if bool::from(shown.ct_eq(config.token.reveal().as_bytes())) => Ok(()),
-            Some(_) => Err(Refusal::new(
-                StatusCode::FORBIDDEN,
-                "forbidden",
-                "wrong token",
-            )),
-            None => Err(Refusal::new(
-                StatusCode::UNAUTHORIZED,
-                "unauthorized",
-                "a bearer token is needed",
-            )),
-        }
-    }
-
     async fn route(self: Arc<Self>, request: Request<Incoming>) -> Result<Reply, Refusal> {
         let path = request.uri().path().to_owned();
-        let segments: Vec<String> = path
+        let segments = path
             .split('/')
             .filter(|segment| !segment.is_empty())
             .map(|segment| {
                 percent_encoding::percent_decode_str(segment)
-                    .decode_utf8_lossy()
-                    .into_owned()
+                    .decode_utf8()
+                    .map_err(|_| Refusal::bad_request("the path is no UTF-8"))
             })
-            .collect();
-        let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+            .collect::<Result<Vec<_>, Refusal>>()?;
+        let segments: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();
+        access::host(&self.config.load(), &request)?;
         match (request.method(), segments.as_slice()) {
             (&Method::GET, ["healthz"]) => return Ok(crate::http::text("text/plain", "ok\n")),
             (&Method::GET, ["readyz"]) => return self.readyz().await,
             (&Method::GET, []) => return Ok(crate::dashboard::page()),
+            (&Method::GET, ["dashboard.js"]) => return Ok(crate::dashboard::script()),
+            (&Method::GET, ["dashboard.css"]) => return Ok(crate::dashboard::style()),
             _ => {}
         }
-        self.check_token(&request)?;
-        if request.method() != Method::GET {
-            check_origin(&request)?;
+        if segments.first() == Some(&"plain") {
+            return Box::pin(self.plain(&segments, request)).await;
         }
+        access::token(&self.config.load(), &request, &segments)?;
+        if request.method() != Method::GET {
+            access::same_site(&request)?;
+        }
+        // Each call has a place of its own in memory: a fetch that waits must not be as large as the largest of them.
         match (request.method(), segments.as_slice()) {
-            (&Method::POST, ["v1", "jobs"]) => self.insert(request).await,
-            (&Method::GET, ["v1", "jobs"]) => self.list(&request).await,
-            (&Method::GET, ["v1", "jobs", handle]) => self.status(parse_handle(handle)?).await,
-            (&Method::DELETE, ["v1", "jobs", handle]) => self.cancel(parse_handle(handle)?).await,
-            (&Method::PATCH, ["v1", "jobs", handle]) => {
-                self.change(parse_handle(handle)?, request).await
+            (&Method::POST, ["v1", "fetch"]) => Box::pin(self.fetch(request)).await,
+            (_, ["v1", "jobs", ..]) => Box::pin(self.jobs(&segments, request)).await,
+            (_, ["v1", "workers", ..]) => Box::pin(self.of_workers(&segments, request)).await,
+            (_, ["v1", "funcs" | "cron" | "batches", ..]) => {
+                Box::pin(self.control(&segments, request)).await
             }
-            (&Method::POST, ["v1", "fetch"]) => self.fetch(request).await,
             (&Method::GET, ["v1", "take"]) => self.take(&request),
-            (&Method::POST, ["v1", "finish"]) => self.finish_many(request).await,
-            (&Method::POST, ["v1", "jobs", handle, "retry"]) => {
-                self.retry(&parse_handle(handle)?).await
-            }
-            (&Method::POST, ["v1", "jobs", handle, op]) => {
-                self.finish_one(parse_handle(handle)?, op, request).await
-            }
-            (&Method::GET, ["v1", "errors"]) => self.errors(&request).await,
-            (&Method::GET, ["v1", "workers"]) => Ok(self.workers()),
-            (&Method::POST, ["v1", "workers", worker, "goodbye"]) => self.goodbye(worker).await,
-            (&Method::POST, ["v1", "workers", worker, "quiet"]) => {
-                self.order(worker, Some(Order::Quiet))
-            }
-            (&Method::POST, ["v1", "workers", worker, "stop"]) => {
-                self.order(worker, Some(Order::Stop))
-            }
-            (&Method::POST, ["v1", "workers", worker, "resume"]) => self.order(worker, None),
+            (&Method::POST, ["v1", "finish"]) => Box::pin(self.finish_many(request)).await,
+            (&Method::GET, ["v1", "errors"]) => Box::pin(self.errors(&request)).await,
+            (&Method::GET, ["v1", "databases"]) => Ok(self.databases()),
             (&Method::GET, ["v1", "events"]) => self.watch(&request),
-            (&Method::POST, ["v1", "retry"]) => self.retry_failed(request).await,
-            (_, ["v1", "funcs" | "cron" | "batches", ..]) => self.control(&segments, request).await,
+            (&Method::POST, ["v1", "retry"]) => Box::pin(self.retry_failed(request)).await,
             (&Method::POST, ["v1", "poke"]) => {
                 self.look_now();
                 Ok(crate::http::ok(&serde_json::json!({})))
             }
             (_, ["v1", ..]) => Err(no_call(&request)),
             _ => Err(Refusal::not_found("calls start with /v1/")),
+        }
+    }
+
+    /// Calls about jobs.
+    async fn jobs(
+        self: Arc<Self>,
+        segments: &[&str],
+        request: Request<Incoming>,
+    ) -> Result<Reply, Refusal> {
+        match (request.method(), segments) {
+            (&Method::POST, ["v1", "jobs"]) => match once::key(request.headers())? {
+                Some(key) => self.insert_once(&key, request).await,
+                None => self.insert(request).await,
+            },
+            (&Method::GET, ["v1", "jobs"]) => self.list(&request).await,
+            (&Method::GET, ["v1", "jobs", handle]) => self.status(parse_handle(handle)?).await,
+            (&Method::DELETE, ["v1", "jobs", handle]) => self.cancel(parse_handle(handle)?).await,
+            (&Method::PATCH, ["v1", "jobs", handle]) => {
+                self.change(parse_handle(handle)?, request).await
+            }
+            (&Method::POST, ["v1", "jobs", handle, "retry"]) => {
+                self.retry(&parse_handle(handle)?).await
+            }
+            (&Method::POST, ["v1", "jobs", handle, op]) => {
+                self.finish_one(parse_handle(handle)?, op, request).await
+            }
+            _ => Err(no_call(&request)),
+        }
+    }
+
+    /// Calls about workers.
+    async fn of_workers(
+        self: Arc<Self>,
+        segments: &[&str],
+        request: Request<Incoming>,
+    ) -> Result<Reply, Refusal> {
+        match (request.method(), segments) {
+            (&Method::GET, ["v1", "workers"]) => self.workers().await,
+            (&Method::POST, ["v1", "workers", worker, "goodbye"]) => self.goodbye(worker).await,
+            (&Method::POST, ["v1", "workers", worker, "quiet"]) => {
+                self.order(worker, Some(Order::Quiet)).await
+            }
+            (&Method::POST, ["v1", "workers", worker, "stop"]) => {
+                self.order(worker, Some(Order::Stop)).await
+            }
+            (&Method::POST, ["v1", "workers", worker, "resume"]) => self.order(worker, None).await,
+            _ => Err(no_call(&request)),
         }
     }
 
@@ -188,41 +207,11 @@ impl App {
 
     async fn readyz(&self) -> Result<Reply, Refusal> {
         if self.hub.closing.is_cancelled() {
-            return Err(Refusal::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "shutting_down",
-                "draining",
-            ));
+            return Err(Refusal::shutting_down());
         }
         self.client.time().await?;
         Ok(crate::http::text("text/plain", "ok\n"))
     }
-}
-
-/// A page of another site must not act through a browser that can reach this port.
-fn check_origin<B>(request: &Request<B>) -> Result<(), Refusal> {
-    let refusal = || Refusal::new(StatusCode::FORBIDDEN, "forbidden", "cross-site request");
-    let value = |name: &str| {
-        request
-            .headers()
-            .get(name)
-            .map(|value| value.to_str().unwrap_or("?"))
-    };
-    if let Some(site) = value("sec-fetch-site")
-        && !matches!(site, "same-origin" | "none")
-    {
-        return Err(refusal());
-    }
-    if let Some(origin) = value("origin") {
-        let host = value("host").unwrap_or_default();
-        let is_same = origin
-            .split_once("://")
-            .is_some_and(|(_, authority)| authority == host);
-        if !is_same {
-            return Err(refusal());
-        }
-    }
-    Ok(())
 }
 
 fn no_call<B>(request: &Request<B>) -> Refusal {
@@ -233,7 +222,7 @@ fn no_call<B>(request: &Request<B>) -> Refusal {
     ))
 }
 
-fn parse_handle(text: &str) -> Result<Handle, Refusal> {
+pub(crate) fn parse_handle(text: &str) -> Result<Handle, Refusal> {
     text.parse()
         .map_err(|error: ibex_schwartz::Error| Refusal::bad_request(error.to_string()))
 }

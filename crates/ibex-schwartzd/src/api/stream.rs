@@ -43,6 +43,7 @@ impl App {
             .transpose()?;
         let want = self.want(funcs, prefetch, grab_for)?;
         let worker = pairs.get("worker").cloned().unwrap_or_default();
+        self.roster.saw(&worker, &want.funcs, HEARTBEAT)?;
         let (lines, receiver) = mpsc::channel(16);
         let (app, id) = (Arc::clone(self), self.leases.new_stream());
         self.kit.spawn("take", async move {
@@ -61,6 +62,7 @@ impl App {
         lines: &mpsc::Sender<Bytes>,
     ) {
         let mut last = Instant::now();
+        let mut seen = last;
         while !self.hub.closing.is_cancelled() {
             let room = want.max.saturating_sub(self.leases.count_stream(id));
             // One that was told to be quiet finishes what it has and gets nothing more.
@@ -89,6 +91,12 @@ impl App {
                     () = tokio::time::sleep(ROOM_POLL) => {}
                     () = lines.closed() => return,
                 }
+            }
+            // Whatever the name was, it was right when the stream began.
+            if seen.elapsed() >= HEARTBEAT
+                && self.roster.saw(worker, &want.funcs, HEARTBEAT).is_ok()
+            {
+                seen = Instant::now();
             }
             if last.elapsed() >= HEARTBEAT {
                 if lines.send(Bytes::from_static(b"\n")).await.is_err() {

@@ -5,9 +5,11 @@
 use super::App;
 use crate::http::{Refusal, Reply, ok, query_pairs, stream};
 use crate::orders::Order;
+use crate::roster::Roster;
 use ::http::{Request, StatusCode};
 use bytes::Bytes;
 use hyper::body::Incoming;
+use ibex_schwartz::Error;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,10 +62,14 @@ impl App {
         Ok(stream("text/event-stream", receiver))
     }
 
-    /// POST /v1/workers/{worker}/quiet, /stop, /resume.
-    pub(super) fn order(&self, worker: &str, order: Option<Order>) -> Result<Reply, Refusal> {
-        if worker.is_empty() {
-            return Err(Refusal::bad_request("a worker has a name"));
+    /// POST /v1/workers/{worker}/quiet, /stop, /resume: kept in the databases, so that every daemon hears of it.
+    pub(super) async fn order(&self, worker: &str, order: Option<Order>) -> Result<Reply, Refusal> {
+        Roster::check(worker)?;
+        let word = order.map_or("", Order::as_str);
+        match self.client.want_of_worker(worker, word).await {
+            // Without tables of our own it is this daemon's alone.
+            Ok(()) | Err(Error::Config(_)) => {}
+            Err(error) => return Err(error.into()),
         }
         if !self.orders.set(worker, order) {
             return Err(Refusal::new(

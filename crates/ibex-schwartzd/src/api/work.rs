@@ -166,12 +166,14 @@ impl App {
             )));
         }
         let worker = asked.worker.unwrap_or_default();
+        let wait = Duration::from_millis(wait);
+        self.roster.saw(&worker, &want.funcs, wait)?;
         let told =
             |order: crate::orders::Order| Ok(ok(&json!({ "jobs": [], "state": order.as_str() })));
         if let Some(order) = self.orders.of(&worker) {
             return told(order);
         }
-        let until = Instant::now() + Duration::from_millis(wait);
+        let until = Instant::now() + wait;
         let jobs = tokio::select! {
             jobs = self.hub.fetch(&want, until) => jobs,
             order = self.orders.given(&worker) => return told(order),
@@ -433,7 +435,8 @@ impl App {
         said: &Said,
     ) -> Result<(Finished, bool), Refusal> {
         let Some((value, held)) = self.leases.value(handle.database(), token) else {
-            self.metrics.lease_lost.inc();
+            self.metrics
+                .lost(&self.leases.func(handle.database(), handle.jobid()));
             return Err(Refusal::from(Error::LeaseLost(handle.jobid())));
         };
         let database = self.client.of(handle)?.clone();
@@ -464,19 +467,17 @@ impl App {
         outcome: Result<Finished, Error>,
         is_complete: bool,
     ) -> Result<Finished, Refusal> {
+        let func = held.map_or("", |held| held.func.as_str());
         match &outcome {
-            Err(Error::LeaseLost(_) | Error::NotFound(_)) => drop(self.metrics.lease_lost.inc()),
+            Err(Error::LeaseLost(_) | Error::NotFound(_)) => self.metrics.lost(func),
             Err(error) => return Err(Refusal::from(error)),
             Ok(_) => {}
         }
         self.leases.remove(handle.database(), handle.jobid());
         let finished = outcome?;
-        let func = held.map_or("", |held| held.func.as_str());
         let labels = self.metrics.func(func);
         if let Some(held) = held {
-            self.metrics
-                .run_seconds
-                .observe(held.since.elapsed().as_secs_f64());
+            self.metrics.ran(func, held.since.elapsed().as_secs_f64());
         }
         let kind = match &finished {
             Finished::Over if is_complete => Some("completed"),

@@ -301,7 +301,9 @@ fn a_stream_of_jobs_gives_back_what_it_did_not_finish() {
         .set_read_timeout(Some(Duration::from_secs(20)))
         .unwrap();
     stream
-        .write_all(b"GET /v1/take?funcs=T,U&worker=s&prefetch=2 HTTP/1.1\r\nHost: x\r\n\r\n")
+        .write_all(
+            b"GET /v1/take?funcs=T,U&worker=s&prefetch=2 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        )
         .unwrap();
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
     let mut next = || loop {
@@ -412,7 +414,7 @@ fn strangers_input_is_refused_and_nothing_breaks() {
     );
     // A request that never ends holds nobody up.
     let mut slow = TcpStream::connect(case.addr).unwrap();
-    slow.write_all(b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+    slow.write_all(b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
         .unwrap();
     assert_eq!(case.fetch("f", 0).len(), 1);
     drop(slow);

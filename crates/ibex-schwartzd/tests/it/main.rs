@@ -12,16 +12,21 @@
 
 mod calls;
 mod control;
+mod dashboard;
 mod faults;
+mod fuzzed;
 mod galera;
 mod gearman;
+mod hostile;
+mod interface;
 mod latency;
+mod once;
 mod poke;
 mod policies;
 mod remote;
 mod watching;
-
 mod wide;
+
 use ibex_testkit::Daemon;
 use ibex_testkit::http::{Request, Response};
 use serde_json::{Value, json};
@@ -94,6 +99,21 @@ impl Case {
             &body,
         )
     }
+}
+
+/// Returns when so many fetches wait.
+pub(crate) fn until_waiting(case: &Case, count: usize) {
+    ibex_testkit::wait::until_true("fetches to wait", || {
+        let waiting = case.daemon.metric("ibex_schwartzd_fetch_waiters").unwrap();
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a small count"
+        )]
+        let waiting = waiting as usize;
+        waiting >= count
+    })
+    .unwrap();
 }
 
 pub(crate) fn send(addr: SocketAddr, request: &Request) -> Response {

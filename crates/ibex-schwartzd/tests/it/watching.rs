@@ -7,13 +7,13 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// A listener that has been told that it listens.
-fn listen(addr: SocketAddr, query: &str) -> BufReader<TcpStream> {
+pub(crate) fn listen(addr: SocketAddr, query: &str) -> BufReader<TcpStream> {
     let mut stream = TcpStream::connect(addr).unwrap();
     stream
         .set_read_timeout(Some(Duration::from_secs(60)))
         .unwrap();
     stream
-        .write_all(format!("GET /v1/events{query} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes())
+        .write_all(format!("GET /v1/events{query} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())
         .unwrap();
     let mut lines = BufReader::new(stream);
     while line(&mut lines) != ": listening" {}
