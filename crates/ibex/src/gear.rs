@@ -5,15 +5,22 @@
 
 pub mod admin;
 pub mod client;
+pub mod lists;
+pub mod show;
 pub mod worker;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{ArgAction, Subcommand};
 use ibex_gearman_client::{Config, Tls};
 
 /// Port of a job server when none is named (IANA: gearman).
 const DEFAULT_PORT: u16 = 4730;
+
+/// The variable with the token that is shown to servers (`token=` in ibex-gearmand's access rules).
+const TOKEN: &str = "GEARMAN_TOKEN";
 
 /// Exit code for a server that could not be reached or did not answer in time.
 const EXIT_UNREACHABLE: u8 = 2;
@@ -37,6 +44,29 @@ enum Command {
     /// Ask or steer a job server.
     #[command(disable_help_flag = true)]
     Admin(Box<admin::Args>),
+}
+
+/// A file with our process id, there as long as this lives.
+#[derive(Debug)]
+pub struct PidFile(Option<PathBuf>);
+
+impl PidFile {
+    fn write(path: Option<&Path>) -> anyhow::Result<Self> {
+        if let Some(path) = path {
+            std::fs::write(path, format!("{}\n", std::process::id()))
+                .with_context(|| format!("write {}", path.display()))?;
+        }
+        Ok(Self(path.map(Path::to_owned)))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            // Somebody else may have taken it away.
+            drop(std::fs::remove_file(path));
+        }
+    }
 }
 
 /// Which job servers to talk to.
@@ -63,6 +93,10 @@ impl Servers {
     /// TLS is wanted and its files are not usable.
     fn config(&self) -> anyhow::Result<Config> {
         let config = Config::new(self.addresses());
+        let config = match std::env::var(TOKEN) {
+            Ok(token) if !token.is_empty() => config.with_token(token),
+            _ => config,
+        };
         Ok(match self.tls()? {
             Some(tls) => config.with_tls(tls),
             None => config,

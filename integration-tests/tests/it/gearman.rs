@@ -10,14 +10,14 @@ use std::process::{Child, Command, Stdio};
 use ibex_testkit::{Daemon, ports, skip, wait};
 use integration_tests::peers;
 
-fn start() -> (Daemon, SocketAddr) {
+pub(crate) fn start() -> (Daemon, SocketAddr) {
     let daemon = Daemon::builder("ibex-gearmand").start().unwrap();
     let addr = daemon.addr("gearman").unwrap();
     (daemon, addr)
 }
 
 /// Lets a client walk its surface: against ours, then against Debian's server, so that what the walk expects is what the original does.
-fn against_both(walk: impl Fn(SocketAddr, Whose)) {
+pub(crate) fn against_both(mut walk: impl FnMut(SocketAddr, Whose)) {
     let (daemon, addr) = start();
     walk(addr, Whose::Ours);
     daemon.stop().unwrap();
@@ -52,7 +52,7 @@ fn against_both(walk: impl Fn(SocketAddr, Whose)) {
 
 /// Whose server a client talks to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Whose {
+pub(crate) enum Whose {
     Ours,
     Theirs,
 }
@@ -75,7 +75,7 @@ fn script(name: &str) -> String {
 }
 
 /// A child that is killed when the test ends.
-struct Guard(Child);
+pub(crate) struct Guard(pub(crate) Child);
 
 impl Drop for Guard {
     fn drop(&mut self) {
@@ -84,7 +84,7 @@ impl Drop for Guard {
     }
 }
 
-fn tool(program: &Path, addr: SocketAddr) -> Command {
+pub(crate) fn tool(program: &Path, addr: SocketAddr) -> Command {
     let mut command = Command::new(program);
     command
         .arg("-h")

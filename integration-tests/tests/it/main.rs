@@ -5,6 +5,7 @@
 mod booted;
 mod composed;
 mod gearman;
+mod gearman_tools;
 mod memcached;
 mod mogilefs;
 mod ops;

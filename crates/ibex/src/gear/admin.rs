@@ -1,5 +1,6 @@
 //! `ibex gear admin`: the text commands of a job server, printed in gearadmin's manner.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _,
 use tokio::net::TcpStream;
 
 use super::Servers;
+use super::lists::object;
 use crate::output::print_text;
 
 /// What a command goes over.
@@ -109,6 +111,15 @@ pub struct Args {
     /// Refuse new submissions, or take them again (ibex-gearmand).
     #[arg(long, value_name = "on|off")]
     drain: Option<String>,
+    /// Read the configuration, the access rules and the certificates again (ibex-gearmand).
+    #[arg(long)]
+    reload: bool,
+    /// A line of JSON for each question.
+    #[arg(long)]
+    json: bool,
+    /// Ask again every so many seconds, until interrupted; for questions only.
+    #[arg(long, value_name = "SECONDS")]
+    watch: Option<u64>,
     /// Stop the server now.
     #[arg(long)]
     shutdown: bool,
@@ -128,26 +139,29 @@ enum Form {
 
 impl Args {
     /// The commands to send, in the order they are printed.
+    ///
+    /// COMPAT(gearman): gearadmin's order, whatever that of the flags; what it does not have comes behind.
     fn commands(&self) -> Vec<(String, Form)> {
         let flags = [
-            (self.status, "status", Form::List),
-            (self.priority_status, "prioritystatus", Form::List),
-            (self.workers, "workers", Form::List),
             (self.show_jobs, "show jobs", Form::List),
             (self.show_unique_jobs, "show unique jobs", Form::List),
-            (self.server_version, "version", Form::Line),
             (self.server_verbose, "verbose", Form::Line),
-            (self.getpid, "getpid", Form::Line),
+            (self.server_version, "version", Form::Line),
+            (self.workers, "workers", Form::List),
+            (self.priority_status, "prioritystatus", Form::List),
+            (self.status, "status", Form::List),
             (self.show_functions, "show functions", Form::List),
             (self.schedules, "show schedules", Form::List),
             (self.dead, "show dead", Form::List),
             (self.metrics, "metrics", Form::List),
         ];
-        let values = [
-            (&self.show_job, "show job", Form::List),
+        let changes = [
             (&self.cancel_job, "cancel job", Form::Line),
             (&self.create_function, "create function", Form::Line),
             (&self.drop_function, "drop function", Form::Line),
+        ];
+        let values = [
+            (&self.show_job, "show job", Form::List),
             (&self.pause, "pause", Form::Line),
             (&self.resume, "resume", Form::Line),
             (&self.purge, "purge", Form::Line),
@@ -162,18 +176,20 @@ impl Args {
             (&self.drop_schedule, "drop schedule", " "),
         ];
         let ends = [
+            (self.reload, "reload"),
             (self.shutdown_graceful, "shutdown graceful"),
             (self.shutdown, "shutdown"),
         ];
         let asked = flags.iter().filter(|flag| flag.0);
-        let mut commands: Vec<_> = asked
-            .map(|&(_, command, form)| (command.to_owned(), form))
-            .collect();
-        commands.extend(values.iter().filter_map(|(value, command, form)| {
-            value
-                .as_ref()
-                .map(|value| (format!("{command} {value}"), *form))
-        }));
+        let with_value = |(value, command, form): &(&Option<String>, &str, Form)| {
+            let value = value.as_ref()?;
+            Some((format!("{command} {value}"), *form))
+        };
+        let pid = self.getpid.then(|| ("getpid".to_owned(), Form::Line));
+        let mut commands: Vec<_> = pid.into_iter().collect();
+        commands.extend(changes.iter().filter_map(with_value));
+        commands.extend(asked.map(|&(_, command, form)| (command.to_owned(), form)));
+        commands.extend(values.iter().filter_map(with_value));
         for (words, command, between) in pairs {
             // The flag may be given more than once.
             commands.extend(
@@ -191,11 +207,25 @@ impl Args {
 /// Asks the first server and prints.
 ///
 /// # Errors
-/// When the server cannot be reached or does not answer.
+/// None: troubles are told here.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    // COMPAT(gearman): a server that does not answer is exit code 1, as a refusal is.
+    work(args).await.or_else(|error| {
+        eprintln!("ibex gear: {error:#}");
+        Ok(ExitCode::from(1))
+    })
+}
+
+async fn work(args: Args) -> anyhow::Result<ExitCode> {
     let commands = args.commands();
     if commands.is_empty() {
         bail!("nothing asked; see --help");
+    }
+    let pause = args
+        .watch
+        .map(|seconds| Duration::from_secs(seconds.max(1)));
+    if pause.is_some() && !commands.iter().all(|(command, _)| is_question(command)) {
+        bail!("--watch is for questions: it would do the rest again and again");
     }
     let addresses = args.servers.addresses();
     let address = addresses.first().context("no server named")?;
@@ -216,15 +246,57 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     let mut stream = BufReader::new(stream);
+    loop {
+        let is_refused = ask(&mut stream, &commands, args.json).await?;
+        let Some(pause) = pause else {
+            return Ok(ExitCode::from(u8::from(is_refused)));
+        };
+        tokio::time::sleep(pause).await;
+        if !args.json && std::io::stdout().is_terminal() {
+            // The cursor to the first line, the screen empty.
+            print_text("\x1b[H\x1b[2J");
+        }
+    }
+}
+
+/// Commands that change nothing.
+fn is_question(command: &str) -> bool {
+    let first = command.split(' ').next().unwrap_or_default();
+    [
+        "status",
+        "prioritystatus",
+        "workers",
+        "version",
+        "verbose",
+        "getpid",
+        "metrics",
+        "show",
+    ]
+    .contains(&first)
+}
+
+/// Asks and prints; whether something was refused.
+async fn ask(
+    stream: &mut BufReader<Box<dyn Stream>>,
+    commands: &[(String, Form)],
+    is_json: bool,
+) -> anyhow::Result<bool> {
     let mut is_refused = false;
     for (command, form) in commands {
+        let form = *form;
         stream
             .write_all(format!("{command}\r\n").as_bytes())
             .await?;
-        let answer = tokio::time::timeout(DEADLINE, read(&mut stream, form))
+        let answer = tokio::time::timeout(DEADLINE, read(stream, form))
             .await
             .with_context(|| format!("{command}: no answer within {} s", DEADLINE.as_secs()))??;
-        match shown(&answer, form) {
+        let shown = shown(&answer, form);
+        if is_json {
+            print_text(&format!("{}\n", object(command, &shown)));
+            is_refused |= shown.is_err();
+            continue;
+        }
+        match shown {
             Ok(text) => print_text(&text),
             Err(refusal) => {
                 eprintln!("Error: {refusal}");
@@ -232,7 +304,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    Ok(ExitCode::from(u8::from(is_refused)))
+    Ok(is_refused)
 }
 
 async fn read(stream: &mut BufReader<Box<dyn Stream>>, form: Form) -> anyhow::Result<String> {
