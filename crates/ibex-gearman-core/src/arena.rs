@@ -2,10 +2,8 @@
 //!
 //! Queues are lists inside the jobs, so that taking a job out of the middle (cancel, purge, last client gone) costs as little as taking it from the front.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
-
 use crate::job::{Job, JobId};
+use crate::numbers::Numbers;
 
 /// No job.
 pub(crate) const NIL: u32 = u32::MAX;
@@ -15,28 +13,7 @@ pub(crate) const NIL: u32 = u32::MAX;
 pub(crate) struct Arena {
     slots: Vec<Option<Job>>,
     free: Vec<u32>,
-    by_id: HashMap<u64, u32, BuildHasherDefault<NumberHasher>>,
-}
-
-/// Spreads numbers that this server itself gave out; no stranger chooses them.
-#[derive(Debug, Default)]
-struct NumberHasher(u64);
-
-impl Hasher for NumberHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
-        }
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        let mixed = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 = mixed ^ (mixed >> 32);
-    }
+    by_id: Numbers,
 }
 
 /// Slots kept when everything is gone: below this, giving memory back is not worth the work.
@@ -62,8 +39,7 @@ impl Arena {
                 index
             }
         };
-        let before = self.by_id.insert(id, index);
-        debug_assert!(before.is_none(), "job numbers are used once");
+        self.by_id.insert(id, index);
         index
     }
 
@@ -71,9 +47,9 @@ impl Arena {
         let job = self.slots[usize_of(index)]
             .take()
             .expect("an index is only held while its job lives");
-        self.by_id.remove(&job.id.0);
+        self.by_id.remove(job.id.0);
         self.free.push(index);
-        if self.by_id.is_empty() && self.slots.len() > SLOTS_KEPT {
+        if self.by_id.len() == 0 && self.slots.len() > SLOTS_KEPT {
             // A backlog of millions must not keep its memory once it is worked off.
             *self = Self::default();
         }
@@ -81,7 +57,7 @@ impl Arena {
     }
 
     pub(crate) fn index_of(&self, id: JobId) -> Option<u32> {
-        self.by_id.get(&id.0).copied()
+        self.by_id.get(id.0)
     }
 
     pub(crate) fn get(&self, index: u32) -> &Job {
@@ -186,11 +162,11 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use ibex_gearman_proto::Priority;
 
     use super::*;
     use crate::function::FunctionId;
+    use crate::job::Workload;
 
     #[test]
     fn a_queue_keeps_its_order_whatever_leaves() {
@@ -202,8 +178,8 @@ mod tests {
                     JobId(id),
                     FunctionId(0),
                     Priority::Normal,
-                    Bytes::new(),
-                    Bytes::new(),
+                    b"",
+                    Workload::Borrowed(b""),
                 ))
             })
             .collect();

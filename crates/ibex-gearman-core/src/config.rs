@@ -101,14 +101,17 @@ pub struct Config {
     pub exceptions_for_all: bool,
     /// Jobs there may be; 0 is no bound. Beyond it: QUEUE_ERROR.
     pub jobs_max: usize,
-    /// Bytes of workload there may be; 0 is no bound. Beyond it: QUEUE_ERROR.
+    /// Bytes jobs may take in memory; 0 is no bound. Beyond half of it, workloads that wait in a durable queue stay in the store only; beyond all of it:
+    /// QUEUE_ERROR.
     pub workload_bytes_max: u64,
-    /// How long results of background jobs are kept; `None` not at all.
+    /// How long results of background jobs are kept, those of durable jobs in the store too; `None` not at all.
     pub result_ttl: Option<Duration>,
     /// Bytes of kept results, with 256 for each; those that would be forgotten next go first.
     pub results_bytes_max: usize,
     /// A function without workers, jobs, bounds and pause is forgotten after that long; `None` never.
     pub function_ttl: Option<Duration>,
+    /// Secret of the index of unique keys, so that nobody can choose keys that collide.
+    pub hash_seed: u64,
     /// Dead jobs that are kept; the oldest goes first.
     pub dead_max: usize,
 }
@@ -135,6 +138,7 @@ impl Default for Config {
             exceptions_for_all: false,
             jobs_max: 0,
             workload_bytes_max: 0,
+            hash_seed: 0,
             dead_max: DEAD_MAX,
         }
     }

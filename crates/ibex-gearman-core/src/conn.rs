@@ -8,7 +8,7 @@ use ibex_gearman_proto::Grab;
 
 use crate::function::FunctionId;
 use crate::job::JobId;
-use crate::server::Outgoing;
+use crate::replies::Outgoing;
 
 /// Handles a connection remembers after the jobs were taken from it. A worker has rarely more jobs at once; late packets for older ones get an ERROR.
 const TOMBSTONES_MAX: usize = 64;

@@ -7,8 +7,11 @@ use ibex_gearman_proto::text::error_text;
 use ibex_gearman_proto::{ErrorCode, Priority, QueueLimits};
 
 use crate::function::{Function, FunctionId, Rate};
-use crate::job::{ConnId, JobId, State, Stored, StoredJob};
-use crate::server::{JobServer, Output, Reply};
+use crate::io::{Output, Reply};
+use crate::job::{ConnId, JobId, State, Stored, StoredJob, Workload};
+use crate::keys::BY_WORKLOAD;
+use crate::paging::AWAY_BYTES_MIN;
+use crate::server::JobServer;
 
 /// What became of a `cancel job`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +36,9 @@ pub enum DropOutcome {
 /// A job that was given up.
 #[derive(Debug, Clone)]
 pub(crate) struct Dead {
+    /// Without its workload if that is in the store, unless it is the job's key.
     pub(crate) job: StoredJob,
+    pub(crate) workload_len: u32,
     pub(crate) reason: Bytes,
     pub(crate) is_stored: bool,
 }
@@ -65,14 +70,11 @@ impl JobServer {
     }
 
     fn cancel(&mut self, now: Instant, index: u32) {
+        self.settle_at = now;
         self.counters.cancelled += 1;
         let job = self.jobs.get(index);
         let (id, state, function) = (job.id, job.state, job.function);
-        let clients = job.clients.clone();
-        let handle = self.handles.text(id);
-        for client in clients {
-            self.reply(client, Reply::WorkFail { handle });
-        }
+        self.relay(index, |handle| Reply::WorkFail { handle });
         self.remove(index);
         if let State::Running(worker) = state {
             if let Some(c) = self.conns.get_mut(&worker) {
@@ -103,6 +105,7 @@ impl JobServer {
         self.functions[id.0 as usize] = None;
         self.timers.remove(&crate::server::Timer::Wake(id));
         self.timers.remove(&crate::server::Timer::Rate(id));
+        self.timers.remove(&crate::server::Timer::Fetch(id));
         DropOutcome::Dropped
     }
 
@@ -198,11 +201,8 @@ impl JobServer {
         let waiting: Vec<u32> = Priority::ALL
             .into_iter()
             .filter(|p| priority.is_none_or(|wanted| wanted == *p))
-            .flat_map(|p| {
-                function.queues[p.index()]
-                    .indices(&self.jobs)
-                    .collect::<Vec<_>>()
-            })
+            .flat_map(|p| [function.queues[p.index()], function.behind[p.index()]])
+            .flat_map(|queue| queue.indices(&self.jobs).collect::<Vec<_>>())
             .collect();
         for index in &waiting {
             self.cancel(now, *index);
@@ -218,7 +218,7 @@ impl JobServer {
     /// Gives a job up: out of its function, among the dead.
     pub(crate) fn bury(&mut self, index: u32, reason: Bytes) {
         self.counters.buried += 1;
-        let job = self.stored(index);
+        let (job, workload_len) = (self.stored(index), self.jobs.get(index).workload_len());
         let (id, attempts) = (job.id, job.attempts);
         let is_stored = self.jobs.get(index).stored != Stored::No;
         // The row is moved, not forgotten.
@@ -233,12 +233,17 @@ impl JobServer {
         }
         self.keep_dead(Dead {
             job,
+            workload_len,
             reason,
             is_stored,
         });
     }
 
-    fn keep_dead(&mut self, dead: Dead) {
+    fn keep_dead(&mut self, mut dead: Dead) {
+        let may_go = dead.is_stored && dead.job.unique != BY_WORKLOAD;
+        if may_go && dead.workload_len >= AWAY_BYTES_MIN {
+            dead.job.workload = Bytes::new();
+        }
         self.dead.insert(dead.job.id, dead);
         while self.dead.len() > self.config.dead_max {
             if let Some((id, dead)) = self.dead.pop_first()
@@ -249,10 +254,16 @@ impl JobServer {
         }
     }
 
-    pub(crate) fn handle_restored_dead(&mut self, job: StoredJob, reason: Bytes) {
+    pub(crate) fn handle_restored_dead(
+        &mut self,
+        job: StoredJob,
+        workload_len: u32,
+        reason: Bytes,
+    ) {
         self.skip_job_id(job.id);
         self.keep_dead(Dead {
             job,
+            workload_len,
             reason,
             is_stored: true,
         });
@@ -278,11 +289,16 @@ impl JobServer {
             let mut job = dead.job.clone();
             job.attempts = 0;
             job.due_ms = 0;
-            let index = self.admit_stored(job.clone());
+            let workload = if job.workload.len() < dead.workload_len as usize {
+                Workload::Away(dead.workload_len)
+            } else {
+                Workload::Owned(job.workload.clone())
+            };
+            let index = self.admit_stored(&job, workload);
             if dead.is_stored {
                 self.jobs.get_mut(index).stored = Stored::Pending;
                 self.commits.entry(id).or_default().revived = Some(dead);
-                self.output(Output::Revive(job));
+                self.output(Output::Revive(id));
             } else {
                 self.leave(index);
                 self.enter(now, index);

@@ -41,7 +41,16 @@ impl Rate {
 #[derive(Debug)]
 pub(crate) struct Function {
     pub(crate) name: Bytes,
+    /// Jobs that can be handed out.
     pub(crate) queues: [Queue; 3],
+    /// Those that come after them, the first of which lacks its workload; see `paging.rs`.
+    pub(crate) behind: [Queue; 3],
+    /// Of these, those whose workload is on its way.
+    pub(crate) fetching: [u32; 3],
+    /// Its place in the list of functions to look at for that is taken.
+    pub(crate) is_fetch_due: bool,
+    /// The store did not answer; nothing is asked for, and what comes need not wait behind.
+    pub(crate) is_store_stalled: bool,
     pub(crate) committing: u32,
     pub(crate) scheduled: u32,
     pub(crate) running: u32,
@@ -70,6 +79,10 @@ impl Function {
         Self {
             name,
             queues: [Queue::default(); 3],
+            behind: [Queue::default(); 3],
+            fetching: [0; 3],
+            is_fetch_due: false,
+            is_store_stalled: false,
             committing: 0,
             scheduled: 0,
             running: 0,
@@ -88,8 +101,14 @@ impl Function {
         }
     }
 
-    /// Jobs that wait in queues.
+    /// Jobs that wait, whether their workload is here or not.
     pub(crate) fn waiting(&self) -> u32 {
+        let behind: u32 = self.behind.iter().map(|q| q.len).sum();
+        self.at_hand() + behind
+    }
+
+    /// Jobs that wait and can be handed out.
+    pub(crate) fn at_hand(&self) -> u32 {
         self.queues.iter().map(|q| q.len).sum()
     }
 
@@ -117,7 +136,7 @@ impl Function {
             0 => u32::MAX,
             max => max.saturating_sub(self.running),
         };
-        self.waiting().min(room)
+        self.at_hand().min(room)
     }
 
     /// The first non-empty queue, highest priority first.

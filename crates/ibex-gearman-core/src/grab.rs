@@ -2,13 +2,19 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use ibex_gearman_proto::text::error_text;
 use ibex_gearman_proto::{ErrorCode, Grab, Priority, limits};
 
 use crate::conn::{Ability, Rest};
 use crate::function::FunctionId;
+use crate::io::Reply;
 use crate::job::{ConnId, State};
-use crate::server::{JobServer, Loss, Reply, Timer};
+use crate::loss::Loss;
+use crate::server::{JobServer, Timer};
+
+/// How long a grab waits for the store to read a workload: long for any disk, and short beside what workers wait for an answer.
+const FETCH_HOLD: Duration = Duration::from_secs(1);
 
 impl JobServer {
     pub(crate) fn handle_can_do(
@@ -39,6 +45,9 @@ impl JobServer {
         let f = self.function_mut(function);
         f.workers += 1;
         f.unused_since = None;
+        if f.behind.iter().any(|queue| queue.len > 0) {
+            self.want_fetch(function);
+        }
         if let Rest::Asleep(number) | Rest::Parked(number, _) = rest {
             self.function_mut(function).sleepers.insert((number, conn));
             self.wake_ready(now, function);
@@ -127,13 +136,19 @@ impl JobServer {
         }
     }
 
-    /// No job for a grab: NO_JOB, or for a brisk worker a moment's patience first.
+    /// No job for a grab: NO_JOB, or for a brisk worker a moment's patience first. While a workload for it is on its way, that is waited for: a worker
+    /// that goes home at its first NO_JOB must not leave a queue behind.
     fn hold_or_refuse(&mut self, now: Instant, conn: ConnId, form: Grab) {
-        let hold = self.config.grab_hold;
+        let is_fetching = self.is_fetching_for(conn);
         let Some(c) = self.conns.get_mut(&conn) else {
             return;
         };
-        if c.is_brisk && !hold.is_zero() {
+        let hold = match is_fetching {
+            true => FETCH_HOLD,
+            false if c.is_brisk => self.config.grab_hold,
+            false => Duration::ZERO,
+        };
+        if !hold.is_zero() {
             c.is_held = true;
             self.timers.insert(Timer::Hold(conn), now + hold);
             self.park(now, conn, form);
@@ -200,7 +215,7 @@ impl JobServer {
             // Jobs that only their rate holds back must wake this sleeper in time.
             if let Some(rate) = f.rate
                 && rate.free_at() > now
-                && f.waiting() > 0
+                && f.at_hand() > 0
             {
                 self.timers
                     .insert(Timer::Rate(ability.function), rate.free_at());
@@ -302,9 +317,13 @@ impl JobServer {
             self.handles.text(job.id),
             self.function(job.function).name.clone(),
         );
-        let (unique, mut workload) = (job.unique.clone(), job.workload.clone());
-        let reducer = job.extra.as_ref().map(|extra| &extra.reducer);
-        let reducer = reducer.filter(|reducer| !reducer.is_empty());
+        debug_assert!(!job.is_away(), "jobs in queues have their workload");
+        let mut workload = job.workload_bytes();
+        let reducer = Some(job.reducer()).filter(|reducer| !reducer.is_empty());
+        let unique = match form {
+            Grab::Plain => Bytes::new(),
+            Grab::Unique | Grab::All => Bytes::copy_from_slice(job.unique()),
+        };
         match (form, reducer) {
             (Grab::Plain, _) => Reply::JobAssign {
                 handle,
@@ -328,7 +347,7 @@ impl JobServer {
                 handle,
                 function,
                 unique,
-                reducer: reducer.clone(),
+                reducer,
                 workload,
             },
         }

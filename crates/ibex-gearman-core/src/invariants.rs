@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use crate::arena::NIL;
+use crate::arena::{NIL, Queue};
 use crate::config::Wakeup;
 use crate::conn::{Held, Rest};
-use crate::function::FunctionId;
-use crate::job::State;
+use crate::function::{Function, FunctionId};
+use crate::job::{Job, State, Stored};
+use crate::keys::BY_WORKLOAD;
 use crate::server::JobServer;
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -35,14 +36,19 @@ impl JobServer {
 
     fn check_jobs(&self) {
         let mut recounts: BTreeMap<FunctionId, Recount> = BTreeMap::new();
-        let mut workload_bytes = 0;
+        let (mut workload_bytes, mut away) = (0, (0, 0));
         for (index, job) in self.jobs.iter() {
             assert_eq!(
                 self.jobs.index_of(job.id),
                 Some(index),
                 "the index by number finds the job"
             );
-            workload_bytes += job.workload.len() as u64;
+            workload_bytes += job.resident_bytes();
+            self.check_away(job);
+            if job.is_away() {
+                away.0 += 1;
+                away.1 += u64::from(job.workload_len());
+            }
             let recount = recounts.entry(job.function).or_default();
             match job.state {
                 State::Committing => {
@@ -90,12 +96,13 @@ impl JobServer {
                 "nobody wants job {:?} in state {:?}",
                 job.id, job.state
             );
-            for client in &job.clients {
+            for client in job.clients.as_slice() {
                 let c = self
                     .conns
                     .get(client)
                     .expect("a job's clients are connected");
-                let count = job.clients.iter().filter(|other| *other == client).count();
+                let count = job.clients.as_slice();
+                let count = count.iter().filter(|other| *other == client).count();
                 assert_eq!(
                     c.waiting_for.get(&job.id).map(|n| *n as usize),
                     Some(count),
@@ -104,6 +111,7 @@ impl JobServer {
             }
         }
         assert_eq!(workload_bytes, self.workload_bytes);
+        assert_eq!(away, (self.away.jobs, self.away.bytes));
         self.check_indices(&recounts);
     }
 
@@ -115,15 +123,9 @@ impl JobServer {
                 .map(|r| r.scheduled as usize)
                 .sum::<usize>()
         );
-        for ((_, function), index) in &self.by_key {
-            let job = self.jobs.get(*index);
-            assert!(
-                job.is_keyed && job.function == *function,
-                "a key leads to its job"
-            );
-        }
+        self.keys.check_invariants(&self.jobs);
         assert_eq!(
-            self.by_key.len(),
+            self.keys.len(),
             self.jobs.iter().filter(|(_, job)| job.is_keyed).count()
         );
         for (index, function) in self.functions.iter().enumerate() {
@@ -131,7 +133,7 @@ impl JobServer {
             let id = FunctionId(u32::try_from(index).expect("function numbers are small"));
             let recount = recounts.get(&id).copied().unwrap_or_default();
             let counted = Recount {
-                queued: function.queues.map(|q| q.len),
+                queued: [0, 1, 2].map(|p| function.queues[p].len + function.behind[p].len),
                 committing: function.committing,
                 scheduled: function.scheduled,
                 running: function.running,
@@ -145,20 +147,59 @@ impl JobServer {
         }
     }
 
+    /// A workload is away only where it may be.
+    fn check_away(&self, job: &Job) {
+        if !job.is_away() {
+            assert!(!job.is_fetching, "what is here is not asked for");
+            return;
+        }
+        assert!(job.stored != Stored::No && job.unique() != BY_WORKLOAD);
+        match job.state {
+            State::Committing | State::Scheduled => assert!(!job.is_fetching),
+            State::Waiting => assert!(job.is_behind, "jobs in queues have their workload"),
+            State::Running(_) => panic!("a worker got a job without its workload"),
+        }
+    }
+
     fn check_queues(&self) {
         for function in self.functions.iter().flatten() {
-            for queue in function.queues {
-                let (mut count, mut previous) = (0, NIL);
-                for index in queue.indices(&self.jobs) {
-                    let job = self.jobs.get(index);
-                    assert_eq!(job.state, State::Waiting);
-                    assert_eq!(job.previous, previous);
-                    previous = index;
-                    count += 1;
-                }
-                assert_eq!((count, previous), (queue.len, queue.tail));
+            for p in 0..3 {
+                self.check_queue(function.queues[p], false);
+                self.check_queue(function.behind[p], true);
+                let behind = function.behind[p].indices(&self.jobs);
+                let fetching = behind.filter(|index| self.jobs.get(*index).is_fetching);
+                assert_eq!(fetching.count(), function.fetching[p] as usize);
+                self.check_head(function, p);
             }
         }
+    }
+
+    fn check_queue(&self, queue: Queue, is_behind: bool) {
+        let (mut count, mut previous) = (0, NIL);
+        for index in queue.indices(&self.jobs) {
+            let job = self.jobs.get(index);
+            assert_eq!((job.state, job.is_behind), (State::Waiting, is_behind));
+            assert_eq!(job.previous, previous);
+            previous = index;
+            count += 1;
+        }
+        assert_eq!((count, previous), (queue.len, queue.tail));
+    }
+
+    /// Jobs wait behind only because of workloads that are not here; those are on their way when a worker may want them.
+    fn check_head(&self, function: &Function, p: usize) {
+        let Some(head) = function.behind[p].indices(&self.jobs).next() else {
+            return;
+        };
+        assert!(
+            self.jobs.get(head).is_away(),
+            "nothing keeps the first one behind"
+        );
+        let is_idle = function.workers == 0 || function.is_store_stalled;
+        assert!(
+            is_idle || function.queues[p].len > 0 || function.fetching[p] > 0,
+            "workers wait for workloads that nobody fetches"
+        );
     }
 
     fn check_conns(&self) {
@@ -193,7 +234,7 @@ impl JobServer {
                     .jobs
                     .index_of(*id)
                     .expect("no client waits for a gone job");
-                assert!(self.jobs.get(index).clients.contains(conn));
+                assert!(self.jobs.get(index).clients.as_slice().contains(conn));
             }
             assert!(
                 !matches!(c.held.front(), Some(Held::Ready(_))),

@@ -15,9 +15,10 @@ use ibex_gearman_proto::{ErrorCode, Submit};
 
 use crate::cron::Cron;
 use crate::headers::Headers;
+use crate::io::{Output, Reply};
 use crate::job::{ConnId, JobId};
-use crate::server::{JobServer, Output, Reply};
-use crate::submit::key_of;
+use crate::keys::Key;
+use crate::server::JobServer;
 use crate::view::ScheduleView;
 
 /// Recurring jobs there may be: far more than anybody writes by hand, few enough to be looked through.
@@ -288,12 +289,11 @@ impl JobServer {
             self.counters.refused += 1;
             return;
         }
-        let key = key_of(&submit);
+        let key = Key::of(submit.unique, submit.workload);
         let function = self.names.get(submit.function).copied();
         let taken = key
-            .clone()
             .zip(function)
-            .and_then(|key| self.by_key.get(&key).copied());
+            .and_then(|(key, function)| self.keys.find(&self.jobs, function, key));
         let index = match taken {
             Some(index) => {
                 self.join(None, index, submit.mode);
@@ -304,7 +304,7 @@ impl JobServer {
                 return;
             }
             None => {
-                let index = self.create(&submit, key, 0, Headers::default());
+                let index = self.create(&submit, 0, Headers::default());
                 self.launch(now, None, index);
                 index
             }

@@ -1,8 +1,8 @@
 //! Results of jobs that have ended, kept for a while: for clients that ask later (option `results`), and for submissions that an equal job's result will
 //! do for (header `dedupe`).
 //!
-//! Owns what is kept and for how long. In memory only: a result is worth less than its job, and a restart forgets it. Bounded in bytes; what would be
-//! forgotten next goes first.
+//! Owns what is kept and for how long. In memory, and of durable jobs in the store too, written together with the job's end, so that a restart knows them.
+//! Bounded in bytes; what would be forgotten next goes first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -11,8 +11,10 @@ use bytes::Bytes;
 use ibex_gearman_proto::Mode;
 
 use crate::handle::HandleText;
-use crate::job::{ConnId, JobId};
-use crate::server::{JobServer, Key, Reply};
+use crate::io::{Output, Reply};
+use crate::job::{ConnId, JobId, Stored};
+use crate::keys::{BY_WORKLOAD, Key, OwnedKey, key_of};
+use crate::server::JobServer;
 
 /// Bytes of a result that is kept.
 pub(crate) const RESULT_BYTES_MAX: usize = 1 << 20;
@@ -21,18 +23,27 @@ const RESULT_OVERHEAD: usize = 256;
 
 /// How a job ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum End {
+pub enum End {
+    /// WORK_COMPLETE with this result.
     Complete(Bytes),
+    /// WORK_FAIL.
     Fail,
+    /// WORK_EXCEPTION with this text.
     Exception(Bytes),
 }
 
 impl End {
-    fn bytes(&self) -> usize {
+    /// The packet's data; WORK_FAIL has none.
+    #[must_use]
+    pub fn data(&self) -> &[u8] {
         match self {
-            Self::Complete(data) | Self::Exception(data) => data.len(),
-            Self::Fail => 0,
+            Self::Complete(data) | Self::Exception(data) => data,
+            Self::Fail => &[],
         }
+    }
+
+    fn bytes(&self) -> usize {
+        self.data().len()
     }
 
     /// The packet that said so.
@@ -51,13 +62,34 @@ impl End {
     }
 }
 
+/// A result as the store keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredResult {
+    /// The job's number.
+    pub id: JobId,
+    /// Function name.
+    pub function: Bytes,
+    /// Unique key as submitted.
+    pub unique: Bytes,
+    /// The argument, if it is the key (unique `-`); else empty.
+    pub workload: Bytes,
+    /// How the job ended.
+    pub end: End,
+    /// Milliseconds since 1970 at which it ended.
+    pub ended_ms: u64,
+    /// Milliseconds since 1970 until which it is kept.
+    pub until_ms: u64,
+}
+
 #[derive(Debug)]
 struct Kept {
     end: End,
-    ended_at: Instant,
+    /// Wall clock.
+    ended_ms: u64,
     until: Instant,
     /// Function and key, of jobs that have one.
-    name: Option<(Key, Bytes)>,
+    name: Option<(OwnedKey, Bytes)>,
+    is_stored: bool,
 }
 
 /// The results that are kept.
@@ -65,7 +97,7 @@ struct Kept {
 pub(crate) struct Results {
     by_id: BTreeMap<JobId, Kept>,
     /// The last of each name.
-    by_name: BTreeMap<(Key, Bytes), JobId>,
+    by_name: BTreeMap<(OwnedKey, Bytes), JobId>,
     expiry: BTreeSet<(Instant, JobId)>,
     bytes: usize,
 }
@@ -83,7 +115,8 @@ impl Results {
         self.by_id.get(&id).map(|kept| &kept.end)
     }
 
-    fn keep(&mut self, id: JobId, kept: Kept, bytes_max: usize) {
+    /// Adds the jobs to `gone` whose stored results are to be deleted.
+    fn keep(&mut self, id: JobId, kept: Kept, bytes_max: usize, gone: &mut Vec<JobId>) {
         self.bytes += kept.end.bytes() + RESULT_OVERHEAD;
         self.expiry.insert((kept.until, id));
         if let Some(name) = &kept.name {
@@ -93,14 +126,17 @@ impl Results {
         while self.bytes > bytes_max
             && let Some((_, first)) = self.expiry.first().copied()
         {
-            self.forget(first);
+            self.forget(first, gone);
         }
     }
 
-    fn forget(&mut self, id: JobId) {
+    fn forget(&mut self, id: JobId, gone: &mut Vec<JobId>) {
         let Some(kept) = self.by_id.remove(&id) else {
             return;
         };
+        if kept.is_stored {
+            gone.push(id);
+        }
         self.bytes -= kept.end.bytes() + RESULT_OVERHEAD;
         self.expiry.remove(&(kept.until, id));
         if let Some(name) = kept.name
@@ -110,12 +146,12 @@ impl Results {
         }
     }
 
-    fn forget_old(&mut self, now: Instant) {
+    fn forget_old(&mut self, now: Instant, gone: &mut Vec<JobId>) {
         while let Some((until, id)) = self.expiry.first().copied() {
             if until > now {
                 return;
             }
-            self.forget(id);
+            self.forget(id, gone);
         }
     }
 
@@ -160,30 +196,82 @@ impl JobServer {
             return;
         }
         let job = self.jobs.get(index);
-        let name = crate::submit::key_from(job.unique.clone(), &job.workload)
-            .map(|key| (key, self.function(job.function).name.clone()));
+        let (id, is_stored) = (job.id, job.stored != Stored::No);
+        let function = self.function(job.function).name.clone();
+        let key = key_of(job).map(Key::to_owned);
+        let ended_ms = self.wall_ms(now);
+        if is_stored {
+            let by_workload = Some(job.workload()).filter(|_| job.unique() == BY_WORKLOAD);
+            let time_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+            let stored = StoredResult {
+                id,
+                function: function.clone(),
+                unique: Bytes::copy_from_slice(job.unique()),
+                workload: by_workload.map_or_else(Bytes::new, Bytes::copy_from_slice),
+                end: end.clone(),
+                ended_ms,
+                until_ms: ended_ms.saturating_add(time_ms),
+            };
+            self.output(Output::KeepResult(stored));
+        }
         let kept = Kept {
             end,
-            ended_at: now,
+            ended_ms,
             until: now + time,
-            name,
+            name: key.map(|key| (key, function)),
+            is_stored,
         };
-        self.results
-            .keep(job.id, kept, self.config.results_bytes_max);
+        self.keep(id, kept);
+    }
+
+    fn keep(&mut self, id: JobId, kept: Kept) {
+        // One from an earlier life whose job had to run again.
+        self.results.forget(id, &mut Vec::new());
+        let mut gone = Vec::new();
+        let bytes_max = self.config.results_bytes_max;
+        self.results.keep(id, kept, bytes_max, &mut gone);
+        self.forget_stored_results(gone);
+    }
+
+    fn forget_stored_results(&mut self, gone: Vec<JobId>) {
+        for id in gone {
+            self.output(Output::ForgetResult(id));
+        }
+    }
+
+    /// A result of an earlier life. One whose job runs again, because its end had not reached the disk, is replaced when that ends.
+    pub(crate) fn handle_restored_result(&mut self, now: Instant, stored: StoredResult) {
+        self.skip_job_id(stored.id);
+        let left_ms = stored.until_ms.saturating_sub(self.wall_ms(now));
+        let until = now.checked_add(Duration::from_millis(left_ms));
+        let Some(until) = until.filter(|_| left_ms > 0) else {
+            self.output(Output::ForgetResult(stored.id));
+            return;
+        };
+        let key = Key::of(&stored.unique, &stored.workload).map(Key::to_owned);
+        let kept = Kept {
+            end: stored.end,
+            ended_ms: stored.ended_ms,
+            until,
+            name: key.map(|key| (key, stored.function)),
+            is_stored: true,
+        };
+        self.keep(stored.id, kept);
     }
 
     /// The handle of a job with that name which ended well within the window.
     pub(crate) fn done_within(
         &self,
         now: Instant,
-        key: &Key,
+        key: Key<'_>,
         function: &[u8],
         window: Duration,
     ) -> Option<JobId> {
-        let name = (key.clone(), Bytes::copy_from_slice(function));
+        let name = (key.to_owned(), Bytes::copy_from_slice(function));
         let id = self.results.by_name.get(&name)?;
         let kept = self.results.by_id.get(id)?;
-        let is_recent = now.saturating_duration_since(kept.ended_at) < window;
+        let age = Duration::from_millis(self.wall_ms(now).saturating_sub(kept.ended_ms));
+        let is_recent = age < window;
         (is_recent && matches!(kept.end, End::Complete(_))).then_some(*id)
     }
 
@@ -210,7 +298,7 @@ impl JobServer {
 
     /// The kept result of a job with that unique key.
     pub(crate) fn result_with_unique(&self, unique: &Bytes) -> Option<JobId> {
-        let key = Key::Unique(unique.clone());
+        let key = OwnedKey::Unique(unique.clone());
         let (found, id) = self
             .results
             .by_name
@@ -220,7 +308,9 @@ impl JobServer {
     }
 
     pub(crate) fn forget_old_results(&mut self, now: Instant) {
-        self.results.forget_old(now);
+        let mut gone = Vec::new();
+        self.results.forget_old(now, &mut gone);
+        self.forget_stored_results(gone);
     }
 
     /// Results that are kept, and their bytes.

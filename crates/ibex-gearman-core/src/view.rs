@@ -5,9 +5,11 @@ use std::time::Instant;
 use bytes::Bytes;
 use ibex_gearman_proto::{Priority, QueueLimits};
 
+use crate::conn::Rest;
+use crate::counters::Counters;
 use crate::handle::HandleText;
 use crate::job::{ConnId, Job, State, Stored};
-use crate::server::{Counters, JobServer, Key};
+use crate::server::JobServer;
 
 /// A function.
 #[derive(Debug, Clone)]
@@ -16,6 +18,8 @@ pub struct FunctionView {
     pub name: Bytes,
     /// Waiting jobs by [`Priority::index`].
     pub waiting: [u32; 3],
+    /// Of these, jobs whose workload is in the store only, and jobs that came after them.
+    pub behind: u32,
     /// Jobs whose time has not come.
     pub scheduled: u32,
     /// Jobs on their way into the store.
@@ -94,6 +98,8 @@ pub struct JobView {
     pub due_ms: u64,
     /// Bytes of its workload.
     pub workload_bytes: usize,
+    /// Its workload is in the store only.
+    pub is_away: bool,
     /// How long it has been waiting or running, in microseconds.
     pub age_us: u64,
 }
@@ -158,6 +164,7 @@ impl JobServer {
         let heads = function
             .queues
             .iter()
+            .chain(&function.behind)
             .filter(|q| q.len > 0)
             .map(|q| self.jobs.get(q.head).since_us);
         let oldest_us = heads
@@ -165,7 +172,8 @@ impl JobServer {
             .map_or(0, |since_us| self.life_us(now).saturating_sub(since_us));
         Some(FunctionView {
             name: function.name.clone(),
-            waiting: function.queues.map(|q| q.len),
+            waiting: [0, 1, 2].map(|p| function.queues[p].len + function.behind[p].len),
+            behind: function.behind.iter().map(|q| q.len).sum(),
             scheduled: function.scheduled,
             committing: function.committing,
             running: function.running,
@@ -202,10 +210,11 @@ impl JobServer {
     }
 
     fn job_view(&self, now: Instant, job: &Job) -> JobView {
+        let (numerator, denominator) = job.progress();
         JobView {
             handle: self.handles.text(job.id),
             function: self.function(job.function).name.clone(),
-            unique: job.unique.clone(),
+            unique: Bytes::copy_from_slice(job.unique()),
             priority: job.priority,
             state: match job.state {
                 State::Committing => JobState::Committing,
@@ -218,18 +227,24 @@ impl JobServer {
             is_stored: job.stored == Stored::Yes,
             is_ignored: !job.is_background && job.clients.is_empty(),
             clients: job.clients.len(),
-            numerator: job.numerator,
-            denominator: job.denominator,
+            numerator,
+            denominator,
             due_ms: job.due_ms,
-            workload_bytes: job.workload.len(),
+            workload_bytes: job.workload_len() as usize,
+            is_away: job.is_away(),
             age_us: self.life_us(now).saturating_sub(job.since_us),
         }
     }
 
     /// All connections, by number.
     pub fn conns(&self) -> impl Iterator<Item = ConnView> {
-        self.conns.iter().map(|(conn, c)| ConnView {
-            conn: *conn,
+        let mut ids: Vec<ConnId> = self.conns.keys().copied().collect();
+        ids.sort_unstable();
+        let conns = ids
+            .into_iter()
+            .filter_map(|id| Some((id, self.conns.get(&id)?)));
+        conns.map(|(conn, c)| ConnView {
+            conn,
             id: c.id.clone(),
             functions: c
                 .abilities
@@ -239,7 +254,7 @@ impl JobServer {
                 .collect(),
             holding: c.holding.iter().map(|id| self.handles.text(*id)).collect(),
             waiting_for: c.waiting_for.len(),
-            is_sleeping: Self::is_resting(c.rest),
+            is_sleeping: matches!(c.rest, Rest::Asleep(_) | Rest::Parked(..)),
         })
     }
 
@@ -276,7 +291,7 @@ impl JobServer {
             .sum()
     }
 
-    /// Bytes of workload held.
+    /// Bytes of workload in memory.
     #[must_use]
     pub fn workload_bytes(&self) -> u64 {
         self.workload_bytes
@@ -288,16 +303,6 @@ impl JobServer {
         self.is_draining
     }
 
-    /// The first job with that unique key, in the order of functions.
-    pub(crate) fn first_with_unique(&self, unique: &Bytes) -> Option<u32> {
-        let key = Key::Unique(unique.clone());
-        let from = (key.clone(), crate::function::FunctionId(0));
-        let (found, index) = self.by_key.range(from..).next()?;
-        (found.0 == key).then_some(*index)
-    }
-}
-
-impl JobServer {
     /// The jobs a connection waits for as a client, by number.
     pub fn jobs_of_client(&self, now: Instant, conn: ConnId) -> impl Iterator<Item = JobView> {
         let ids = self

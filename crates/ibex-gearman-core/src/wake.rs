@@ -9,8 +9,9 @@ use std::time::Instant;
 use crate::config::Wakeup;
 use crate::conn::Rest;
 use crate::function::FunctionId;
+use crate::io::Reply;
 use crate::job::ConnId;
-use crate::server::{JobServer, Reply, Timer};
+use crate::server::{JobServer, Timer};
 
 /// Sleepers one delayed wake-up takes at most: by then something else is wrong than a silent worker.
 const WAKE_STEP_MAX: u32 = 1024;
@@ -121,7 +122,7 @@ impl JobServer {
         let f = self.function(function);
         if let Some(rate) = f.rate
             && rate.free_at() > now
-            && f.waiting() > 0
+            && f.at_hand() > 0
         {
             self.timers.insert(Timer::Rate(function), rate.free_at());
         }

@@ -16,7 +16,7 @@ use crate::conn::Socket;
 use crate::doors::{Keepalive, Way};
 use crate::front::Wire;
 use crate::peers::{Origins, Peer, Peers};
-use crate::store::{Op, Requests};
+use crate::store::{Backlog, Op, Requests};
 use crate::tls::Tls;
 
 /// The job server and who is connected to it.
@@ -52,6 +52,10 @@ pub(crate) enum Mail {
     Stored(Vec<JobId>),
     /// Jobs that are not.
     StoreFailed(Vec<JobId>),
+    /// Workloads out of the store; `None` where there is none.
+    Fetched(Vec<(JobId, Option<Bytes>)>),
+    /// Jobs whose workload could not be read.
+    FetchFailed(Vec<JobId>),
 }
 
 /// A reactor's inbox.
@@ -115,6 +119,8 @@ pub(crate) struct Bounds {
     pub(crate) slow_client_timeout: std::time::Duration,
     /// Connections of one origin; 0 is no bound.
     pub(crate) per_address_max: u32,
+    /// Bytes of workload on their way into the store, beyond which whoever waits for it is not read; 0 is no bound.
+    pub(crate) committing_bytes_max: usize,
     /// When silent peers are probed; `None` never.
     pub(crate) keepalive: Option<Keepalive>,
 }
@@ -137,8 +143,8 @@ pub(crate) struct Shared {
     pub(crate) origins: Origins,
     pub(crate) tls: Option<Tls>,
     acl: RwLock<Option<Arc<Acl>>>,
-    /// Store requests that are not done.
-    pub(crate) store_backlog: Arc<AtomicUsize>,
+    /// What waits for the store.
+    pub(crate) store_backlog: Arc<Backlog>,
     pub(crate) is_stopping: AtomicBool,
     /// Another server has the queue.
     pub(crate) is_queue_lost: AtomicBool,
@@ -153,7 +159,7 @@ impl Shared {
         mailboxes: Vec<Mailbox>,
         decoder: Decoder,
         bounds: Bounds,
-        store_backlog: Arc<AtomicUsize>,
+        store_backlog: Arc<Backlog>,
         access: Access,
         kit: Kit,
     ) -> Self {
@@ -298,6 +304,14 @@ impl Hub {
                 due_ms,
             },
             Output::Forget(job) => Op::Forget(job),
+            Output::KeepResult(result) => Op::KeepResult(result),
+            Output::ForgetResult(job) => Op::ForgetResult(job),
+            Output::Fetch(jobs) => {
+                if let Some(store) = &self.store {
+                    store.fetch(jobs);
+                }
+                return;
+            }
             Output::KeepSchedule(schedule) => Op::KeepSchedule(schedule),
             Output::RestoreSchedule(schedule) => Op::RestoreSchedule(schedule),
             Output::MoveSchedule {

@@ -61,7 +61,7 @@ fn snapshot(shared: &Shared, hub: &Hub) -> Snapshot {
         results,
         results_bytes,
         open: shared.traffic.open.load(Ordering::Relaxed) as u64,
-        store_backlog: shared.store_backlog.load(Ordering::Relaxed) as u64,
+        store_backlog: shared.store_backlog.requests.load(Ordering::Relaxed) as u64,
     }
 }
 

@@ -292,6 +292,20 @@ impl Reactor {
                         hub.server.handle(now, Input::PersistFailed(job));
                     }
                 }),
+                Mail::Fetched(workloads) => self.with_hub(|hub, now| {
+                    for (job, workload) in workloads {
+                        let input = match workload {
+                            Some(workload) => Input::Fetched(job, workload),
+                            None => Input::FetchLost(job),
+                        };
+                        hub.server.handle(now, input);
+                    }
+                }),
+                Mail::FetchFailed(jobs) => self.with_hub(|hub, now| {
+                    for job in jobs {
+                        hub.server.handle(now, Input::FetchFailed(job));
+                    }
+                }),
             }
         }
     }
@@ -325,7 +339,9 @@ impl Reactor {
                 | Mail::Open(..)
                 | Mail::Close(_)
                 | Mail::Stored(_)
-                | Mail::StoreFailed(_) => {}
+                | Mail::StoreFailed(_)
+                | Mail::Fetched(_)
+                | Mail::FetchFailed(_) => {}
             }
         }
     }
@@ -513,12 +529,15 @@ impl Reactor {
         if conn.out.len() > self.shared.bounds.output_max {
             return true;
         }
-        let backlog = self.shared.store_backlog.load(Ordering::Relaxed);
-        if backlog < HELD_MAX {
+        let requests = self.shared.store_backlog.requests.load(Ordering::Relaxed);
+        let bytes = self.shared.store_backlog.bytes.load(Ordering::Relaxed);
+        let bytes_max = self.shared.bounds.committing_bytes_max;
+        let is_large = bytes_max > 0 && bytes >= bytes_max;
+        if requests < HELD_MAX && !is_large {
             return false;
         }
         let held = self.shared.hub().server.held_replies(conn.id);
-        held >= HELD_MAX || held > 0 && backlog >= BACKLOG_MAX
+        held >= HELD_MAX || held > 0 && (is_large || requests >= BACKLOG_MAX)
     }
 
     /// New bytes of a connection: parsed where they lie if nothing is left over from before.

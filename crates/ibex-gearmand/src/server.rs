@@ -1,10 +1,12 @@
 //! Start and stop, top-down, each step logged.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use ibex_gearman_core::{Input, JobId, JobServer};
 use ibex_gearman_proto::Decoder;
 use ibex_kit::{Bound, Failure, Kit, ListenAddr};
@@ -17,7 +19,7 @@ use crate::doors::{Gate, HttpGate, Way};
 use crate::driver::{Access, Bounds, Hub, Mail, Mailbox, Nowhere, Shared, epoch_ms};
 use crate::peers::Peers;
 use crate::reactor::{Reactor, waker_token};
-use crate::store::{Claimant, Left, Op, Outcomes, Store};
+use crate::store::{Backlog, Claimant, Left, Op, Outcomes, Store};
 use crate::tls::Tls;
 use crate::{metrics, page};
 
@@ -38,12 +40,14 @@ pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
         rustix::process::setrlimit(Resource::Core, raised)
             .map_err(|error| Failure::io(format!("coredump: {error}")))?;
     }
-    let backlog = Arc::new(AtomicUsize::new(0));
+    let backlog = Arc::new(Backlog::default());
     let (store, left) = open_store(&config, &kit, &backlog).await?;
     let access = open_access(&config).map_err(Failure::config)?;
     let now = Instant::now();
     let mut policies = config.policies(kit.node());
     policies.first_job = left.first_job;
+    // Differs from process to process, and nobody outside knows it.
+    policies.hash_seed = RandomState::new().build_hasher().finish();
     let mut server = JobServer::new(policies, now, epoch_ms());
     restore(&mut server, now, left);
 
@@ -61,6 +65,8 @@ pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
         output_max: config.output_max.as_usize(),
         slow_client_timeout: config.slow_client_timeout.std(),
         per_address_max: config.connections_per_address,
+        // A quarter of what jobs may take: the rest waits, runs, or has come back.
+        committing_bytes_max: config.memory_max.as_usize() / 4,
         keepalive: config.keepalive(),
     };
     let decoder = Decoder::new(config.packet_size_max.as_usize());
@@ -166,7 +172,7 @@ fn open_acl(config: &Config) -> Result<Option<Acl>, String> {
 async fn open_store(
     config: &Config,
     kit: &Kit,
-    backlog: &Arc<AtomicUsize>,
+    backlog: &Arc<Backlog>,
 ) -> Result<(Option<Store>, Left), Failure> {
     let queue = config.queue_kind().map_err(Failure::config)?;
     let url = match queue {
@@ -189,9 +195,22 @@ async fn open_store(
     };
     let claimant = claimant(config, kit);
     let import_table = Some(config.import_table.as_str()).filter(|table| !table.is_empty());
+    // As while running: workloads that wait may take half of what jobs may.
+    let resident_max = match config.memory_max.bytes() {
+        0 => u64::MAX,
+        bytes => bytes / 2,
+    };
     let deadline = Instant::now() + config.store.startup_timeout.std();
     loop {
-        match Store::open(&url, &claimant, import_table, Arc::clone(backlog)).await {
+        match Store::open(
+            &url,
+            &claimant,
+            import_table,
+            resident_max,
+            Arc::clone(backlog),
+        )
+        .await
+        {
             Ok((store, left)) => {
                 tracing::info!(
                     jobs = left.jobs.len(),
@@ -277,16 +296,23 @@ fn with_password(url: &str, password: &str) -> String {
 }
 
 fn restore(server: &mut JobServer, now: Instant, left: Left) {
-    for job in left.jobs {
-        server.handle(now, Input::Restored(job));
+    for (job, away) in left.jobs {
+        let input = match away {
+            Some(len) => Input::RestoredAway(job, len),
+            None => Input::Restored(job),
+        };
+        server.handle(now, input);
     }
-    for (job, reason) in left.dead {
-        server.handle(now, Input::RestoredDead(job, reason));
+    for (job, len, reason) in left.dead {
+        server.handle(now, Input::RestoredDead(job, len, reason));
+    }
+    for result in left.results {
+        server.handle(now, Input::RestoredResult(result));
     }
     for schedule in left.schedules {
         server.handle(now, Input::RestoredSchedule(schedule));
     }
-    // Nobody is connected, so nothing can have come out but requests to forget the oldest dead, which the next trim repeats.
+    // Nobody is connected, so nothing can have come out but requests to forget the oldest dead and results beyond the bound, which the next trim repeats.
     while server.poll_output().is_some() {}
 }
 
@@ -433,6 +459,14 @@ impl Outcomes for Mailed {
         if !jobs.is_empty() {
             self.mail(Mail::Stored(jobs));
         }
+    }
+
+    fn fetched(&self, workloads: Vec<(JobId, Option<Bytes>)>) {
+        self.mail(Mail::Fetched(workloads));
+    }
+
+    fn fetch_failed(&self, jobs: Vec<JobId>) {
+        self.mail(Mail::FetchFailed(jobs));
     }
 
     fn failed(&self, jobs: Vec<JobId>) {

@@ -44,6 +44,8 @@ struct World {
     next_conn: u64,
     /// Store requests somebody waits for.
     store: VecDeque<ibex_gearman_core::JobId>,
+    /// Jobs whose workload the store is asked for.
+    fetches: Vec<ibex_gearman_core::JobId>,
 }
 
 #[expect(
@@ -74,6 +76,7 @@ pub(crate) fn run(data: &[u8]) {
         peers: [const { None }; CONNS],
         next_conn: 0,
         store: VecDeque::new(),
+        fetches: Vec::new(),
     };
     let mut rest = data.get(1..).unwrap_or_default();
     for _ in 0..STEPS_MAX {
@@ -180,6 +183,15 @@ impl World {
             };
             self.server.handle(self.now, input);
         }
+        // What the workloads were it has not kept: they cannot be read, or are lost.
+        for job in self.fetches.drain(..) {
+            let input = if is_stored {
+                Input::FetchFailed(job)
+            } else {
+                Input::FetchLost(job)
+            };
+            self.server.handle(self.now, input);
+        }
     }
 
     fn drain(&mut self, is_early: bool) {
@@ -190,7 +202,9 @@ impl World {
                 self.server.poll_output()
             };
             match output {
-                Some(Output::Persist(job) | Output::Revive(job)) => self.store.push_back(job.id),
+                Some(Output::Persist(job)) => self.store.push_back(job.id),
+                Some(Output::Revive(job)) => self.store.push_back(job),
+                Some(Output::Fetch(jobs)) => self.fetches.extend(jobs),
                 Some(Output::KeepSchedule(schedule)) => self.store.push_back(schedule.id),
                 Some(Output::Send(conn, _) | Output::Text(conn, _)) => {
                     assert!(conn.0 <= self.next_conn, "a reply to nobody");
@@ -199,6 +213,8 @@ impl World {
                     Output::Attempt { .. }
                     | Output::Forget(_)
                     | Output::Bury { .. }
+                    | Output::KeepResult(_)
+                    | Output::ForgetResult(_)
                     | Output::RestoreSchedule(_)
                     | Output::MoveSchedule { .. }
                     | Output::DropSchedule { .. },

@@ -2,5 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "tests stop at the first surprise")]
 
 mod fuzzed;
+mod scripted_store;
 mod sim;
 mod transcripts;

@@ -1,8 +1,7 @@
 //! Runs the transcripts in `tests/scripts`: commands in, outputs out, reviewed as text. `UPDATE_GOLDENFILES=1` writes what happens; read the difference.
 //!
 //! `conn: command key=value…` is a packet from a connection, which is made at its first packet. Without a connection: `server` (policies, first in a
-//! script), `tick ms=`,
-//! `store auto|hold`, `persisted N`, `persist_failed N`, `restored …`, operators' acts, `jobs`, `functions`. Outputs come at the end of a block,
+//! script), `tick ms=`, what the store says (`scripted_store.rs`), operators' acts, `jobs`, `functions`. Outputs come at the end of a block,
 //! `conn: PACKET arguments`.
 
 use std::collections::BTreeMap;
@@ -14,8 +13,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use goldenscript::{ArgumentConsumer, Block, Command, Context, Runner};
 use ibex_gearman_core::{
-    Config, ConnId, Input, JobId, JobServer, Output, Reply, RetryPolicy, StoredJob, StoredSchedule,
-    TimeoutAction, TimeoutUnit, Wakeup,
+    Config, ConnId, Input, JobServer, Output, Reply, RetryPolicy, TimeoutAction, TimeoutUnit,
+    Wakeup,
 };
 use ibex_gearman_proto::{Grab, Priority, QueueLimits, Request, Submit, kind};
 
@@ -35,15 +34,15 @@ fn transcripts() {
 }
 
 /// The wall clock at the start of every script: 2001-09-09 01:46:40 UTC.
-const EPOCH_MS: u64 = 1_000_000_000_000;
+pub(crate) const EPOCH_MS: u64 = 1_000_000_000_000;
 
-struct Script {
-    server: JobServer,
-    now: Instant,
+pub(crate) struct Script {
+    pub(crate) server: JobServer,
+    pub(crate) now: Instant,
     names: BTreeMap<String, ConnId>,
     conns: u64,
-    is_store_held: bool,
-    shown: String,
+    pub(crate) is_store_held: bool,
+    pub(crate) shown: String,
 }
 
 #[expect(
@@ -87,87 +86,17 @@ impl Script {
 
     fn drain(&mut self) {
         while let Some(output) = self.server.poll_output() {
-            match output {
-                Output::Send(conn, reply) => {
-                    let line = format!("{}: {}", self.name(conn), show(&reply));
-                    writeln!(self.shown, "{}", line.trim_end()).unwrap();
-                }
-                Output::Text(conn, text) => {
-                    let line = format!("{}: text {}", self.name(conn), text.escape_ascii());
-                    writeln!(self.shown, "{line}").unwrap();
-                }
-                Output::Persist(job) => self.store("PERSIST", &job),
-                Output::Revive(job) => self.store("REVIVE", &job),
-                Output::Attempt {
-                    job,
-                    attempts,
-                    due_ms,
-                } => {
-                    writeln!(
-                        self.shown,
-                        "store: ATTEMPT {} attempts={attempts} due={}",
-                        job.0,
-                        due(due_ms)
-                    )
-                    .unwrap();
-                }
-                Output::Forget(job) => writeln!(self.shown, "store: FORGET {}", job.0).unwrap(),
-                Output::KeepSchedule(s) => {
-                    writeln!(self.shown, "store: KEEP {} next={}", s.id.0, due(s.next_ms)).unwrap();
-                    if !self.is_store_held {
-                        self.server.handle(self.now, Input::Persisted(s.id));
-                    }
-                }
-                Output::RestoreSchedule(s) => {
-                    writeln!(self.shown, "store: RESTORE {}", s.id.0).unwrap();
-                }
-                Output::MoveSchedule { next_ms, .. } => {
-                    writeln!(self.shown, "store: MOVE next={}", due(next_ms)).unwrap();
-                }
-                Output::DropSchedule { function, .. } => {
-                    writeln!(self.shown, "store: DROP {}", function.escape_ascii()).unwrap();
-                }
-                Output::Bury {
-                    job,
-                    attempts,
-                    reason,
-                } => {
-                    writeln!(
-                        self.shown,
-                        "store: BURY {} attempts={attempts} {}",
-                        job.0,
-                        reason.escape_ascii()
-                    )
-                    .unwrap();
-                }
+            if let Output::Send(conn, reply) = &output {
+                let line = format!("{}: {}", self.name(*conn), show(reply));
+                writeln!(self.shown, "{}", line.trim_end()).unwrap();
+            } else if let Output::Text(conn, text) = &output {
+                let line = format!("{}: text {}", self.name(*conn), text.escape_ascii());
+                writeln!(self.shown, "{line}").unwrap();
+            } else {
+                self.store_output(&output);
             }
         }
         self.server.check_invariants(self.now);
-    }
-
-    fn store(&mut self, what: &str, job: &StoredJob) {
-        let StoredJob {
-            id,
-            function,
-            unique,
-            workload,
-            ..
-        } = job;
-        let (function, unique, workload) = (
-            function.escape_ascii(),
-            unique.escape_ascii(),
-            workload.escape_ascii(),
-        );
-        writeln!(
-            self.shown,
-            "store: {what} {} {function} unique={unique} due={} {workload}",
-            id.0,
-            due(job.due_ms)
-        )
-        .unwrap();
-        if !self.is_store_held {
-            self.server.handle(self.now, Input::Persisted(job.id));
-        }
     }
 
     fn packet(&mut self, name: &str, command: &Command) -> Result<(), Box<dyn Error>> {
@@ -178,6 +107,11 @@ impl Script {
             field("unique").unwrap_or_default(),
             field("arg").unwrap_or_default(),
         );
+        // Long ones by their size.
+        let arg = match field("size") {
+            Some(size) => arg.repeat(size.parse()?),
+            None => arg,
+        };
         // An argument of its own before the data.
         let arg = field("headers").map_or(arg.clone(), |headers| format!("{headers}\0{arg}"));
         let every = field("every");
@@ -266,7 +200,6 @@ impl Script {
 
     fn control(&mut self, command: &Command) -> Result<(), Box<dyn Error>> {
         let mut args = command.consume_args();
-        let func = args.take_key("func").unwrap_or_default().as_bytes();
         let now = self.now;
         match command.name.as_str() {
             "server" => {
@@ -282,53 +215,7 @@ impl Script {
                 self.server
                     .handle(now, Input::Clock(EPOCH_MS + ahead * 1000));
             }
-            "store" => self.is_store_held = args.next_pos() == Some("hold"),
-            "persisted" => {
-                let id = JobId(args.next_pos().unwrap_or_default().parse()?);
-                self.server.handle(now, Input::Persisted(id));
-            }
-            "persist_failed" => {
-                let id = JobId(args.next_pos().unwrap_or_default().parse()?);
-                self.server.handle(now, Input::PersistFailed(id));
-            }
-            "restored_schedule" => {
-                let field = Bytes::from_static(b"*");
-                let stored = StoredSchedule {
-                    id: JobId(number(&mut args, "id")?.unwrap_or(0)),
-                    function: Bytes::copy_from_slice(func),
-                    unique: Bytes::from_static(b"u"),
-                    fields: [
-                        Bytes::from_static(b"0"),
-                        field.clone(),
-                        field.clone(),
-                        field.clone(),
-                        field,
-                    ],
-                    next_ms: EPOCH_MS - number::<u64>(&mut args, "ago")?.unwrap_or(0) * 1000,
-                    workload: Bytes::from_static(b"w"),
-                };
-                self.server.handle(now, Input::RestoredSchedule(stored));
-            }
-            "restored" => {
-                let stored = StoredJob {
-                    id: JobId(number(&mut args, "id")?.unwrap_or(0)),
-                    function: Bytes::copy_from_slice(func),
-                    unique: Bytes::copy_from_slice(
-                        args.take_key("unique").unwrap_or_default().as_bytes(),
-                    ),
-                    priority: Priority::Normal,
-                    due_ms: number::<u64>(&mut args, "at")?.map_or(0, |s| EPOCH_MS + s * 1000),
-                    attempts: number(&mut args, "attempts")?.unwrap_or(0),
-                    reducer: Bytes::new(),
-                    headers: Bytes::copy_from_slice(
-                        args.take_key("headers").unwrap_or_default().as_bytes(),
-                    ),
-                    workload: Bytes::copy_from_slice(
-                        args.take_key("arg").unwrap_or_default().as_bytes(),
-                    ),
-                };
-                self.server.handle(now, Input::Restored(stored));
-            }
+            _ if self.store_control(command)? => {}
             _ => self.operate(command)?,
         }
         Ok(())
@@ -428,6 +315,9 @@ impl Script {
                         f.waiting,
                         f.sleeping
                     )?;
+                    if f.behind > 0 {
+                        writeln!(self.shown, "{name} behind={}", f.behind)?;
+                    }
                 }
             }
             "jobs" => {
@@ -454,7 +344,7 @@ impl Script {
     }
 }
 
-fn number<T: std::str::FromStr<Err: Error + 'static>>(
+pub(crate) fn number<T: std::str::FromStr<Err: Error + 'static>>(
     args: &mut ArgumentConsumer<'_>,
     key: &str,
 ) -> Result<Option<T>, Box<dyn Error>> {
@@ -506,7 +396,7 @@ fn policies(args: &mut ArgumentConsumer<'_>) -> Result<Config, Box<dyn Error>> {
 }
 
 /// Due times as seconds after the script's start.
-fn due(due_ms: u64) -> String {
+pub(crate) fn due(due_ms: u64) -> String {
     if due_ms == 0 {
         "now".into()
     } else {
@@ -520,7 +410,10 @@ fn show(reply: &Reply) -> String {
     reply.encode(&mut wire);
     let arguments = wire[12..]
         .split(|b| *b == 0)
-        .map(|a| a.escape_ascii().to_string())
+        .map(|a| match a.len() {
+            0..100 => a.escape_ascii().to_string(),
+            len => format!("<{len} bytes>"),
+        })
         .collect::<Vec<_>>()
         .join(" ");
     format!("{} {arguments}", kind::name(reply.kind()).unwrap_or("?"))

@@ -4,32 +4,32 @@
 //! while it runs, the
 //! next batch gathers. What was to be stored and could not be is refused (the submitter gets QUEUE_ERROR); ends and attempts, for which nobody waits,
 //! are kept and tried again, so
-//! that a database that comes back learns of them. `schema.rs` has the statements, `owner.rs` sees to it that one server uses the queue; nothing else
-//! here is SQL.
+//! that a database that comes back learns of them. `plan.rs` makes the transactions; `schema.rs` and `results.rs` have the statements; `owner.rs` sees to it
+//! that one server uses the queue; `fetch.rs` reads workloads that left memory, beside the transactions.
 
+mod fetch;
 mod import;
 mod owner;
+mod plan;
+mod results;
 mod schema;
 
 pub(crate) use import::is_table_name;
 pub(crate) use owner::Claimant;
 use owner::Ownership;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use ibex_gearman_core::{JobId, StoredJob, StoredSchedule};
+use ibex_gearman_core::{JobId, StoredJob, StoredResult, StoredSchedule};
 use ibex_kit::{Check, Failure};
-use ibex_sql::{Db, Error, Tx};
+use ibex_sql::{Db, Error};
+use plan::{BATCH_MAX, Plan, Refusal, apply, take_batch};
 use tokio::sync::mpsc;
 
-/// Requests of one transaction. A thousand small rows are a millisecond of SQLite; beyond, the first submitter waits for the last for nothing.
-const BATCH_MAX: usize = 4096;
-/// Bytes of workload in one transaction.
-const BATCH_BYTES_MAX: usize = 64 << 20;
 /// Job numbers reserved at a start. A number is never given out twice, not even after a crash, and four thousand million jobs fit into one life.
 const NUMBERS: u64 = 1 << 32;
 /// Pause after a transaction that failed, doubled up to [`PAUSE_MAX`].
@@ -42,8 +42,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 pub(crate) enum Op {
     /// Store a job; its submitter waits.
     Persist(StoredJob),
-    /// Make a dead job live again; somebody waits.
-    Revive(StoredJob),
+    /// Make a dead job live again, as if it had never been tried; somebody waits.
+    Revive(JobId),
     /// Note attempts and due time.
     Attempt {
         job: JobId,
@@ -58,6 +58,10 @@ pub(crate) enum Op {
         attempts: u32,
         reason: Bytes,
     },
+    /// Keep the result of a job.
+    KeepResult(StoredResult),
+    /// Delete a result.
+    ForgetResult(JobId),
     /// Store a recurring job; its submitter waits.
     KeepSchedule(StoredSchedule),
     /// The same, nobody waits.
@@ -72,19 +76,40 @@ pub(crate) enum Op {
     DropSchedule { function: Bytes, unique: Bytes },
 }
 
+/// What waits for the store.
+#[derive(Debug, Default)]
+pub(crate) struct Backlog {
+    /// Requests that are not done.
+    pub(crate) requests: AtomicUsize,
+    /// Bytes of workload in them.
+    pub(crate) bytes: AtomicUsize,
+}
+
 /// The way to the store task. Unbounded in itself: reactors stop reading connections that wait for the store long before it matters.
 #[derive(Debug, Clone)]
 pub(crate) struct Requests {
     sender: mpsc::UnboundedSender<Op>,
-    backlog: Arc<AtomicUsize>,
+    fetches: mpsc::UnboundedSender<Vec<JobId>>,
+    backlog: Arc<Backlog>,
 }
 
 impl Requests {
     /// Hands a request over, in order.
     pub(crate) fn push(&self, op: Op) {
-        self.backlog.fetch_add(1, Ordering::Relaxed);
+        self.backlog.requests.fetch_add(1, Ordering::Relaxed);
+        if let Op::Persist(job) = &op {
+            let bytes = job.workload.len();
+            self.backlog.bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
         if self.sender.send(op).is_err() {
             tracing::error!("the store task is gone");
+        }
+    }
+
+    /// Asks for workloads. They are read beside the transactions: who is asked for is stored.
+    pub(crate) fn fetch(&self, jobs: Vec<JobId>) {
+        if self.fetches.send(jobs).is_err() {
+            tracing::error!("the store's reading task is gone");
         }
     }
 }
@@ -95,6 +120,10 @@ pub(crate) trait Outcomes: Send + Sync + 'static {
     fn stored(&self, jobs: Vec<JobId>);
     /// These are not.
     fn failed(&self, jobs: Vec<JobId>);
+    /// The workloads of these, in the order asked for; `None` where there is none.
+    fn fetched(&self, workloads: Vec<(JobId, Option<Bytes>)>);
+    /// The workloads of these could not be read.
+    fn fetch_failed(&self, jobs: Vec<JobId>);
     /// The queue is another server's by now: nothing of it may be handed out any more.
     fn lost(&self);
 }
@@ -105,15 +134,19 @@ pub(crate) struct Store {
     db: Db,
     ownership: Ownership,
     requests: mpsc::UnboundedReceiver<Op>,
-    sender: mpsc::UnboundedSender<Op>,
-    backlog: Arc<AtomicUsize>,
+    asked: mpsc::UnboundedReceiver<Vec<JobId>>,
+    /// The senders' ends.
+    way: Requests,
 }
 
 /// What an earlier life left.
 #[derive(Debug, Default)]
 pub(crate) struct Left {
-    pub(crate) jobs: Vec<StoredJob>,
-    pub(crate) dead: Vec<(StoredJob, Bytes)>,
+    /// With the size of the workload where that stayed in the store.
+    pub(crate) jobs: Vec<(StoredJob, Option<u32>)>,
+    /// With the size of the workload, which stayed there unless it is the key, and the reason of death.
+    pub(crate) dead: Vec<(StoredJob, u32, Bytes)>,
+    pub(crate) results: Vec<StoredResult>,
     pub(crate) schedules: Vec<StoredSchedule>,
     /// Rows that made no sense; they were moved aside.
     pub(crate) quarantined: usize,
@@ -122,12 +155,13 @@ pub(crate) struct Left {
 }
 
 impl Store {
-    /// Opens the database, brings its schema up to date, reads what is left and reserves numbers.
+    /// Opens the database, brings its schema up to date, reads what is left, of workloads about `resident_max` bytes, and reserves numbers.
     pub(crate) async fn open(
         url: &str,
         claimant: &Claimant,
         import_table: Option<&str>,
-        backlog: Arc<AtomicUsize>,
+        resident_max: u64,
+        backlog: Arc<Backlog>,
     ) -> Result<(Self, Left), Failure> {
         let failure = |error: &Error| {
             if error.is_retryable() {
@@ -156,26 +190,28 @@ impl Store {
                 );
             }
         }
-        let left = schema::load(&db, NUMBERS)
+        let left = schema::load(&db, NUMBERS, resident_max)
             .await
             .map_err(|error| failure(&error))?;
         let (sender, requests) = mpsc::unbounded_channel();
+        let (fetches, asked) = mpsc::unbounded_channel();
         let store = Self {
             db,
             ownership,
             requests,
-            sender,
-            backlog,
+            asked,
+            way: Requests {
+                sender,
+                fetches,
+                backlog,
+            },
         };
         Ok((store, left))
     }
 
     /// The way to the task.
     pub(crate) fn requests(&self) -> Requests {
-        Requests {
-            sender: self.sender.clone(),
-            backlog: Arc::clone(&self.backlog),
-        }
+        self.way.clone()
     }
 
     /// Serves until the last [`Requests`] is gone and everything is written.
@@ -184,10 +220,13 @@ impl Store {
             db,
             ownership,
             mut requests,
-            sender,
-            backlog,
+            asked,
+            way,
         } = self;
-        drop(sender);
+        let backlog = Arc::clone(&way.backlog);
+        drop(way);
+        let outcomes = Arc::new(outcomes);
+        let reading = tokio::spawn(fetch::serve(db.clone(), asked, Arc::clone(&outcomes)));
         let mut waiting: VecDeque<Op> = VecDeque::new();
         let mut pause = PAUSE_MIN;
         let mut batch = Vec::new();
@@ -211,10 +250,11 @@ impl Store {
             plan.owner = ownership.name().map(<[u8]>::to_vec);
             let plan = Arc::new(plan);
             let outcome = db.write(|tx| Box::pin(apply(Arc::clone(&plan), tx))).await;
+            backlog.bytes.fetch_sub(plan.bytes, Ordering::Relaxed);
             match outcome {
                 Ok(()) => {
                     pause = PAUSE_MIN;
-                    backlog.fetch_sub(count, Ordering::Relaxed);
+                    backlog.requests.fetch_sub(count, Ordering::Relaxed);
                     check.ok();
                     outcomes.stored(plan.awaited.clone());
                 }
@@ -222,13 +262,17 @@ impl Store {
                     check.failed("the queue belongs to another server");
                     outcomes.failed(plan.awaited.clone());
                     outcomes.lost();
+                    reading.abort();
                     return;
                 }
                 Err(Refusal::Sql(error)) => {
                     check.failed(error.to_string());
                     tracing::warn!(error = %error, jobs = plan.awaited.len(), "jobs could not be stored");
                     let kept = plan.kept_after_failure();
-                    backlog.fetch_sub(count - kept.len(), Ordering::Relaxed);
+                    let done = count.saturating_sub(kept.len());
+                    backlog.requests.fetch_sub(done, Ordering::Relaxed);
+                    let more = kept.len().saturating_sub(count);
+                    backlog.requests.fetch_add(more, Ordering::Relaxed);
                     for op in kept.into_iter().rev() {
                         waiting.push_front(op);
                     }
@@ -249,6 +293,8 @@ impl Store {
                 }
             }
         }
+        // It has ended when nobody can ask any more, which is how this task came here; a question it is at is not worth waiting for.
+        reading.abort();
         if let Err(error) = ownership.release(&db).await {
             tracing::warn!(error = %error, "the queue is not given back; the next server waits for the lease to end");
         }
@@ -256,173 +302,6 @@ impl Store {
             tracing::error!(error = %error, "close job store");
         }
     }
-}
-
-/// The front of the queue, as much as one transaction takes. A job that is buried and revived needs two.
-fn take_batch(waiting: &mut VecDeque<Op>) -> Vec<Op> {
-    let mut ops = Vec::new();
-    let (mut bytes, mut buried) = (0, BTreeSet::new());
-    while let Some(op) = waiting.front() {
-        match op {
-            Op::Persist(job) => bytes += job.workload.len(),
-            Op::Revive(job) if buried.contains(&job.id) => break,
-            Op::Revive(job) => bytes += job.workload.len(),
-            Op::Bury { job, .. } => {
-                buried.insert(*job);
-            }
-            Op::KeepSchedule(schedule) | Op::RestoreSchedule(schedule) => {
-                bytes += schedule.workload.len();
-            }
-            Op::Attempt { .. }
-            | Op::Forget(_)
-            | Op::MoveSchedule { .. }
-            | Op::DropSchedule { .. } => {}
-        }
-        if ops.len() == BATCH_MAX || bytes > BATCH_BYTES_MAX && !ops.is_empty() {
-            break;
-        }
-        ops.extend(waiting.pop_front());
-    }
-    ops
-}
-
-/// A batch, sorted by statement. Valid because the job server asks in the order of a job's life and [`take_batch`] cuts the one exception apart.
-#[derive(Debug, Default)]
-struct Plan {
-    inserts: Vec<StoredJob>,
-    revivals: Vec<StoredJob>,
-    attempts: BTreeMap<JobId, (u32, u64)>,
-    burials: Vec<(JobId, u32, Bytes)>,
-    forgotten: Vec<JobId>,
-    /// What was asked of recurring jobs, in order.
-    schedules: Vec<Op>,
-    /// Jobs somebody waits for.
-    awaited: Vec<JobId>,
-    /// Whose queue it must be.
-    owner: Option<Vec<u8>>,
-}
-
-/// Why a batch was not written.
-#[derive(Debug)]
-enum Refusal {
-    /// The queue is another server's.
-    Lost,
-    Sql(Error),
-}
-
-impl From<Error> for Refusal {
-    fn from(error: Error) -> Self {
-        Self::Sql(error)
-    }
-}
-
-impl Plan {
-    fn new(ops: Vec<Op>) -> Self {
-        let mut plan = Self::default();
-        let forgotten: BTreeSet<JobId> = ops
-            .iter()
-            .filter_map(|op| {
-                if let Op::Forget(job) = op {
-                    Some(*job)
-                } else {
-                    None
-                }
-            })
-            .collect();
-        let mut skipped = BTreeSet::new();
-        for op in ops {
-            match op {
-                Op::Persist(job) => {
-                    plan.awaited.push(job.id);
-                    if forgotten.contains(&job.id) {
-                        // Born and gone within one batch: no row at all.
-                        skipped.insert(job.id);
-                    } else {
-                        plan.inserts.push(job);
-                    }
-                }
-                Op::Revive(job) => {
-                    plan.awaited.push(job.id);
-                    plan.revivals.push(job);
-                }
-                Op::Attempt {
-                    job,
-                    attempts,
-                    due_ms,
-                } => {
-                    plan.attempts.insert(job, (attempts, due_ms));
-                }
-                Op::Bury {
-                    job,
-                    attempts,
-                    reason,
-                } => plan.burials.push((job, attempts, reason)),
-                op @ (Op::KeepSchedule(_)
-                | Op::RestoreSchedule(_)
-                | Op::MoveSchedule { .. }
-                | Op::DropSchedule { .. }) => {
-                    if let Op::KeepSchedule(schedule) = &op {
-                        plan.awaited.push(schedule.id);
-                    }
-                    plan.schedules.push(op);
-                }
-                Op::Forget(job) => {
-                    if !skipped.contains(&job) {
-                        plan.forgotten.push(job);
-                    }
-                }
-            }
-        }
-        plan.attempts.retain(|job, _| !forgotten.contains(job));
-        plan
-    }
-
-    /// What must still be done when nothing of the batch was.
-    fn kept_after_failure(&self) -> Vec<Op> {
-        let attempts = self
-            .attempts
-            .iter()
-            .map(|(job, (attempts, due_ms))| Op::Attempt {
-                job: *job,
-                attempts: *attempts,
-                due_ms: *due_ms,
-            });
-        let burials = self.burials.iter().map(|(job, attempts, reason)| Op::Bury {
-            job: *job,
-            attempts: *attempts,
-            reason: reason.clone(),
-        });
-        // A commit whose outcome is unknown may have stored what is refused now: it is deleted to be sure.
-        let refused = self.inserts.iter().map(|job| Op::Forget(job.id));
-        let forgotten = self.forgotten.iter().map(|job| Op::Forget(*job));
-        // Refused recurring jobs are put right by the job server, behind these.
-        let schedules = self
-            .schedules
-            .iter()
-            .filter(|op| !matches!(op, Op::KeepSchedule(_)))
-            .cloned();
-        attempts
-            .chain(schedules)
-            .chain(burials)
-            .chain(refused)
-            .chain(forgotten)
-            .collect()
-    }
-}
-
-async fn apply(plan: Arc<Plan>, tx: &mut Tx) -> Result<(), Refusal> {
-    if let Some(owner) = &plan.owner
-        && !owner::beat(tx, owner).await?
-    {
-        return Err(Refusal::Lost);
-    }
-    schema::insert(tx, &plan.inserts).await?;
-    schema::revive(tx, &plan.revivals).await?;
-    schema::note_attempts(tx, &plan.attempts).await?;
-    schema::bury(tx, &plan.burials).await?;
-    schema::schedule(tx, &plan.schedules).await?;
-    schema::forget(tx, &plan.forgotten).await?;
-    Ok(())
 }
 
 #[cfg(test)]

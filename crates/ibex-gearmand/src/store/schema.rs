@@ -12,10 +12,10 @@ use ibex_gearman_core::{JobId, StoredJob, StoredSchedule, is_schedule};
 use ibex_gearman_proto::Priority;
 use ibex_sql::{Db, Engine, Error, Migration, Row, Tx, Value, params};
 
-use super::{Left, Op};
+use super::{Left, Op, results};
 use crate::driver::epoch_ms;
 
-pub(super) const MIGRATIONS: &[Migration] = &[QUEUE, SCHEDULES, OWNER, HEADERS];
+pub(super) const MIGRATIONS: &[Migration] = &[QUEUE, SCHEDULES, OWNER, HEADERS, results::TABLE];
 
 const QUEUE: Migration = Migration {
     version: 1,
@@ -82,10 +82,13 @@ const COLUMNS: &str =
     "id, function, unique_key, priority, due_ms, attempts, created_ms, reducer, workload, headers";
 /// Rows read at once at a start.
 const LOAD_ROWS: i64 = 5000;
+/// At a start workloads larger than this stay in the store until their turn comes; so do smaller ones when memory has its share, down to the second.
+const LOAD_BYTES_MAX: u32 = 4096;
+const LOAD_BYTES_MIN: u32 = 256;
 /// Rows of one statement on MySQL, where each statement is a round trip.
 const ROWS_PER_STATEMENT: usize = 64;
 
-fn number(id: JobId) -> i64 {
+pub(super) fn number(id: JobId) -> i64 {
     i64::try_from(id.0).unwrap_or(i64::MAX)
 }
 
@@ -131,13 +134,16 @@ pub(super) async fn insert(tx: &mut Tx, jobs: &[StoredJob]) -> Result<(), Error>
     Ok(())
 }
 
-pub(super) async fn revive(tx: &mut Tx, jobs: &[StoredJob]) -> Result<(), Error> {
-    if jobs.is_empty() {
-        return Ok(());
+/// Dead jobs as they were when they were submitted, but due at once.
+pub(super) async fn revive(tx: &mut Tx, jobs: &[JobId]) -> Result<(), Error> {
+    for job in jobs {
+        let sql = format!(
+            "REPLACE INTO gearman_jobs ({COLUMNS}) \
+             SELECT id, function, unique_key, priority, 0, 0, created_ms, reducer, workload, headers FROM gearman_dead WHERE id = ?"
+        );
+        tx.execute(sql, params![number(*job)]).await?;
     }
-    insert(tx, jobs).await?;
-    let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
-    delete(tx, "gearman_dead", &ids).await
+    delete(tx, "gearman_dead", jobs).await
 }
 
 pub(super) async fn note_attempts(
@@ -222,6 +228,8 @@ pub(super) async fn schedule(tx: &mut Tx, ops: &[Op]) -> Result<(), Error> {
             ),
             Op::Persist(_)
             | Op::Revive(_)
+            | Op::KeepResult(_)
+            | Op::ForgetResult(_)
             | Op::Attempt { .. }
             | Op::Forget(_)
             | Op::Bury { .. } => continue,
@@ -284,7 +292,7 @@ fn read_schedule(row: &Row) -> Result<Option<StoredSchedule>, Error> {
     }))
 }
 
-async fn delete(tx: &mut Tx, table: &str, jobs: &[JobId]) -> Result<(), Error> {
+pub(super) async fn delete(tx: &mut Tx, table: &str, jobs: &[JobId]) -> Result<(), Error> {
     for part in jobs.chunks(ROWS_PER_STATEMENT) {
         let marks = vec!["?"; part.len()].join(", ");
         let ids = part.iter().map(|job| Value::Int(number(*job))).collect();
@@ -294,25 +302,51 @@ async fn delete(tx: &mut Tx, table: &str, jobs: &[JobId]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Reads what an earlier life left and reserves `numbers` job numbers behind everything that was ever given out.
-pub(super) async fn load(db: &Db, numbers: u64) -> Result<Left, Error> {
+/// The columns of a row whose workload is read only if it is the key, or has no more bytes than that; then its size.
+fn columns_to_load(bytes_max: u32) -> String {
+    let workload = format!(
+        "CASE WHEN unique_key = x'2d' OR LENGTH(workload) <= {bytes_max} THEN workload ELSE x'' END"
+    );
+    let columns = COLUMNS.replace("workload", &workload);
+    format!("{columns}, LENGTH(workload)")
+}
+
+/// Reads what an earlier life left, of workloads about `resident_max` bytes, and reserves `numbers` job numbers behind everything that was ever given out.
+pub(super) async fn load(db: &Db, numbers: u64, resident_max: u64) -> Result<Left, Error> {
     let mut left = Left::default();
-    let mut last = 0;
+    let (mut last, mut resident) = (0, 0);
     for (table, extra) in [("gearman_jobs", ""), ("gearman_dead", ", reason")] {
+        let is_dead = !extra.is_empty();
         let mut after = i64::MIN;
         loop {
+            let bytes_max = match resident < resident_max {
+                _ if is_dead => LOAD_BYTES_MIN,
+                true => LOAD_BYTES_MAX,
+                false => LOAD_BYTES_MIN,
+            };
+            let columns = columns_to_load(bytes_max);
             let sql = format!(
-                "SELECT {COLUMNS}{extra} FROM {table} WHERE id > ? ORDER BY id LIMIT {LOAD_ROWS}"
+                "SELECT {columns}{extra} FROM {table} WHERE id > ? ORDER BY id LIMIT {LOAD_ROWS}"
             );
             let rows = db.query(sql, params![after]).await?;
             let Some(end) = rows.last() else { break };
             after = end.get::<i64>(0)?;
             for row in &rows {
-                match (read(row), extra.is_empty()) {
-                    (Ok(job), true) => left.jobs.push(job),
-                    (Ok(job), false) => left
-                        .dead
-                        .push((job, row.get::<Bytes>(10).unwrap_or_default())),
+                let len = row
+                    .get::<i64>(10)
+                    .ok()
+                    .and_then(|len| u32::try_from(len).ok());
+                let len = len.unwrap_or_default();
+                match (read(row), is_dead) {
+                    (Ok(job), false) => {
+                        resident += job.workload.len() as u64;
+                        let is_away = job.workload.len() < len as usize;
+                        left.jobs.push((job, is_away.then_some(len)));
+                    }
+                    (Ok(job), true) => {
+                        let reason = row.get::<Bytes>(11).unwrap_or_default();
+                        left.dead.push((job, len, reason));
+                    }
                     (Err(error), _) => {
                         quarantine(db, table, row, &error).await?;
                         left.quarantined += 1;
@@ -323,6 +357,7 @@ pub(super) async fn load(db: &Db, numbers: u64) -> Result<Left, Error> {
         last = last.max(after.max(0));
     }
     last = last.max(load_schedules(db, &mut left).await?);
+    left.results = results::load(db).await?;
     let kept = db
         .query_one(
             "SELECT value FROM gearman_meta WHERE name = ?",

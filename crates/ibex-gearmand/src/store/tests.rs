@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
+use ibex_gearman_core::End;
 use ibex_gearman_proto::Priority;
 use ibex_kit::Kit;
 
@@ -13,6 +14,7 @@ struct Seen {
     stored: Mutex<Vec<u64>>,
     failed: Mutex<Vec<u64>>,
     is_lost: Mutex<bool>,
+    fetched: Mutex<Vec<(JobId, Option<Bytes>)>>,
 }
 
 impl Outcomes for Arc<Seen> {
@@ -26,6 +28,14 @@ impl Outcomes for Arc<Seen> {
 
     fn lost(&self) {
         *self.is_lost.lock().unwrap() = true;
+    }
+
+    fn fetched(&self, workloads: Vec<(JobId, Option<Bytes>)>) {
+        self.fetched.lock().unwrap().extend(workloads);
+    }
+
+    fn fetch_failed(&self, jobs: Vec<JobId>) {
+        panic!("a healthy store answers: {jobs:?}");
     }
 }
 
@@ -53,10 +63,16 @@ fn claimant(server: &str, life: u32) -> Claimant {
 
 /// One life: opens, does `ops`, closes. Says what was left and what was stored.
 async fn life(url: &str, ops: Vec<Op>) -> (Left, Vec<u64>) {
-    let backlog = Arc::new(AtomicUsize::new(0));
-    let (store, left) = Store::open(url, &claimant("one", 1), None, Arc::clone(&backlog))
-        .await
-        .unwrap();
+    let backlog = Arc::new(Backlog::default());
+    let (store, left) = Store::open(
+        url,
+        &claimant("one", 1),
+        None,
+        u64::MAX,
+        Arc::clone(&backlog),
+    )
+    .await
+    .unwrap();
     let requests = store.requests();
     for op in ops {
         requests.push(op);
@@ -67,10 +83,17 @@ async fn life(url: &str, ops: Vec<Op>) -> (Left, Vec<u64>) {
     tokio::time::timeout(Duration::from_secs(60), store.run(Arc::clone(&seen), check))
         .await
         .unwrap();
-    assert_eq!(backlog.load(Ordering::Relaxed), 0);
+    assert_eq!(backlog.requests.load(Ordering::Relaxed), 0);
+    assert_eq!(backlog.bytes.load(Ordering::Relaxed), 0);
     assert!(seen.failed.lock().unwrap().is_empty());
     let stored = seen.stored.lock().unwrap().clone();
     (left, stored)
+}
+
+/// The jobs, whose workloads all came with them.
+fn whole(left: &Left) -> Vec<StoredJob> {
+    assert!(left.jobs.iter().all(|(_, away)| away.is_none()));
+    left.jobs.iter().map(|(job, _)| job.clone()).collect()
 }
 
 async fn suite(url: &str) {
@@ -103,7 +126,10 @@ async fn suite(url: &str) {
         Op::Forget(JobId(10)),
     ];
     let (left, stored) = life(url, second).await;
-    assert_eq!(left.jobs, [job(1, b"a"), job(2, b""), job(3, b"c\0\xff")]);
+    assert_eq!(
+        whole(&left),
+        [job(1, b"a"), job(2, b""), job(3, b"c\0\xff")]
+    );
     assert_eq!(left.first_job, 1 + NUMBERS);
     assert_eq!(
         stored,
@@ -112,17 +138,17 @@ async fn suite(url: &str) {
     );
 
     let third = vec![
-        Op::Revive(job(1, b"a")),
+        Op::Revive(JobId(1)),
         Op::Bury {
             job: JobId(3),
             attempts: 6,
             reason: Bytes::new(),
         },
-        Op::Revive(job(3, b"again")),
+        Op::Revive(JobId(3)),
     ];
     let (left, stored) = life(url, third).await;
     assert_eq!(
-        left.jobs,
+        whole(&left),
         [StoredJob {
             attempts: 4,
             due_ms: 9,
@@ -136,6 +162,7 @@ async fn suite(url: &str) {
                 attempts: 5,
                 ..job(1, b"a")
             },
+            1,
             Bytes::from_static(b"why")
         )]
     );
@@ -143,7 +170,11 @@ async fn suite(url: &str) {
 
     let (left, _) = life(url, vec![Op::Forget(JobId(1)), Op::Forget(JobId(3))]).await;
     assert!(left.schedules.is_empty());
-    assert_eq!(left.jobs, [job(1, b"a"), job(3, b"again")]);
+    let revived = |id, workload| StoredJob {
+        due_ms: 0,
+        ..job(id, workload)
+    };
+    assert_eq!(whole(&left), [revived(1, b"a"), revived(3, b"c\0\xff")]);
     assert!(left.dead.is_empty());
     let (left, _) = life(url, Vec::new()).await;
     assert!(left.jobs.is_empty());
@@ -188,12 +219,103 @@ async fn recurring(url: &str) {
     assert!(left.schedules.is_empty());
 }
 
+/// Large workloads, and smaller ones beyond the bound, stay in the store at a start and are read when they are asked for.
+async fn away(url: &str) {
+    const LARGE: &[u8] = &[b'l'; 5000];
+    const SMALL: &[u8] = &[b's'; 300];
+    let key = StoredJob {
+        unique: Bytes::from_static(b"-"),
+        ..job(102, LARGE)
+    };
+    let jobs = [job(100, LARGE), job(101, SMALL), key, job(103, b"t")];
+    life(url, jobs.into_iter().map(Op::Persist).collect()).await;
+    for (resident_max, expected) in [
+        (u64::MAX, [Some(5000), None, None, None]),
+        (0, [Some(5000), Some(300), None, None]),
+    ] {
+        let backlog = Arc::new(Backlog::default());
+        let claimant = claimant("one", 1);
+        let open = Store::open(url, &claimant, None, resident_max, backlog);
+        let (store, left) = open.await.unwrap();
+        let away: Vec<Option<u32>> = left.jobs.iter().map(|(_, away)| *away).collect();
+        assert_eq!(away, expected);
+        let resident = left
+            .jobs
+            .iter()
+            .all(|(job, away)| away.is_none() || job.workload.is_empty());
+        assert!(resident);
+        let requests = store.requests();
+        requests.fetch([101, 7, 100].map(JobId).to_vec());
+        let seen = Arc::new(Seen::default());
+        let check = Kit::for_test(crate::ABOUT).check("store");
+        let running = tokio::spawn(store.run(Arc::clone(&seen), check));
+        let is_answered = || seen.fetched.lock().unwrap().len() == 3;
+        tokio::time::timeout(Duration::from_secs(60), async {
+            while !is_answered() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+        .unwrap();
+        let fetched = std::mem::take(&mut *seen.fetched.lock().unwrap());
+        let [small, none, large] = fetched.try_into().unwrap();
+        assert_eq!(small, (JobId(101), Some(Bytes::from_static(SMALL))));
+        assert_eq!(none, (JobId(7), None));
+        assert_eq!(large, (JobId(100), Some(Bytes::from_static(LARGE))));
+        drop(requests);
+        running.await.unwrap();
+    }
+    let forgotten = (100..104).map(|id| Op::Forget(JobId(id)));
+    life(url, forgotten.collect()).await;
+}
+
+fn result(id: u64, end: End) -> StoredResult {
+    StoredResult {
+        id: JobId(id),
+        function: Bytes::from_static(b"f\xff"),
+        unique: Bytes::from_static(b"\x80"),
+        workload: Bytes::from_static(b"\0w"),
+        end,
+        ended_ms: 5,
+        until_ms: crate::driver::epoch_ms() + 3_600_000,
+    }
+}
+
+/// Results are kept with the end of their job, replaced, forgotten, and gone when their time is over.
+async fn kept_results(url: &str) {
+    let complete = result(200, End::Complete(Bytes::from_static(b"\0r\xff")));
+    let failed = result(201, End::Fail);
+    let excepted = result(202, End::Exception(Bytes::from_static(b"x")));
+    let over = StoredResult {
+        until_ms: 10,
+        ..result(203, End::Fail)
+    };
+    let passing = result(204, End::Fail);
+    let kept = [&complete, &failed, &excepted, &over, &passing];
+    let mut ops: Vec<Op> = kept.into_iter().cloned().map(Op::KeepResult).collect();
+    ops.push(Op::ForgetResult(JobId(204)));
+    life(url, ops).await;
+    let again = result(201, End::Complete(Bytes::new()));
+    let ops = vec![Op::KeepResult(again.clone()), Op::ForgetResult(JobId(202))];
+    let (left, _) = life(url, ops).await;
+    let sorted = |left: Left| {
+        let mut results = left.results;
+        results.sort_by_key(|result| result.id);
+        results
+    };
+    assert_eq!(sorted(left), [complete.clone(), failed, excepted]);
+    let (left, _) = life(url, Vec::new()).await;
+    assert_eq!(sorted(left), [complete, again]);
+}
+
 #[tokio::test]
 async fn sqlite() {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}", dir.path().join("jobs.db").display());
     suite(&url).await;
     recurring(&url).await;
+    away(&url).await;
+    kept_results(&url).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -204,6 +326,8 @@ async fn mariadb() {
     let database = server.database().unwrap();
     suite(&database.url()).await;
     recurring(&database.url()).await;
+    away(&database.url()).await;
+    kept_results(&database.url()).await;
 }
 
 /// A table as the original makes and fills it.
@@ -227,18 +351,23 @@ async fn imported(url: &str) {
     }
     db.close().await.unwrap();
     for life in 1..=2 {
-        let backlog = Arc::new(AtomicUsize::new(0));
-        let (store, mut left) =
-            Store::open(url, &claimant("one", life), Some("old_queue"), backlog)
-                .await
-                .unwrap();
+        let backlog = Arc::new(Backlog::default());
+        let (store, mut left) = Store::open(
+            url,
+            &claimant("one", life),
+            Some("old_queue"),
+            u64::MAX,
+            backlog,
+        )
+        .await
+        .unwrap();
         // Both times: moved once, and kept.
         left.jobs
-            .sort_by(|a, b| (&a.function, &a.unique).cmp(&(&b.function, &b.unique)));
+            .sort_by(|(a, _), (b, _)| (&a.function, &a.unique).cmp(&(&b.function, &b.unique)));
         let jobs: Vec<_> = left
             .jobs
             .iter()
-            .map(|job| {
+            .map(|(job, _)| {
                 (
                     &job.unique[..],
                     &job.function[..],
@@ -256,7 +385,7 @@ async fn imported(url: &str) {
                 (b"k2", b"g", Priority::High, b"", 77_000),
             ]
         );
-        assert!(left.jobs.iter().all(|job| job.id.0 < left.first_job));
+        assert!(left.jobs.iter().all(|(job, _)| job.id.0 < left.first_job));
         drop(store);
     }
 }
@@ -276,16 +405,28 @@ async fn the_originals_queue_is_taken_over() {
 async fn a_file_has_one_server() {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}", dir.path().join("jobs.db").display());
-    let backlog = Arc::new(AtomicUsize::new(0));
-    let first = Store::open(&url, &claimant("one", 1), None, Arc::clone(&backlog))
-        .await
-        .unwrap();
-    let refused = Store::open(&url, &claimant("two", 1), None, Arc::clone(&backlog))
-        .await
-        .unwrap_err();
+    let backlog = Arc::new(Backlog::default());
+    let first = Store::open(
+        &url,
+        &claimant("one", 1),
+        None,
+        u64::MAX,
+        Arc::clone(&backlog),
+    )
+    .await
+    .unwrap();
+    let refused = Store::open(
+        &url,
+        &claimant("two", 1),
+        None,
+        u64::MAX,
+        Arc::clone(&backlog),
+    )
+    .await
+    .unwrap_err();
     assert_eq!(refused.kind(), ibex_kit::Kind::Temporary, "{refused}");
     drop(first);
-    Store::open(&url, &claimant("two", 1), None, backlog)
+    Store::open(&url, &claimant("two", 1), None, u64::MAX, backlog)
         .await
         .unwrap();
 }
@@ -297,14 +438,26 @@ async fn a_server_that_was_taken_for_dead_stores_nothing_more() {
     };
     let database = server.database().unwrap();
     let url = database.url();
-    let backlog = Arc::new(AtomicUsize::new(0));
-    let (sleeper, _) = Store::open(&url, &claimant("one", 1), None, Arc::clone(&backlog))
-        .await
-        .unwrap();
+    let backlog = Arc::new(Backlog::default());
+    let (sleeper, _) = Store::open(
+        &url,
+        &claimant("one", 1),
+        None,
+        u64::MAX,
+        Arc::clone(&backlog),
+    )
+    .await
+    .unwrap();
     // It does not beat, as if it were stopped; another one waits for the lease.
-    let (heir, _) = Store::open(&url, &claimant("two", 1), None, Arc::clone(&backlog))
-        .await
-        .unwrap();
+    let (heir, _) = Store::open(
+        &url,
+        &claimant("two", 1),
+        None,
+        u64::MAX,
+        Arc::clone(&backlog),
+    )
+    .await
+    .unwrap();
     let requests = sleeper.requests();
     requests.push(Op::Persist(job(1, b"late")));
     let seen = Arc::new(Seen::default());
@@ -319,7 +472,7 @@ async fn a_server_that_was_taken_for_dead_stores_nothing_more() {
     assert_eq!(*seen.failed.lock().unwrap(), [1]);
     drop(heir);
     // The heir's next life takes over at once; its earlier one is past, too.
-    let (_, left) = Store::open(&url, &claimant("two", 2), None, backlog)
+    let (_, left) = Store::open(&url, &claimant("two", 2), None, u64::MAX, backlog)
         .await
         .unwrap();
     assert!(left.jobs.is_empty(), "{:?}", left.jobs);
