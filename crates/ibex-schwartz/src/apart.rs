@@ -7,6 +7,8 @@ use crate::database::Database;
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::list::FuncCount;
+use bytes::Bytes;
+use ibex_sql::params;
 use std::collections::BTreeMap;
 
 impl Client {
@@ -25,6 +27,31 @@ impl Client {
     pub async fn func_of(&self, handle: &Handle, funcid: u32) -> Result<Option<String>, Error> {
         let database = self.of(handle)?;
         database.judge(database.funcname(funcid).await)
+    }
+}
+
+impl Client {
+    /// The argument of a job that is over and kept; `None` when nothing is kept of it.
+    ///
+    /// # Errors
+    /// [`Error::ForeignHandle`], and what the database answers.
+    pub async fn ended_arg(&self, handle: &Handle) -> Result<Option<Bytes>, Error> {
+        let database = self.of(handle)?;
+        database.judge(database.ended_arg(handle.jobid()).await)
+    }
+}
+
+impl Database {
+    async fn ended_arg(&self, jobid: u64) -> Result<Option<Bytes>, Error> {
+        self.db().await?;
+        if !self.has_side() {
+            return Ok(None);
+        }
+        let rows = self
+            .query("SELECT arg FROM {p}sz_done WHERE jobid = ?", params![jobid])
+            .await?;
+        let arg = rows.first().map(|row| row.get::<Option<Bytes>>(0));
+        Ok(arg.transpose()?.flatten())
     }
 }
 

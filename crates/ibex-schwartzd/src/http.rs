@@ -2,9 +2,9 @@
 //!
 //! Apart because limits on strangers' bytes are here, once: size, time and nesting. It knows no jobs.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming};
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Value, json};
@@ -12,12 +12,15 @@ use std::convert::Infallible;
 use std::fmt;
 use std::io::Read as _;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Bytes of a request body: 500 jobs of 32 KiB. Policy: 413, the rest is not read.
 pub(crate) const BODY_BYTES_MAX: usize = 16 << 20;
+/// Bytes of all bodies on their way: sixteen of the largest. Policy: 429 for the one that exceeds it.
+const ARRIVING_BYTES_MAX: usize = 16 * BODY_BYTES_MAX;
 /// A body that takes longer to arrive is cut off.
 const BODY_TIME_MAX: Duration = Duration::from_secs(30);
 /// The first bytes of everything that gzip packed.
@@ -219,14 +222,17 @@ pub(crate) async fn body_bytes(body: Incoming) -> Result<Bytes, Refusal> {
     if body.size_hint().lower() > u64::try_from(BODY_BYTES_MAX).unwrap_or(u64::MAX) {
         return Err(too_large());
     }
-    let collected =
-        tokio::time::timeout(BODY_TIME_MAX, Limited::new(body, BODY_BYTES_MAX).collect());
-    let bytes = match collected.await {
-        Ok(Ok(collected)) => collected.to_bytes(),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            return Err(too_large());
+    let bytes = match tokio::time::timeout(BODY_TIME_MAX, collect(body)).await {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(Broken::TooLarge)) => return Err(too_large()),
+        Ok(Err(Broken::TooMany)) => {
+            return Err(Refusal::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "rate_limited",
+                "too many bodies are on their way",
+            ));
         }
-        Ok(Err(_)) => return Err(Refusal::bad_request("the body ends early")),
+        Ok(Err(Broken::Ended)) => return Err(Refusal::bad_request("the body ends early")),
         Err(_) => {
             return Err(Refusal::new(
                 StatusCode::REQUEST_TIMEOUT,
@@ -248,6 +254,54 @@ pub(crate) async fn body_bytes(body: Incoming) -> Result<Bytes, Refusal> {
     }
 }
 
+/// Why there is no body.
+enum Broken {
+    TooLarge,
+    TooMany,
+    Ended,
+}
+
+/// Bytes of all bodies that are on their way. One count for the process: its memory is one.
+static ARRIVING: AtomicUsize = AtomicUsize::new(0);
+
+/// What one body has of them.
+#[derive(Default)]
+struct Arriving(usize);
+
+impl Arriving {
+    fn add(&mut self, bytes: usize) -> Result<(), Broken> {
+        self.0 += bytes;
+        let all = ARRIVING.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if all > ARRIVING_BYTES_MAX {
+            Err(Broken::TooMany)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        ARRIVING.fetch_sub(self.0, Ordering::Relaxed);
+    }
+}
+
+async fn collect(mut body: Incoming) -> Result<Bytes, Broken> {
+    let mut arriving = Arriving::default();
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| Broken::Ended)?.into_data() else {
+            continue;
+        };
+        if whole.len() + data.len() > BODY_BYTES_MAX {
+            return Err(Broken::TooLarge);
+        }
+        arriving.add(data.len())?;
+        whole.extend_from_slice(&data);
+    }
+    Ok(whole.freeze())
+}
+
 /// Unpacks; `Some` says that there is more than a body may have, nothing that it is damaged.
 pub(crate) fn gunzip(bytes: &[u8]) -> Result<Vec<u8>, Option<()>> {
     let mut unpacked = Vec::new();
@@ -262,16 +316,28 @@ pub(crate) fn gunzip(bytes: &[u8]) -> Result<Vec<u8>, Option<()>> {
     }
 }
 
-/// JSON of at most [`JSON_DEPTH_MAX`] levels.
+/// Values in a JSON body: a hundred for each of the most jobs of an insert. Each is 32 bytes in memory, however short it was. Policy: 413; a long list of
+/// numbers goes as text, in `arg`.
+const JSON_VALUES_MAX: usize = 1_000_000;
+
+/// JSON of at most [`JSON_DEPTH_MAX`] levels and [`JSON_VALUES_MAX`] values.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Value, Refusal> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok(json!({}));
     }
-    if is_deep(bytes) {
+    let shape = Shape::of(bytes);
+    if shape.depth > JSON_DEPTH_MAX {
         return Err(Refusal::new(
             StatusCode::BAD_REQUEST,
             "bad_json",
             format!("nested deeper than {JSON_DEPTH_MAX}"),
+        ));
+    }
+    if shape.values > JSON_VALUES_MAX {
+        return Err(Refusal::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too_large",
+            format!("a body has at most {JSON_VALUES_MAX} values"),
         ));
     }
     serde_json::from_slice::<Strict>(bytes)
@@ -348,24 +414,42 @@ impl<'de> Visitor<'de> for StrictVisitor {
     }
 }
 
-fn is_deep(bytes: &[u8]) -> bool {
-    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
-    for byte in bytes {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            b'[' | b'{' if !in_string => {
-                depth += 1;
-                if depth > JSON_DEPTH_MAX {
-                    return true;
+/// What JSON will be like, before anything is kept of it.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Shape {
+    depth: usize,
+    /// At least as many as there are values.
+    values: usize,
+}
+
+impl Shape {
+    fn of(bytes: &[u8]) -> Self {
+        let mut shape = Self {
+            depth: 0,
+            values: 1,
+        };
+        let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+        for byte in bytes {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' if in_string => escaped = true,
+                b'"' => in_string = !in_string,
+                b'[' | b'{' if !in_string => {
+                    depth += 1;
+                    shape.values += 1;
+                    shape.depth = shape.depth.max(depth);
+                    // What is deeper than allowed is not looked at further.
+                    if depth > JSON_DEPTH_MAX {
+                        break;
+                    }
                 }
+                b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+                b',' if !in_string => shape.values += 1,
+                _ => {}
             }
-            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
-            _ => {}
         }
+        shape
     }
-    false
 }
 
 /// The fields of a query string, percent-decoded; later ones win.
@@ -410,6 +494,12 @@ mod tests {
             parse(br#"{"a": [{"b": 1, "b": 1}]}"#).unwrap_err().code,
             "bad_json"
         );
+        let list = |count: usize| format!("[{}0]", "0,".repeat(count - 1));
+        assert_eq!(
+            parse(list(JSON_VALUES_MAX).as_bytes()).unwrap_err().code,
+            "too_large"
+        );
+        assert!(parse(list(10_000).as_bytes()).is_ok());
         let all = json!({"a": [null, true, -1, u64::MAX, 1.5, "x"], "b": {}});
         assert_eq!(parse(all.to_string().as_bytes()).unwrap(), all);
     }

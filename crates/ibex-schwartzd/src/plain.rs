@@ -277,9 +277,13 @@ impl App {
             page.title(&format!("Failed {}", when(failure.time)));
             page.raw(format_args!("<pre>{}</pre>\n", escaped(&failure.message)));
         }
-        if let Some((job, _)) = &status.pending {
+        let arg = match &status.pending {
+            Some((job, _)) => Some(job.arg.clone()),
+            None => self.client.ended_arg(handle).await?,
+        };
+        if let Some(arg) = arg {
             page.title("Argument");
-            let shown: String = argument_text(&job.arg)
+            let shown: String = argument_text(&arg)
                 .chars()
                 .take(ARGUMENT_CHARS_MAX)
                 .collect();

@@ -9,6 +9,7 @@ use crate::handle::Handle;
 use crate::hooks::Hooks;
 use crate::insert::Inserted;
 use crate::job::Job;
+use crate::rendezvous;
 use ibex_sql::Tx;
 use std::sync::Arc;
 
@@ -105,20 +106,8 @@ impl Client {
     /// The databases in the order in which this key is tried: the same for every client (rendezvous hashing).
     fn order_for(&self, job: &Job, ukey: Option<&str>) -> Vec<Database> {
         let mut databases: Vec<Database> = self.choose(|_| true);
-        databases.sort_by_key(|database| {
-            let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-            for part in [
-                database.hash(),
-                &job.funcname,
-                job.uniqkey.as_deref().or(ukey).unwrap_or_default(),
-            ] {
-                for byte in part.bytes().chain([0xff]) {
-                    hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-                }
-            }
-            // FNV leaves the last bytes in the low bits only.
-            std::cmp::Reverse((hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15))
-        });
+        let key = job.uniqkey.as_deref().or(ukey).unwrap_or_default();
+        rendezvous::sort(&mut databases, &[&job.funcname, key]);
         databases
     }
 

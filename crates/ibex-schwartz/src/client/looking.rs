@@ -69,27 +69,11 @@ impl Client {
     /// # Errors
     /// [`Error::NoDatabase`] when none answers.
     pub async fn counts(&self) -> Result<Vec<FuncCount>, Error> {
-        let mut sums: std::collections::BTreeMap<String, FuncCount> =
-            std::collections::BTreeMap::new();
+        let mut all = Vec::new();
         let mut causes = Vec::new();
         for database in self.databases() {
             match database.judge(database.counts().await) {
-                Ok(counts) => {
-                    for count in counts {
-                        match sums.get_mut(&count.funcname) {
-                            Some(sum) => {
-                                sum.ready += count.ready;
-                                sum.grabbed += count.grabbed;
-                                sum.scheduled += count.scheduled;
-                                sum.blocked += count.blocked;
-                                sum.paused_until = sum.paused_until.max(count.paused_until);
-                                sum.oldest_ready_age =
-                                    sum.oldest_ready_age.max(count.oldest_ready_age);
-                            }
-                            None => drop(sums.insert(count.funcname.clone(), count)),
-                        }
-                    }
-                }
+                Ok(counts) => all.extend(counts),
                 Err(Error::Sql(error)) => causes.push((database.address(), error)),
                 Err(error) => return Err(error),
             }
@@ -97,7 +81,7 @@ impl Client {
         if causes.len() == self.databases().len() {
             Err(Error::NoDatabase(Causes(causes)))
         } else {
-            Ok(sums.into_values().collect())
+            Ok(FuncCount::sum(all))
         }
     }
 

@@ -361,6 +361,9 @@ impl App {
         if let Some(ended) = &status.ended {
             out.insert("func".to_owned(), ended.funcname.clone().into());
             out.insert("finished_at".to_owned(), ended.finished_at.into());
+            if let Some(arg) = self.client.ended_arg(&handle).await? {
+                argument_out(&arg, &mut out);
+            }
         }
         out.insert("state".to_owned(), state.into());
         out.insert(

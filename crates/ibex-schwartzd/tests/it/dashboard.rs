@@ -36,6 +36,10 @@ fn a_person_without_scripts_finds_an_error_retries_the_job_and_pauses_a_function
     assert!(page.text().contains(&format!("href=\"/plain/{handle}\"")));
     let one = get(case.addr, &format!("/plain/{handle}")).unwrap().text();
     assert!(
+        one.contains("&quot;to&quot;: &quot;&lt;b&gt;fred&quot;"),
+        "{one}"
+    );
+    assert!(
         one.contains("<dd>failed</dd>") && one.contains("value=\"retry\""),
         "{one}"
     );

@@ -172,7 +172,7 @@ async fn a_worker_of_a_daemon_waits_is_pushed_and_hears_of_a_cancel() {
     for _ in 0..5 {
         case.insert(&json!({"func": "Quick"}));
     }
-    until_true("the quick ones", || done.load(Ordering::SeqCst) == 5);
+    until_true("the quick ones", || done.load(Ordering::SeqCst) == 5).unwrap();
     let cancelled = case.ok("DELETE", &path, &Value::Null);
     assert_eq!(cancelled["cancel_requested"], true);
     until_true("the run to end", || {
