@@ -32,6 +32,7 @@ mod http;
 mod hub;
 mod leading;
 mod metrics;
+mod opening;
 mod orders;
 mod plain;
 mod poke;

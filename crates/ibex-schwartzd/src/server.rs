@@ -7,6 +7,7 @@ use crate::held::Leases;
 use crate::hub::Hub;
 use crate::leading::{self, Seat};
 use crate::metrics::Metrics;
+use crate::opening::Opening;
 use crate::poke::Poker;
 use crate::upkeep::{self, Cleaner};
 use arc_swap::ArcSwap;
@@ -21,6 +22,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
+/// Bytes of a request's head, and of what is read ahead on a connection. Policy: 431.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// How often an HTTP/2 client is asked whether it is there, and the time it has to answer.
+const PING_EVERY: Duration = Duration::from_secs(20);
 /// End of the drain's time that is kept for giving leases back and closing databases; half of it when it is shorter than twice this.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -267,11 +272,16 @@ async fn serve(app: Arc<App>, stream: Stream, stop: CancellationToken) {
     builder
         .http1()
         .timer(TokioTimer::new())
+        .max_buf_size(HEAD_BYTES_MAX)
         .header_read_timeout(head_timeout);
     builder
         .http2()
         .timer(TokioTimer::new())
+        .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_EVERY)
         .max_concurrent_streams(256);
+    let stream = Opening::new(stream, head_timeout);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let outcome = tokio::select! {

@@ -7,6 +7,7 @@ use crate::held::{Held, Token};
 use crate::http::{Refusal, Reply, json_body, ok};
 use ::http::{Request, StatusCode};
 use hyper::body::Incoming;
+use ibex_schwartz::limits::NAME_CHARS_MAX;
 use ibex_schwartz::{
     Backoff, Error, Finish, Finished, Grab, GrabbedJob, Handle, Job, Only, RetryPolicy, Said, When,
 };
@@ -118,6 +119,15 @@ impl App {
         if funcs.is_empty() || funcs.len() > 1000 {
             return Err(Refusal::bad_request("funcs names 1 to 1000 functions"));
         }
+        // They are kept while the fetch waits.
+        if funcs
+            .iter()
+            .any(|func| func.chars().count() > NAME_CHARS_MAX)
+        {
+            return Err(Refusal::bad_request(
+                "a function's name has at most 255 characters",
+            ));
+        }
         if !(1..=FETCH_MAX).contains(&max) {
             return Err(Refusal::bad_request(format!("max is 1 to {FETCH_MAX}")));
         }
@@ -159,6 +169,15 @@ impl App {
             Some(_) => return Err(Refusal::bad_request("coalesce has a value or a prefix")),
         };
         let policy = self.policy_of(asked.max_attempts, asked.backoff)?;
+        let is_long = match &want.only {
+            Only::Coalesce(text) | Only::CoalescePrefix(text) => {
+                text.chars().count() > NAME_CHARS_MAX
+            }
+            Only::Any | Only::Job(_) => false,
+        };
+        if is_long {
+            return Err(Refusal::bad_request("coalesce has at most 255 characters"));
+        }
         let wait = asked.wait_ms.unwrap_or(0);
         if wait > WAIT_MAX {
             return Err(Refusal::bad_request(format!(
