@@ -152,8 +152,13 @@ impl<'a> AdminCommand<'a> {
             b"workers" => Self::Workers,
             b"jobs" => Self::PerlJobs,
             b"clients" => Self::PerlClients,
-            b"show" => parse_show(arguments),
-            b"cancel" => parse_cancel(arguments),
+            // COMPAT(gearmand): without a word behind it, it does not know `show`; `cancel` neither but with a job.
+            b"show" if !arguments.is_empty() => parse_show(arguments),
+            b"cancel" => match arguments {
+                [job, handle, ..] if is(job, b"job") => Self::CancelJob(handle),
+                // DIFFERS(gearmand): of another word than `job` the original says ERR UNKNOWN_ERROR.
+                _ => Self::Unknown(command),
+            },
             b"create" => parse_create(arguments),
             b"drop" => parse_drop(arguments),
             b"retry" => match arguments {
@@ -201,22 +206,15 @@ fn is(word: &[u8], keyword: &[u8]) -> bool {
 
 fn parse_show<'a>(arguments: &[&'a [u8]]) -> AdminCommand<'a> {
     match arguments {
-        [unique, jobs, ..] if is(unique, b"unique") && is(jobs, b"jobs") => {
+        [unique, jobs] if is(unique, b"unique") && is(jobs, b"jobs") => {
             AdminCommand::ShowUniqueJobs
         }
-        [jobs, ..] if is(jobs, b"jobs") => AdminCommand::ShowJobs,
+        [jobs] if is(jobs, b"jobs") => AdminCommand::ShowJobs,
         [job, handle, ..] if is(job, b"job") => AdminCommand::ShowJob(handle),
         [functions, ..] if is(functions, b"functions") => AdminCommand::ShowFunctions,
         [schedules, ..] if is(schedules, b"schedules") => AdminCommand::ShowSchedules,
         [dead, rest @ ..] if is(dead, b"dead") => AdminCommand::ShowDead(rest.first().copied()),
         _ => AdminCommand::ShowUnknown,
-    }
-}
-
-fn parse_cancel<'a>(arguments: &[&'a [u8]]) -> AdminCommand<'a> {
-    match arguments {
-        [job, handle, ..] if is(job, b"job") => AdminCommand::CancelJob(handle),
-        _ => AdminCommand::Incomplete("cancel"),
     }
 }
 
@@ -267,24 +265,31 @@ fn parse_maxqueue<'a>(arguments: &[&'a [u8]]) -> AdminCommand<'a> {
 }
 
 fn parse_limit<'a>(arguments: &[&'a [u8]]) -> AdminCommand<'a> {
+    limit(arguments).unwrap_or(AdminCommand::Incomplete("limit"))
+}
+
+/// `None` also for what is no number: a slip of the hand must not lift a bound.
+fn limit<'a>(arguments: &[&'a [u8]]) -> Option<AdminCommand<'a>> {
+    let number = |word: &[u8]| Some(u32::try_from(ascii::parse_u64(word)?).unwrap_or(u32::MAX));
     match arguments {
-        [function, what, number, ..] if is(what, b"running") => AdminCommand::LimitRunning {
+        [function, what, bound] if is(what, b"running") => Some(AdminCommand::LimitRunning {
             function,
-            running_max: bound(Some(number)),
-        },
+            running_max: number(bound)?,
+        }),
         [function, what, rate, rest @ ..] if is(what, b"rate") => {
-            let per_second = bound(Some(&rate.strip_suffix(b"/s").unwrap_or(rate)));
+            let per_second = number(rate.strip_suffix(b"/s").unwrap_or(rate))?;
             let burst = match rest {
-                [word, number, ..] if is(word, b"burst") => bound(Some(number)).max(1),
-                _ => per_second.max(1),
+                [] => per_second.max(1),
+                [word, burst] if is(word, b"burst") => number(burst)?.max(1),
+                _ => return None,
             };
-            AdminCommand::LimitRate {
+            Some(AdminCommand::LimitRate {
                 function,
                 per_second,
                 burst,
-            }
+            })
         }
-        _ => AdminCommand::Incomplete("limit"),
+        _ => None,
     }
 }
 
@@ -320,7 +325,9 @@ mod tests {
         check("  STATUS  ", AdminCommand::Status);
         check("Show  Unique  Jobs", AdminCommand::ShowUniqueJobs);
         check("show jobs", AdminCommand::ShowJobs);
-        check("show", AdminCommand::ShowUnknown);
+        check("show", AdminCommand::Unknown(b"show"));
+        check("show jobs of", AdminCommand::ShowUnknown);
+        check("cancel job", AdminCommand::Unknown(b"cancel"));
         check("show x", AdminCommand::ShowUnknown);
         check(
             "create function Thumb",
@@ -358,6 +365,15 @@ mod tests {
                 burst: 5,
             },
         );
-        check("limit f", AdminCommand::Incomplete("limit"));
+        for line in [
+            "f",
+            "f running",
+            "f running x",
+            "f running -1",
+            "f rate 1 burst",
+            "f rate 1/m",
+        ] {
+            check(&format!("limit {line}"), AdminCommand::Incomplete("limit"));
+        }
     }
 }

@@ -34,7 +34,7 @@ pub enum Incoming<'a> {
 pub enum Refusal {
     /// It carried the magic of server packets.
     ServerMagic,
-    /// Its type does not exist.
+    /// Its type does not exist. DIFFERS(gearmand): the original closes the connection, and dies of types from 2^31 on.
     UnknownType,
     /// Its type is one that only servers send.
     NotExpected,
@@ -177,6 +177,7 @@ fn parse_line(buf: &[u8]) -> Result<Step<Incoming<'_>>, ParseError> {
         };
     };
     let line = buf.get(..at).unwrap_or_default();
+    // DIFFERS(gearmand): the original takes the last letter of a name with a bare LF.
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     Ok(Step::Frame {
         message: Incoming::Admin(AdminCommand::parse(line)),

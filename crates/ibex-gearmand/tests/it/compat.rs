@@ -67,7 +67,7 @@ impl Drop for Original {
 }
 
 /// One scene: what several connections do, and what they heard.
-struct Scene {
+pub(crate) struct Scene {
     addr: SocketAddr,
     heard: Vec<String>,
     handles: Vec<String>,
@@ -137,10 +137,10 @@ impl Scene {
     }
 }
 
-type Play = fn(&mut Scene);
+pub(crate) type Play = fn(&mut Scene);
 
-/// Name, why ours differs (`None`: it must not), and the scene.
-const SCENES: &[(&str, Option<&str>, Play)] = &[
+/// Name, the row of `docs/gearman/compatibility.md` that says how ours differs (`None`: it must not), and the scene.
+pub(crate) const SCENES: &[(&str, Option<&str>, Play)] = &[
     ("echo and options", None, |s| {
         let mut c = s.connect();
         s.tell(
@@ -267,7 +267,7 @@ const SCENES: &[(&str, Option<&str>, Play)] = &[
     }),
     (
         "exception to a client that did not ask",
-        Some("no NUL behind the handle of the WORK_FAIL"),
+        Some("exception to a client that did not ask"),
         |s| {
             let (mut c, mut w) = (s.connect(), s.connect());
             s.tell(
@@ -439,17 +439,13 @@ const SCENES: &[(&str, Option<&str>, Play)] = &[
             s.listen("c", &mut c);
         }
     }),
-    (
-        "ALL_YOURS",
-        Some("accepted silently; the original answers INVALID_COMMAND"),
-        |s| {
-            let mut w = s.connect();
-            s.tell("w", &mut w, &[Request::AllYours]);
-        },
-    ),
+    ("ALL_YOURS", Some("ALL_YOURS"), |s| {
+        let mut w = s.connect();
+        s.tell("w", &mut w, &[Request::AllYours]);
+    }),
     (
         "a worker registered twice",
-        Some("counts once; the original counts it twice"),
+        Some("a function registered twice"),
         |s| {
             let mut w = s.connect();
             s.tell(
@@ -525,7 +521,7 @@ const SCENES: &[(&str, Option<&str>, Play)] = &[
     }),
     (
         "a unique key of 64 bytes",
-        Some("kept whole; the original loses the last byte"),
+        Some("unique key of 64 bytes"),
         |s| {
             let (mut c, mut w) = (s.connect(), s.connect());
             s.tell(
@@ -555,47 +551,520 @@ const SCENES: &[(&str, Option<&str>, Play)] = &[
             )],
         );
     }),
+    ("priorities over functions", Some("priorities"), |s| {
+        let (mut c, mut w) = (s.connect(), s.connect());
+        s.tell(
+            "c",
+            &mut c,
+            &[Request::Submit(
+                Submit::new(b"a", b"", b"low")
+                    .background()
+                    .priority(Priority::Low),
+            )],
+        );
+        s.tell(
+            "c",
+            &mut c,
+            &[Request::Submit(
+                Submit::new(b"b", b"", b"high")
+                    .background()
+                    .priority(Priority::High),
+            )],
+        );
+        for functions in [[&b"a"[..], b"b"], [&b"b"[..], b"a"]] {
+            s.tell(
+                "w",
+                &mut w,
+                &[
+                    Request::ResetAbilities,
+                    Request::CanDo {
+                        function: functions[0],
+                    },
+                    Request::CanDo {
+                        function: functions[1],
+                    },
+                ],
+            );
+            s.tell("w", &mut w, &[Request::GrabJob(Grab::Plain)]);
+        }
+    }),
+    ("every kind of submission", None, |s| {
+        let (mut c, mut w) = (s.connect(), s.connect());
+        let submit = |unique: &'static [u8]| Submit::new(b"f", unique, unique);
+        s.tell(
+            "c",
+            &mut c,
+            &[
+                Request::Submit(submit(b"1")),
+                Request::Submit(submit(b"2").priority(Priority::High)),
+                Request::Submit(submit(b"3").priority(Priority::Low)),
+                Request::Submit(submit(b"4").background()),
+                Request::Submit(submit(b"5").background().priority(Priority::High)),
+                Request::Submit(submit(b"6").background().priority(Priority::Low)),
+                Request::Submit(Submit {
+                    epoch: Some(b"1000"),
+                    ..submit(b"7").background()
+                }),
+                Request::Submit(Submit {
+                    reducer: Some([b"reduce", b"0"]),
+                    ..submit(b"8")
+                }),
+                Request::Submit(Submit {
+                    reducer: Some([b"reduce", b"0"]),
+                    ..submit(b"9").background()
+                }),
+            ],
+        );
+        s.tell("w", &mut w, &[Request::CanDo { function: b"f" }]);
+        for _ in 0..10 {
+            s.tell("w", &mut w, &[Request::GrabJob(Grab::All)]);
+        }
+    }),
+    ("forms of assignment with a reducer", None, |s| {
+        let (mut c, mut w) = (s.connect(), s.connect());
+        for unique in [b"1", b"2", b"3"] {
+            s.tell(
+                "c",
+                &mut c,
+                &[Request::Submit(Submit {
+                    reducer: Some([b"reduce", b"0"]),
+                    ..Submit::new(b"f", unique, b"w").background()
+                })],
+            );
+        }
+        s.tell("w", &mut w, &[Request::CanDo { function: b"f" }]);
+        for form in [Grab::Plain, Grab::Unique, Grab::All, Grab::All] {
+            s.tell("w", &mut w, &[Request::GrabJob(form)]);
+        }
+    }),
+    ("unique keys that are a dash", None, |s| {
+        let (mut c, mut w) = (s.connect(), s.connect());
+        for workload in [&b"a"[..], b"a", b"b", b"", b""] {
+            let submit = Submit::new(b"f", b"-", workload).background();
+            s.tell("c", &mut c, &[Request::Submit(submit)]);
+        }
+        s.tell("w", &mut w, &[Request::CanDo { function: b"f" }]);
+        for _ in 0..5 {
+            s.tell("w", &mut w, &[Request::GrabJob(Grab::Unique)]);
+        }
+    }),
+    ("empty unique keys never meet", None, |s| {
+        let mut c = s.connect();
+        for _ in 0..3 {
+            let submit = Submit::new(b"f", b"", b"same").background();
+            s.tell("c", &mut c, &[Request::Submit(submit)]);
+        }
+        s.tell("c", &mut c, &[Request::GetStatusUnique { unique: b"" }]);
+    }),
+    ("one connection submits the same twice", None, |s| {
+        let (mut c, mut w) = (s.connect(), s.connect());
+        let submit = Request::Submit(Submit::new(b"f", b"k", b"x"));
+        s.tell("c", &mut c, &[submit, submit]);
+        s.tell(
+            "w",
+            &mut w,
+            &[
+                Request::CanDo { function: b"f" },
+                Request::GrabJob(Grab::Plain),
+            ],
+        );
+        let h = s.handle(1);
+        let handle = h.as_bytes();
+        s.tell(
+            "w",
+            &mut w,
+            &[
+                Request::WorkData { handle, data: b"p" },
+                Request::WorkComplete { handle, data: b"r" },
+            ],
+        );
+        s.listen("c", &mut c);
+    }),
+    ("a foreground client joins a background job", None, |s| {
+        let (mut c, mut w) = (s.connect(), s.connect());
+        let submit = Submit::new(b"f", b"k", b"x");
+        s.tell("c", &mut c, &[Request::Submit(submit.background())]);
+        s.tell("c", &mut c, &[Request::Submit(submit)]);
+        s.tell(
+            "w",
+            &mut w,
+            &[
+                Request::CanDo { function: b"f" },
+                Request::GrabJob(Grab::Plain),
+            ],
+        );
+        let h = s.handle(1);
+        s.tell(
+            "w",
+            &mut w,
+            &[Request::WorkComplete {
+                handle: h.as_bytes(),
+                data: b"r",
+            }],
+        );
+        s.listen("c", &mut c);
+    }),
+    ("registrations taken back", None, |s| {
+        let (mut c, mut w) = (s.connect(), s.connect());
+        s.tell(
+            "w",
+            &mut w,
+            &[
+                Request::CanDo { function: b"f" },
+                Request::CanDo { function: b"g" },
+                Request::CantDo { function: b"f" },
+                Request::CantDo { function: b"never" },
+            ],
+        );
+        for function in [b"f", b"g"] {
+            let submit = Submit::new(function, b"", b"x").background();
+            s.tell("c", &mut c, &[Request::Submit(submit)]);
+        }
+        s.tell("w", &mut w, &[Request::GrabJob(Grab::Plain)]);
+        s.tell("w", &mut w, &[Request::GrabJob(Grab::Plain)]);
+        s.tell(
+            "w",
+            &mut w,
+            &[Request::ResetAbilities, Request::CanDo { function: b"f" }],
+        );
+        s.tell("w", &mut w, &[Request::GrabJob(Grab::Plain)]);
+        let status = w.list("status");
+        s.heard.extend(status);
+    }),
+    ("a job given back by CANT_DO", None, |s| {
+        let (mut c, mut w, mut v) = (s.connect(), s.connect(), s.connect());
+        let submit = Submit::new(b"f", b"", b"x").background();
+        s.tell("c", &mut c, &[Request::Submit(submit)]);
+        for wire in [&mut w, &mut v] {
+            s.tell("w", wire, &[Request::CanDo { function: b"f" }]);
+        }
+        s.tell("w", &mut w, &[Request::GrabJob(Grab::Plain)]);
+        s.tell("w", &mut w, &[Request::CantDo { function: b"f" }]);
+        s.tell("v", &mut v, &[Request::GrabJob(Grab::Plain)]);
+    }),
+    ("a sleeper is woken", None, |s| {
+        let (mut c, mut w) = (s.connect(), s.connect());
+        s.tell(
+            "w",
+            &mut w,
+            &[
+                Request::CanDo { function: b"f" },
+                Request::GrabJob(Grab::Plain),
+                Request::PreSleep,
+            ],
+        );
+        let submit = Submit::new(b"f", b"", b"x").background();
+        s.tell("c", &mut c, &[Request::Submit(submit)]);
+        s.listen("w", &mut w);
+        s.tell("w", &mut w, &[Request::GrabJob(Grab::Plain)]);
+    }),
+    ("a worker that holds several jobs", None, |s| {
+        let (mut c, mut w) = (s.connect(), s.connect());
+        for _ in 0..2 {
+            let submit = Submit::new(b"f", b"", b"x");
+            s.tell("c", &mut c, &[Request::Submit(submit)]);
+        }
+        s.tell("w", &mut w, &[Request::CanDo { function: b"f" }]);
+        s.tell("w", &mut w, &[Request::GrabJob(Grab::Plain)]);
+        s.tell("w", &mut w, &[Request::GrabJob(Grab::Plain)]);
+        for n in [2, 1] {
+            let h = s.handle(n);
+            s.tell(
+                "w",
+                &mut w,
+                &[Request::WorkComplete {
+                    handle: h.as_bytes(),
+                    data: b"r",
+                }],
+            );
+            s.listen("c", &mut c);
+        }
+    }),
+    ("results reported twice, and by another", None, |s| {
+        let (mut c, mut w, mut v) = (s.connect(), s.connect(), s.connect());
+        s.tell(
+            "c",
+            &mut c,
+            &[Request::Submit(Submit::new(b"f", b"", b"x"))],
+        );
+        s.tell(
+            "w",
+            &mut w,
+            &[
+                Request::CanDo { function: b"f" },
+                Request::GrabJob(Grab::Plain),
+            ],
+        );
+        let h = s.handle(1);
+        let complete = Request::WorkComplete {
+            handle: h.as_bytes(),
+            data: b"r",
+        };
+        s.tell("v", &mut v, &[Request::CanDo { function: b"f" }, complete]);
+        s.tell("w", &mut w, &[complete]);
+        s.tell("w", &mut w, &[complete]);
+        s.listen("c", &mut c);
+    }),
+    ("options by any case, long names", None, |s| {
+        let mut c = s.connect();
+        for name in [&b"EXCEPTIONS"[..], b"", b"exceptions ", &[b'o'; 63]] {
+            s.tell("c", &mut c, &[Request::Option { name }]);
+        }
+    }),
+    ("empty echoes and names", None, |s| {
+        let (mut c, mut w) = (s.connect(), s.connect());
+        s.tell("c", &mut c, &[Request::Echo { data: b"" }]);
+        let submit = Submit::new(b"", b"", b"x").background();
+        s.tell("c", &mut c, &[Request::Submit(submit)]);
+        s.tell(
+            "w",
+            &mut w,
+            &[
+                Request::CanDo { function: b"" },
+                Request::GrabJob(Grab::Plain),
+            ],
+        );
+    }),
     (
-        "priorities over functions",
-        Some("high before normal before low over all functions; 1.1.20 goes by function"),
+        "types that do not exist",
+        Some("packet types that do not exist"),
         |s| {
-            let (mut c, mut w) = (s.connect(), s.connect());
-            s.tell(
-                "c",
-                &mut c,
-                &[Request::Submit(
-                    Submit::new(b"a", b"", b"low")
-                        .background()
-                        .priority(Priority::Low),
-                )],
-            );
-            s.tell(
-                "c",
-                &mut c,
-                &[Request::Submit(
-                    Submit::new(b"b", b"", b"high")
-                        .background()
-                        .priority(Priority::High),
-                )],
-            );
-            for functions in [[&b"a"[..], b"b"], [&b"b"[..], b"a"]] {
-                s.tell(
-                    "w",
-                    &mut w,
+            let mut c = s.connect();
+            for kind in [0_u32, 43, 44, 1000, 0x7fff_ffff] {
+                c.send_bytes(
                     &[
-                        Request::ResetAbilities,
-                        Request::CanDo {
-                            function: functions[0],
-                        },
-                        Request::CanDo {
-                            function: functions[1],
-                        },
-                    ],
+                        b"\0REQ",
+                        &kind.to_be_bytes()[..],
+                        &3_u32.to_be_bytes(),
+                        b"abc",
+                    ]
+                    .concat(),
                 );
-                s.tell("w", &mut w, &[Request::GrabJob(Grab::Plain)]);
+                s.listen("c", &mut c);
             }
         },
     ),
+    ("the magic of servers", None, |s| {
+        let mut c = s.connect();
+        c.send_bytes(b"\0RES\0\0\0\x10\0\0\0\x01x");
+        s.listen("c", &mut c);
+    }),
+    ("SUBMIT_JOB_SCHED", Some("SUBMIT_JOB_SCHED"), |s| {
+        let mut c = s.connect();
+        s.tell(
+            "c",
+            &mut c,
+            &[Request::Submit(Submit {
+                schedule: Some([b"0", b"3", b"", b"", b""]),
+                ..Submit::new(b"f", b"k", b"x").background()
+            })],
+        );
+    }),
+    (
+        "an epoch that is no number",
+        Some("SUBMIT_JOB_EPOCH without a number"),
+        |s| {
+            let mut c = s.connect();
+            s.tell(
+                "c",
+                &mut c,
+                &[Request::Submit(Submit {
+                    epoch: Some(b"soon"),
+                    ..Submit::new(b"f", b"k", b"x").background()
+                })],
+            );
+        },
+    ),
+    ("lists of jobs", None, |s| {
+        let (mut c, mut w, mut o) = (s.connect(), s.connect(), s.connect());
+        s.tell("w", &mut w, &[Request::CanDo { function: b"f" }]);
+        s.tell(
+            "c",
+            &mut c,
+            &[Request::Submit(Submit::new(b"f", b"k1", b"x"))],
+        );
+        s.tell(
+            "c",
+            &mut c,
+            &[Request::Submit(Submit::new(b"f", b"k2", b"x").background())],
+        );
+        s.tell("w", &mut w, &[Request::GrabJob(Grab::Plain)]);
+        let mut jobs: Vec<_> = o
+            .list("show jobs")
+            .iter()
+            .map(|line| s.named(line))
+            .collect();
+        jobs.sort();
+        s.heard.extend(jobs);
+        let mut keys = o.list("show unique jobs");
+        keys.sort();
+        s.heard.extend(keys);
+        drop(w);
+        // Its worker is gone: given back once.
+        wait::until_true("the job to wait again", || {
+            o.list("status").iter().any(|line| line == "f\\t2\\t0\\t0")
+        })
+        .unwrap();
+        let mut jobs: Vec<_> = o
+            .list("show jobs")
+            .iter()
+            .map(|line| s.named(line))
+            .collect();
+        jobs.sort();
+        s.heard.extend(jobs);
+    }),
+    (
+        "a waiting job cancelled",
+        Some("`cancel job` of a waiting job"),
+        |s| {
+            let (mut c, mut o) = (s.connect(), s.connect());
+            s.tell(
+                "c",
+                &mut c,
+                &[Request::Submit(Submit::new(b"f", b"", b"x").background())],
+            );
+            let line = format!("cancel job {}\r\n", s.handle(1));
+            s.line("o", &mut o, &line);
+            s.line("o", &mut o, &line);
+            let status = o.list("status");
+            s.heard.extend(status);
+        },
+    ),
+    ("a waiting foreground job cancelled", None, |s| {
+        let (mut c, mut o) = (s.connect(), s.connect());
+        s.tell(
+            "c",
+            &mut c,
+            &[Request::Submit(Submit::new(b"f", b"", b"x"))],
+        );
+        let line = format!("cancel job {}\r\n", s.handle(1));
+        s.line("o", &mut o, &line);
+        s.listen("c", &mut c);
+    }),
+    ("a function with a worker is not dropped", None, |s| {
+        let (mut w, mut o) = (s.connect(), s.connect());
+        s.tell("w", &mut w, &[Request::CanDo { function: b"f" }]);
+        s.line("o", &mut o, "drop function f\r\n");
+    }),
+    (
+        "a function with a waiting job is dropped",
+        Some("`drop function` with waiting jobs"),
+        |s| {
+            let (mut c, mut o) = (s.connect(), s.connect());
+            s.tell(
+                "c",
+                &mut c,
+                &[Request::Submit(Submit::new(b"f", b"", b"x").background())],
+            );
+            s.line("o", &mut o, "drop function f\r\n");
+        },
+    ),
+    (
+        "lines that end in a bare line feed",
+        Some("names at the end of a line without CR"),
+        |s| {
+            let mut o = s.connect();
+            s.line("o", &mut o, "create function long\n");
+            let status = o.list("status");
+            s.heard.extend(status);
+        },
+    ),
+    ("maxqueue", None, |s| {
+        let (mut c, mut o) = (s.connect(), s.connect());
+        s.line("o", &mut o, "create function f\r\n");
+        s.line("o", &mut o, "maxqueue f 1\r\n");
+        for _ in 0..2 {
+            let submit = Submit::new(b"f", b"", b"x").background();
+            s.tell("c", &mut c, &[Request::Submit(submit)]);
+        }
+        s.line("o", &mut o, "maxqueue f 3 2 1\r\n");
+        for priority in [
+            Priority::Low,
+            Priority::Normal,
+            Priority::High,
+            Priority::High,
+            Priority::High,
+        ] {
+            let submit = Submit::new(b"f", b"", b"x").background().priority(priority);
+            s.tell("c", &mut c, &[Request::Submit(submit)]);
+        }
+        for line in [
+            "maxqueue f\r\n",
+            "maxqueue f 0\r\n",
+            "maxqueue f -1\r\n",
+            "maxqueue f x\r\n",
+        ] {
+            s.line("o", &mut o, line);
+        }
+        let submit = Submit::new(b"f", b"", b"x").background();
+        s.tell("c", &mut c, &[Request::Submit(submit)]);
+    }),
+    (
+        "maxqueue before the function is there",
+        Some("`maxqueue` of an unknown function"),
+        |s| {
+            let (mut c, mut o) = (s.connect(), s.connect());
+            s.line("o", &mut o, "maxqueue f 1\r\n");
+            for _ in 0..2 {
+                let submit = Submit::new(b"f", b"", b"x").background();
+                s.tell("c", &mut c, &[Request::Submit(submit)]);
+            }
+        },
+    ),
+    ("words and blanks of lines", None, |s| {
+        let mut o = s.connect();
+        for line in [
+            "show unique jobs extra\r\n",
+            "drop nonsense x\r\n",
+            "  \r\n",
+            "\r\n",
+            "show\r\n",
+            "cancel\r\n",
+            "cancel job\r\n",
+            "create function\r\n",
+            "drop function\r\n",
+            "create nonsense x\r\n",
+            "show jobs extra\r\n",
+        ] {
+            s.line("o", &mut o, line);
+        }
+    }),
+    (
+        "control bytes in names",
+        Some("control bytes in names and ids of lists"),
+        |s| {
+            let (mut w, mut o) = (s.connect(), s.connect());
+            s.tell(
+                "w",
+                &mut w,
+                &[
+                    Request::SetClientId { id: b"me\x01" },
+                    Request::CanDo {
+                        function: b"a\x01b",
+                    },
+                ],
+            );
+            let status = o.list("status");
+            s.heard.extend(status);
+        },
+    ),
+    (
+        "cancel of something else",
+        Some("`cancel` of what is no job"),
+        |s| {
+            let mut o = s.connect();
+            s.line("o", &mut o, "cancel nonsense x\r\n");
+        },
+    ),
+    ("a client that asks for a job", None, |s| {
+        let mut w = s.connect();
+        s.tell(
+            "w",
+            &mut w,
+            &[Request::GrabJob(Grab::Plain), Request::PreSleep],
+        );
+        s.tell("w", &mut w, &[Request::GrabJob(Grab::All)]);
+    }),
 ];
 
 #[test]

@@ -15,7 +15,7 @@ use crate::packets::Wire;
 
 /// What the worker does with the job; nothing: no job is expected.
 #[derive(Debug, Clone, Copy)]
-enum Act {
+pub(crate) enum Act {
     Complete(&'static [u8]),
     Fail,
     Throw,
@@ -23,10 +23,10 @@ enum Act {
     Part(&'static [u8]),
 }
 
-struct Scene {
+pub(crate) struct Scene {
     name: &'static str,
-    /// Why ours differs; `None`: it must not.
-    difference: Option<&'static str>,
+    /// The row of `docs/gearman/compatibility.md` that says how ours differs; `None`: it must not.
+    pub(crate) difference: Option<&'static str>,
     /// Method and target, then headers and body; the function is `f` and the number of the scene.
     request: &'static str,
     acts: &'static [Act],
@@ -57,7 +57,7 @@ const fn differs(
 
 const DONE: &[Act] = &[Act::Complete(b"cba")];
 
-const SCENES: &[Scene] = &[
+pub(crate) const SCENES: &[Scene] = &[
     same(
         "POST",
         "POST /f HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc",
@@ -102,49 +102,49 @@ const SCENES: &[Scene] = &[
     ),
     differs(
         "HEAD /",
-        "the original names the job before it",
+        "HTTP front: `HEAD /`",
         "HEAD / HTTP/1.1\r\nHost: h\r\n\r\n",
         &[],
     ),
     differs(
         "a failed job",
-        "502; the original says 200 and loses the end of the handle",
+        "HTTP front: a job that failed, an exception",
         "GET /f HTTP/1.1\r\nHost: h\r\n\r\n",
         &[Act::Fail],
     ),
     differs(
         "an exception",
-        "502; the original says 200",
+        "HTTP front: a job that failed, an exception",
         "GET /f HTTP/1.1\r\nHost: h\r\n\r\n",
         &[Act::Throw],
     ),
     differs(
         "a warning before the result",
-        "dropped; the original takes it for the result",
+        "HTTP front: warnings",
         "GET /f HTTP/1.1\r\nHost: h\r\n\r\n",
         &[Act::Warn, Act::Complete(b"cba")],
     ),
     differs(
         "a part before the result",
-        "chunked, the part first; the original overwrites its own head",
+        "HTTP front: parts (WORK_DATA)",
         "GET /f HTTP/1.1\r\nHost: h\r\n\r\n",
         &[Act::Part(b"one"), Act::Complete(b"two")],
     ),
     differs(
         "another method",
-        "405; the original hangs up",
+        "HTTP front: HEAD of a function, other methods",
         "DELETE /f HTTP/1.1\r\nHost: h\r\n\r\n",
         &[],
     ),
     differs(
         "what is no HTTP",
-        "400; the original hangs up",
+        "HTTP front: what is no HTTP",
         "GARBAGE\r\n\r\n",
         &[],
     ),
     differs(
         "a unique key that is too long",
-        "400; the original says 200 and gives the error for a handle",
+        "HTTP front: a submission that is refused",
         "POST /f HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nX-Gearman-Unique: uuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuu\r\n\r\nx",
         &[],
     ),

@@ -8,6 +8,7 @@
 mod admin;
 mod clients;
 mod compat;
+mod differences;
 mod doors;
 mod durable;
 mod examples;
@@ -16,5 +17,6 @@ mod front;
 mod front_compat;
 mod hostile;
 mod packets;
+mod paging;
 mod rows;
 mod tls;
