@@ -1,4 +1,4 @@
-//! Which of many functions have a ready job at all, and rows that look wrong.
+//! Which of many functions have a ready job at all or will have one, and rows that look wrong.
 //!
 //! Apart from `grab.rs` because nothing is taken here. A worker of a thousand functions, and a daemon with ten thousand waiting workers, ask this
 //! once instead of looking for the jobs of each function: two steps into an index for each function, no row is read.
@@ -7,9 +7,10 @@ use crate::client::Client;
 use crate::database::Database;
 use crate::error::{Causes, Error};
 use crate::handle::Handle;
+use crate::pause::PARKED;
 use crate::tables::id_list;
 use ibex_sql::params;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 /// Functions of one statement: below what an engine takes as parameters.
 const FUNCS_MAX: usize = 1000;
@@ -47,13 +48,29 @@ impl Database {
         Ok(ready)
     }
 
-    async fn ready(&self, funcs: &[String]) -> Result<Vec<String>, Error> {
+    /// Seconds until each of the functions may have a job that can be taken, for those that have any.
+    async fn next_due(&self, funcs: &[String]) -> Result<Vec<(String, u64)>, Error> {
         let ids = self.funcids(funcs).await?;
-        let mut names = Vec::new();
-        for id in self.ready_of(&ids).await? {
-            names.extend(self.funcname(id).await?);
+        let mut due = Vec::new();
+        for chunk in ids.chunks(FUNCS_MAX) {
+            let ids: Vec<u64> = chunk.iter().copied().map(u64::from).collect();
+            let (marks, params) = id_list(&ids);
+            let template = format!(
+                "SELECT f.funcid, (SELECT MIN(j.run_after) FROM {{p}}job j WHERE j.funcid = f.funcid AND j.grabbed_until = 0), \
+                 (SELECT MIN(j.grabbed_until) FROM {{p}}job j WHERE j.funcid = f.funcid AND j.grabbed_until > 0), :now \
+                 FROM {{p}}funcmap f WHERE f.funcid IN ({marks})"
+            );
+            for row in self.query(&template, params).await? {
+                let (free, lease): (Option<u64>, Option<u64>) = (row.get(1)?, row.get(2)?);
+                let first = free.unwrap_or(PARKED).min(lease.unwrap_or(PARKED));
+                if first < PARKED
+                    && let Some(name) = self.funcname(row.get(0)?).await?
+                {
+                    due.push((name, first.saturating_sub(row.get(3)?)));
+                }
+            }
         }
-        Ok(names)
+        Ok(due)
     }
 
     async fn suspects(&self, lease: u64) -> Result<Vec<Suspect>, Error> {
@@ -77,17 +94,22 @@ impl Database {
 }
 
 impl Client {
-    /// Those of the functions that have a job which can be taken now in one of the databases, limits aside. Databases that fail are passed over
-    /// while one answers.
+    /// Seconds until each of the functions may have a job that can be taken in one of the databases, 0 for now; functions without jobs are left out.
+    /// Others may insert sooner ones at any time. Databases that fail are passed over while one answers.
     ///
     /// # Errors
     /// [`Error::NoDatabase`] when none answered.
-    pub async fn ready(&self, funcs: &[String]) -> Result<Vec<String>, Error> {
-        let mut names = BTreeSet::new();
+    pub async fn next_due(&self, funcs: &[String]) -> Result<BTreeMap<String, u64>, Error> {
+        let mut due = BTreeMap::new();
         let mut causes = Vec::new();
         for database in self.databases() {
-            match database.judge(database.ready(funcs).await) {
-                Ok(found) => names.extend(found),
+            match database.judge(database.next_due(funcs).await) {
+                Ok(found) => {
+                    for (func, seconds) in found {
+                        let first = due.entry(func).or_insert(seconds);
+                        *first = seconds.min(*first);
+                    }
+                }
                 Err(Error::Sql(error)) => causes.push((database.address(), error)),
                 Err(error) => return Err(error),
             }
@@ -95,7 +117,7 @@ impl Client {
         if causes.len() == self.databases().len() {
             return Err(Error::NoDatabase(Causes(causes)));
         }
-        Ok(names.into_iter().collect())
+        Ok(due)
     }
 
     /// Up to a thousand jobs of each database that look wrong: leases that end more than `lease` seconds from now, and functions without a name.
@@ -117,23 +139,25 @@ mod tests {
     use crate::{Client, Grab, Job};
 
     #[tokio::test]
-    async fn ready_functions_are_told_from_the_others() {
+    async fn functions_with_jobs_are_told_from_the_others() {
         let client = Client::open(["sqlite::memory:"]).await.unwrap();
         client.hold_clock(1_700_000_000);
         let all: Vec<String> = (0..1200).map(|n| format!("F{n:04}")).collect();
-        for name in &all {
-            client.insert(Job::new(name, "x").delay(100)).await.unwrap();
-        }
+        let later = all.iter().map(|name| Job::new(name, "x").delay(100));
+        client.insert_each(later.collect()).await.unwrap();
         client.insert(Job::new("F0003", "x")).await.unwrap();
         client.insert(Job::new("F1199", "x")).await.unwrap();
-        assert_eq!(client.ready(&all).await.unwrap(), ["F0003", "F1199"]);
-        assert!(
-            client
-                .ready(&["Unknown".to_owned()])
-                .await
-                .unwrap()
-                .is_empty()
-        );
+        let due = client.next_due(&all).await.unwrap();
+        assert_eq!(due.len(), 1200);
+        let now = |due: &std::collections::BTreeMap<String, u64>| -> Vec<String> {
+            let now = due.iter().filter(|(_, seconds)| **seconds == 0);
+            now.map(|(name, _)| name.clone()).collect()
+        };
+        assert_eq!(now(&due), ["F0003", "F1199"]);
+        assert_eq!(due["F0000"], 100);
+        let unknown = client.next_due(&["Unknown".to_owned()]).await.unwrap();
+        assert!(unknown.is_empty());
+
         // As many functions as a fetch may name: more than an engine takes parts of a statement.
         let want = Grab {
             max: 10,
@@ -143,17 +167,16 @@ mod tests {
         let jobs = client.grab(&want).await.unwrap();
         assert_eq!(jobs.len(), 1);
         assert_eq!(jobs[0].job.funcname, "F0003");
-        assert_eq!(client.ready(&all).await.unwrap(), ["F1199"], "it is taken");
+        let due = client.next_due(&all).await.unwrap();
+        assert_eq!((due["F0003"], due["F1199"]), (50, 0), "it is taken");
         client.advance_clock(std::time::Duration::from_secs(60));
-        assert_eq!(
-            client.ready(&all).await.unwrap(),
-            ["F0003", "F1199"],
-            "its lease ran out"
-        );
+        let due = client.next_due(&all).await.unwrap();
+        assert_eq!(due["F0003"], 0, "its lease ran out");
         client.advance_clock(std::time::Duration::from_secs(60));
-        assert_eq!(client.ready(&all).await.unwrap().len(), 1200);
-        let jobs = client.grab(&Grab { max: 1000, ..want }).await.unwrap();
-        assert_eq!(jobs.len(), 1000);
+        let due = client.next_due(&all).await.unwrap();
+        assert_eq!(now(&due).len(), 1200);
+        let want = Grab { max: 1000, ..want };
+        assert_eq!(client.grab(&want).await.unwrap().len(), 1000);
     }
 
     #[tokio::test]

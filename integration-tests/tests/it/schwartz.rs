@@ -1,5 +1,9 @@
-//! The daemon and the original Perl library on the same tables: what one inserts, the other works, once.
+//! The daemon and the original Perl library on the same tables: what one inserts, the other works, once. The command line and deaths of programs have
+//! modules of their own.
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails the test")]
+
+mod command;
+mod kills;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

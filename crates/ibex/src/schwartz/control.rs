@@ -1,13 +1,17 @@
-//! What operators do: bring failed jobs back, periodic jobs.
+//! What operators do: bring failed jobs back, pause and resume functions, make a lease longer, periodic jobs.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Subcommand, ValueEnum};
-use ibex_schwartz::{CatchUp, Client, CronEntry, Database, Error};
-use serde_json::json;
+use http::Method;
+use ibex_schwartz::{CatchUp, Client, CronEntry, Database, Error, Finish, Finished, Handle};
+use serde_json::{Value, json};
 
-use super::EXIT_NOTHING;
+use super::place::Place;
+use super::server::{Server, escaped};
+use super::{EXIT_NOTHING, Usage};
 use crate::output::print_text;
 
 /// Jobs one call brings back when it does not say.
@@ -15,7 +19,7 @@ const RETRIES_DEFAULT: u32 = 1000;
 
 /// Arguments of `ibex schwartz retry`.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Retry {
+pub(super) struct Retry {
     /// The jobs' handles.
     #[arg(required_unless_present = "all")]
     handles: Vec<String>,
@@ -30,9 +34,22 @@ pub(crate) struct Retry {
     limit: u32,
 }
 
+/// Arguments of `ibex schwartz extend`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Extend {
+    /// The job's handle.
+    handle: String,
+    /// Seconds from now until the lease ends, if that is later.
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    seconds: u64,
+    /// The worker's lease, needed through a daemon.
+    #[arg(long)]
+    lease: Option<String>,
+}
+
 /// What to do with periodic jobs.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Cron {
+pub(super) enum Cron {
     /// One JSON object a line.
     List,
     /// Add or replace one; its next run is counted from now.
@@ -58,7 +75,7 @@ pub(crate) enum Cron {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum CatchUpName {
+pub(super) enum CatchUpName {
     None,
     One,
     All,
@@ -75,23 +92,113 @@ impl From<CatchUpName> for CatchUp {
 }
 
 /// Brings jobs back and prints how many.
-pub(crate) async fn retry(client: &Client, args: Retry) -> anyhow::Result<ExitCode> {
+pub(super) async fn retry(place: &Place, args: Retry) -> anyhow::Result<ExitCode> {
     if args.all {
-        let (retried, duplicates) = client
-            .retry_failed(args.func.as_deref(), args.limit)
-            .await?;
-        let line = json!({ "retried": retried, "duplicates": duplicates });
+        let line = match place {
+            Place::Tables(client) => {
+                let func = args.func.as_deref();
+                let (retried, duplicates) = client.retry_failed(func, args.limit).await?;
+                json!({ "retried": retried, "duplicates": duplicates })
+            }
+            Place::Daemon(server) => {
+                let body = json!({ "func": args.func, "limit": args.limit });
+                server.post("/v1/retry", &body).await?
+            }
+        };
         print_text(&format!("{line}\n"));
-        return Ok(ExitCode::from(if retried == 0 { EXIT_NOTHING } else { 0 }));
+        return Ok(nothing_if(line["retried"] == 0));
     }
     for handle in &args.handles {
-        client.retry(&handle.parse()?).await?;
+        let handle: Handle = handle.parse()?;
+        match place {
+            Place::Tables(client) => client.retry(&handle).await?,
+            Place::Daemon(server) => {
+                let path = format!("/v1/jobs/{handle}/retry");
+                server.post(&path, &json!({})).await?;
+            }
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Periodic jobs live in the first database.
-pub(crate) async fn cron(client: &Client, command: Cron) -> anyhow::Result<ExitCode> {
+fn nothing_if(is_nothing: bool) -> ExitCode {
+    ExitCode::from(if is_nothing { EXIT_NOTHING } else { 0 })
+}
+
+/// Pauses a function.
+pub(super) async fn pause(
+    place: &Place,
+    func: &str,
+    seconds: Option<u64>,
+) -> anyhow::Result<ExitCode> {
+    match place {
+        Place::Tables(client) => client.pause(func, seconds).await?,
+        Place::Daemon(server) => {
+            let time = seconds.map_or(String::new(), |seconds| format!("?for={seconds}"));
+            let path = format!("/v1/funcs/{}/pause{time}", escaped(func));
+            server.post(&path, &json!({})).await?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Ends a pause.
+pub(super) async fn resume(place: &Place, func: &str) -> anyhow::Result<ExitCode> {
+    let was_paused = match place {
+        Place::Tables(client) => client.resume(func).await?,
+        Place::Daemon(server) => {
+            let path = format!("/v1/funcs/{}/resume", escaped(func));
+            server.post(&path, &json!({})).await?["was_paused"] == true
+        }
+    };
+    Ok(nothing_if(!was_paused))
+}
+
+/// Makes a lease longer, whoever has it, and prints when it ends.
+pub(super) async fn extend(place: &Place, args: Extend) -> anyhow::Result<ExitCode> {
+    let handle: Handle = args.handle.parse()?;
+    let until = match place {
+        Place::Tables(client) => {
+            let now = client.time().await?;
+            let held = client.peek(&handle).await?;
+            let held = held.ok_or(Error::NotFound(handle.jobid()))?;
+            if held.lease <= now {
+                return Ok(nothing_if(true));
+            }
+            match held.finish(Finish::Extend(args.seconds)).await? {
+                Finished::Extended(until) => until,
+                Finished::Over
+                | Finished::Retried { .. }
+                | Finished::Declined
+                | Finished::Replaced(_) => held.lease,
+            }
+        }
+        Place::Daemon(server) => {
+            let lease = args.lease.ok_or_else(|| {
+                Usage("extend through a daemon needs the worker's --lease".to_owned())
+            })?;
+            let body = json!({ "lease": lease, "grab_for": args.seconds });
+            let path = format!("/v1/jobs/{handle}/extend");
+            let answer = server.post(&path, &body).await?;
+            answer["lease_expires"]
+                .as_u64()
+                .context("no lease_expires")?
+        }
+    };
+    print_text(&format!("{until}\n"));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Periodic jobs.
+pub(super) async fn cron(place: &Place, command: Cron) -> anyhow::Result<ExitCode> {
+    match place {
+        Place::Tables(client) => cron_tables(client, command).await,
+        Place::Daemon(server) => cron_daemon(server, command).await,
+    }
+}
+
+/// They live in the first database.
+async fn cron_tables(client: &Client, command: Cron) -> anyhow::Result<ExitCode> {
     let database: &Database = client.databases().first().context("no database")?;
     match command {
         Cron::List => {
@@ -106,19 +213,61 @@ pub(crate) async fn cron(client: &Client, command: Cron) -> anyhow::Result<ExitC
             zone,
             catch_up,
         } => {
-            let value: serde_json::Value = serde_json::from_str(&job).context("parse the job")?;
-            if !value.get("func").is_some_and(serde_json::Value::is_string) {
-                return Err(Error::Invalid("the job names no func".to_owned()).into());
-            }
+            let value = template(&job)?;
             let entry = database
                 .cron_put(&name, &spec, &zone, catch_up.into(), &value.to_string())
                 .await?;
             print_entry(&entry);
         }
         Cron::Delete { name } => {
-            if !database.cron_delete(&name).await? {
-                return Ok(ExitCode::from(EXIT_NOTHING));
+            return Ok(nothing_if(!database.cron_delete(&name).await?));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn template(job: &str) -> anyhow::Result<Value> {
+    let value: Value = serde_json::from_str(job).context("parse the job")?;
+    if !value.get("func").is_some_and(Value::is_string) {
+        return Err(Error::Invalid("the job names no func".to_owned()).into());
+    }
+    Ok(value)
+}
+
+async fn cron_daemon(server: &Server, command: Cron) -> anyhow::Result<ExitCode> {
+    match command {
+        Cron::List => {
+            let answer = server.get("/v1/cron").await?;
+            for entry in answer["cron"].as_array().into_iter().flatten() {
+                print_text(&format!("{entry}\n"));
             }
+        }
+        Cron::Set {
+            name,
+            spec,
+            job,
+            zone,
+            catch_up,
+        } => {
+            let catch_up = CatchUp::from(catch_up).as_str();
+            let body =
+                json!({ "spec": spec, "zone": zone, "catch_up": catch_up, "job": template(&job)? });
+            let path = format!("/v1/cron/{}", escaped(&name));
+            let entry = server
+                .call(Method::PUT, &path, Some(&body), Duration::ZERO)
+                .await?;
+            print_text(&format!("{entry}\n"));
+        }
+        Cron::Delete { name } => {
+            let path = format!("/v1/cron/{}", escaped(&name));
+            let done = server
+                .call(Method::DELETE, &path, None, Duration::ZERO)
+                .await;
+            return match done {
+                Ok(_) => Ok(ExitCode::SUCCESS),
+                Err(refused) if refused.is_code("not_found") => Ok(nothing_if(true)),
+                Err(refused) => Err(refused.into()),
+            };
         }
     }
     Ok(ExitCode::SUCCESS)
