@@ -11,7 +11,7 @@
 use crate::metrics::{Cause, CauseLabels, Metrics};
 use ibex_kit::Kit;
 use ibex_schwartz::{Client, Error, Grab, GrabbedJob, Only};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -43,6 +43,10 @@ struct Asked {
 struct Waiting {
     /// Waiters of each function, oldest first.
     by_func: BTreeMap<String, BTreeMap<u64, Arc<Bell>>>,
+    /// Until when nothing of a function becomes due by itself.
+    quiet_until: BTreeMap<String, Instant>,
+    /// Functions to whose jobs something happened since the databases were asked last.
+    touched: BTreeSet<String>,
     /// Fetches that have not been served yet; an entry exists while a task serves that kind.
     grabs: BTreeMap<Kind, VecDeque<Asked>>,
 }
@@ -175,6 +179,10 @@ impl Hub {
     /// Wakes up to `jobs` waiters of a function.
     pub(crate) fn wake_for(&self, cause: Cause, func: &str, jobs: u64) {
         let mut waiting = self.lock();
+        waiting.quiet_until.remove(func);
+        if waiting.by_func.contains_key(func) {
+            waiting.touched.insert(func.to_owned());
+        }
         let Some(waiters) = waiting.by_func.get_mut(func) else {
             return;
         };
@@ -202,8 +210,41 @@ impl Hub {
     }
 
     /// Functions somebody waits for.
-    pub(crate) fn waited_for(&self) -> Vec<String> {
+    fn waited_for(&self) -> Vec<String> {
         self.lock().by_func.keys().cloned().collect()
+    }
+
+    /// Those of them that may have a job by now: whose next job is due, to which something happened since that was found out, or of which nothing is
+    /// known. With `all` what is known is forgotten.
+    pub(crate) fn perhaps_due(&self, all: bool) -> Vec<String> {
+        let now = Instant::now();
+        let mut waiting = self.lock();
+        let Waiting {
+            by_func,
+            quiet_until,
+            touched,
+            ..
+        } = &mut *waiting;
+        touched.clear();
+        if all {
+            quiet_until.clear();
+        }
+        let is_quiet = |func: &String| quiet_until.get(func).is_some_and(|until| *until > now);
+        by_func
+            .keys()
+            .filter(|func| !is_quiet(func))
+            .cloned()
+            .collect()
+    }
+
+    /// Nothing of these functions is due before those moments, as far as the databases know.
+    pub(crate) fn quiet(&self, until: Vec<(String, Instant)>) {
+        let mut waiting = self.lock();
+        for (func, until) in until {
+            if waiting.by_func.contains_key(&func) && !waiting.touched.contains(&func) {
+                waiting.quiet_until.insert(func, until);
+            }
+        }
     }
 
     /// Whether anybody waits.

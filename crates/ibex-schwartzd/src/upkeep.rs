@@ -8,6 +8,7 @@ use crate::metrics::Cause;
 use crate::wal::Wal;
 use ibex_kit::{Step, Worker, WorkerStatus};
 use ibex_schwartz::{Client, Database, Error, Finish, FuncCount, LostLease, RetryPolicy};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,6 +18,11 @@ const DEPTHS_EVERY: Duration = Duration::from_secs(10);
 /// A count that takes long is made the more rarely: at most a part in so many of the time is spent on it. A million jobs are counted in a third of a
 /// second, so once in two minutes.
 const DEPTHS_SHARE: u32 = 400;
+/// All functions somebody waits for are asked about this often, and the more rarely the longer that takes: at most a part in so many of the time.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+const SWEEP_SHARE: u32 = 200;
+/// How long nothing is thought of a function that has no job; a sweep comes sooner.
+const QUIET_MAX: Duration = Duration::from_secs(3600);
 /// A quiet database is cleaned this often.
 const CLEAN_EVERY: Duration = Duration::from_secs(60);
 /// A lease counts as lost only this long after its end: the clocks of database and daemon may differ by part of a second.
@@ -146,10 +152,11 @@ async fn look(app: &App, database: &Database, seen: Option<u64>) -> Result<u64, 
 pub(crate) async fn tick(app: Arc<App>, check: ibex_kit::Check, beat: ibex_kit::Heartbeat) {
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut sweep = Instant::now();
     loop {
         ticks.tick().await;
         beat.beat();
-        due(&app).await;
+        sweep = due(&app, sweep).await;
         lost(&app).await;
         app.metrics
             .leases
@@ -183,25 +190,42 @@ pub(crate) async fn tick(app: Arc<App>, check: ibex_kit::Check, beat: ibex_kit::
     }
 }
 
-/// Times are whole seconds, so something may have become due: one waiter of each function that has a ready job. One question for all functions, however
-/// many workers wait.
-async fn due(app: &App) {
-    let funcs = app.hub.waited_for();
-    if funcs.is_empty() {
-        return;
-    }
-    match app.client.ready(&funcs).await {
-        Ok(ready) => {
-            for func in ready {
-                app.hub.wake_for(Cause::Tick, &func, 1);
+/// Times are whole seconds, so something may have become due: one waiter of each function that has a job now. One question for all functions, however
+/// many workers wait, and none about functions whose next job is known to be later; those are asked about again every [`SWEEP_EVERY`] for what other
+/// programs did to their jobs. Answers when that is to be.
+async fn due(app: &App, swept: Instant) -> Instant {
+    let now = Instant::now();
+    let is_sweep = swept <= now;
+    let funcs = app.hub.perhaps_due(is_sweep);
+    let mut next = swept;
+    if !funcs.is_empty() {
+        match app.client.next_due(&funcs).await {
+            Ok(due) => tell_due(app, &funcs, &due, now),
+            Err(error) => {
+                // The waiting ones learn of it by looking themselves.
+                tracing::debug!(error = %error, "nobody knows what is due");
+                app.hub.tick();
             }
         }
-        Err(error) => {
-            // The waiting ones learn of it by looking themselves.
-            tracing::debug!(error = %error, "nobody knows what is due");
-            app.hub.tick();
+    }
+    if is_sweep {
+        next = now + SWEEP_EVERY.max(now.elapsed() * SWEEP_SHARE);
+    }
+    next
+}
+
+/// Wakes who has something to do now, and notes for the others when that will be.
+fn tell_due(app: &App, funcs: &[String], due: &BTreeMap<String, u64>, asked: Instant) {
+    let mut later = Vec::with_capacity(funcs.len());
+    for func in funcs {
+        match due.get(func) {
+            Some(0) => app.hub.wake_for(Cause::Tick, func, 1),
+            // Both are whole seconds: it may be a second sooner.
+            Some(seconds) => later.push((func.clone(), asked + Duration::from_secs(*seconds - 1))),
+            None => later.push((func.clone(), asked + QUIET_MAX)),
         }
     }
+    app.hub.quiet(later);
 }
 
 /// Leases of ours that ran out count as failures, so that a job that kills its workers ends.
