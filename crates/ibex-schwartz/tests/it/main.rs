@@ -16,6 +16,7 @@ mod fuzzed;
 mod graphs;
 mod handlers;
 mod limits;
+mod once;
 mod original;
 mod own;
 mod perl;

@@ -70,6 +70,7 @@ async fn suite(client: &Client) {
     crate::settings::suite(client).await;
     crate::carried::suite(client).await;
     crate::policies::suite(client).await;
+    crate::once::suite(client).await;
     crate::graphs::leftovers(client).await;
 }
 
