@@ -9,7 +9,7 @@ const RIGHT: f64 = 20.0;
 const TOP: f64 = 50.0;
 const BOTTOM: f64 = 90.0;
 /// One colour for each server, in the order of the columns.
-const COLOURS: [&str; 2] = ["#0b7285", "#c2255c"];
+const COLOURS: [&str; 3] = ["#0b7285", "#c2255c", "#e8890c"];
 const STYLE: &str = "text{font:12px sans-serif;fill:#222}.t{font-size:15px;font-weight:bold}.g{stroke:#bbb;stroke-width:.5}.b{fill:#fff}\
     @media(prefers-color-scheme:dark){text{fill:#ddd}.g{stroke:#555}.b{fill:#181a1b}}";
 

@@ -1,8 +1,9 @@
-//! `cargo bench -p ibex-schwartzd --bench schwartz [-- words] [--seconds N] [--rounds N]`: ours on SQLite with every commit synced, the Perl
-//! library on SQLite, and beanstalkd that syncs every write (`-f0`), one after the other in interleaved rounds, medians.
+//! `cargo xtask bench schwartz [-- words --seconds N --rounds N --idle N --save]`: ours with every commit synced, the Perl library, and beanstalkd that
+//! syncs every write (`-f0`), one after the other in interleaved rounds, medians.
 //!
-//! Arguments of 100 bytes. Words choose cases by a part of their name. What is not installed is left out with a line. The folders lie
-//! beside the built programs, so that all write to the same disk.
+//! Arguments of 100 bytes. Words choose cases by a part of their name: `bulk`, `single`, `take`, `MariaDB`, `latency`, `million`, `galera`. What is not
+//! installed is left out with a line. The folders lie beside the built programs, so that all write to the same disk. `--save` writes `docs/schwartz/data`
+//! and the plots of `docs/schwartz`.
 #![allow(
     clippy::unwrap_used,
     clippy::unwrap_in_result,
@@ -13,131 +14,319 @@
     reason = "a program for people who measure; it stops at the first surprise"
 )]
 
-mod clients;
+mod beanstalkd;
+#[path = "../../tests/it/galera/cluster.rs"]
+mod cluster;
+mod clusters;
+mod http;
+mod latency;
+mod million;
+mod ours;
+mod perl;
+mod place;
+mod report;
+#[path = "../../../../integration-tests/benches/memcached/svg.rs"]
+#[allow(dead_code, reason = "only bars are drawn here")]
+mod svg;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use clients::{Beanstalkd, Ours, Perl, latency_of_foreign, latency_of_http};
+use beanstalkd::Beanstalkd;
+use ibex_testkit::mariadb::Server;
+use ours::Ours;
+use place::Kind;
+use report::Report;
 
 /// A way to do the work of a case: operations per second.
-type Run = fn(Duration) -> Option<f64>;
+type Run = fn(Kind<'_>, Duration) -> Option<f64>;
 
-const CASES: [(&str, &[(&str, Run)]); 4] = [
-    (
-        "insert in bulk",
-        &[
-            ("ours, 500 a request, 4 connections", |time| {
-                Some(Ours::start()?.insert_bulk(4, 500, time))
+/// A case: where, the ways to do it with ours first, and by how much ours shall be faster than the others.
+struct Case {
+    name: &'static str,
+    is_maria: bool,
+    ways: &'static [(&'static str, Run)],
+    targets: &'static [f64],
+}
+
+/// Jobs that lie ready before work is measured; less where inserting them takes long.
+const READY: usize = 200_000;
+const READY_SLOW: usize = 50_000;
+
+const CASES: [Case; 8] = [
+    Case {
+        name: "insert in bulk",
+        is_maria: false,
+        ways: &[
+            ("ours, 500 a request, 4 connections", |kind, time| {
+                Some(Ours::start(kind)?.insert(4, 500, time))
             }),
-            ("Perl insert_jobs(100)", |time| {
-                Perl::run("insert_jobs", time)
+            ("Perl insert_jobs(100)", |kind, time| {
+                perl::run("insert_jobs", kind, time)
             }),
-            ("beanstalkd -f0, 500 pipelined, 4 connections", |time| {
+            ("beanstalkd -f0, 500 pipelined, 4 connections", |_, time| {
                 Some(Beanstalkd::start()?.put(4, 500, time))
             }),
         ],
-    ),
-    (
-        "insert singly, 32 connections",
-        &[
-            ("ours", |time| Some(Ours::start()?.insert_bulk(32, 1, time))),
-            ("Perl insert, 1 process", |time| Perl::run("insert", time)),
-            ("beanstalkd -f0", |time| {
+        targets: &[20.0, 20.0],
+    },
+    Case {
+        name: "insert singly, 32 connections",
+        is_maria: false,
+        ways: &[
+            ("ours", |kind, time| {
+                Some(Ours::start(kind)?.insert(32, 1, time))
+            }),
+            ("Perl insert, 1 process", |kind, time| {
+                perl::run("insert", kind, time)
+            }),
+            ("beanstalkd -f0", |_, time| {
                 Some(Beanstalkd::start()?.put(32, 1, time))
             }),
         ],
-    ),
-    (
-        "insert singly, 1 connection",
-        &[
-            ("ours", |time| Some(Ours::start()?.insert_bulk(1, 1, time))),
-            ("Perl insert", |time| Perl::run("insert", time)),
-            ("beanstalkd -f0", |time| {
+        targets: &[10.0],
+    },
+    Case {
+        name: "insert singly, 1 connection",
+        is_maria: false,
+        ways: &[
+            ("ours", |kind, time| {
+                Some(Ours::start(kind)?.insert(1, 1, time))
+            }),
+            ("Perl insert", |kind, time| perl::run("insert", kind, time)),
+            ("beanstalkd -f0", |_, time| {
                 Some(Beanstalkd::start()?.put(1, 1, time))
             }),
         ],
-    ),
-    (
-        "take 100 and finish 100, 4 connections",
-        &[
-            ("ours", |time| Some(Ours::start()?.work(4, 100, time))),
-            ("Perl work_once, 1 worker", |time| Perl::run("work", time)),
-            ("beanstalkd -f0, pipelined", |time| {
-                Some(Beanstalkd::start()?.work(4, 100, time))
+        targets: &[1.0],
+    },
+    Case {
+        name: "take 100 and finish 100, 4 connections",
+        is_maria: false,
+        ways: &[
+            ("ours", |kind, time| {
+                Some(Ours::start(kind)?.work(4, 100, READY, time))
+            }),
+            ("Perl work_once, 1 worker", |kind, time| {
+                perl::run("work", kind, time)
+            }),
+            ("beanstalkd -f0, pipelined", |_, time| {
+                Some(Beanstalkd::start()?.work(4, 100, READY_SLOW, time))
             }),
         ],
-    ),
+        targets: &[200.0, 5.0],
+    },
+    Case {
+        name: "MariaDB: insert in bulk",
+        is_maria: true,
+        ways: &[
+            ("ours, 500 a request, 4 connections", |kind, time| {
+                Some(Ours::start(kind)?.insert(4, 500, time))
+            }),
+            ("Perl insert_jobs(100)", |kind, time| {
+                perl::run("insert_jobs", kind, time)
+            }),
+        ],
+        targets: &[20.0],
+    },
+    Case {
+        name: "MariaDB: insert singly, 32 connections",
+        is_maria: true,
+        ways: &[
+            ("ours", |kind, time| {
+                Some(Ours::start(kind)?.insert(32, 1, time))
+            }),
+            (
+                "one INSERT a commit on 32 connections, no queue",
+                |kind, time| ours::bare_inserts(kind, 32, time),
+            ),
+            ("Perl insert, 1 process", |kind, time| {
+                perl::run("insert", kind, time)
+            }),
+        ],
+        targets: &[0.8],
+    },
+    Case {
+        name: "MariaDB: insert singly, 1 connection",
+        is_maria: true,
+        ways: &[
+            ("ours", |kind, time| {
+                Some(Ours::start(kind)?.insert(1, 1, time))
+            }),
+            ("Perl insert", |kind, time| perl::run("insert", kind, time)),
+        ],
+        targets: &[1.0],
+    },
+    Case {
+        name: "MariaDB: take 100 and finish 100, 4 connections",
+        is_maria: true,
+        ways: &[
+            ("ours", |kind, time| {
+                Some(Ours::start(kind)?.work(4, 100, READY_SLOW, time))
+            }),
+            ("Perl work_once, 1 worker", |kind, time| {
+                perl::run("work", kind, time)
+            }),
+        ],
+        targets: &[],
+    },
 ];
 
-fn main() {
-    let mut words = Vec::new();
-    let (mut seconds, mut rounds) = (3.0, 3);
-    let mut args = std::env::args().skip(1);
-    while let Some(arg) = args.next() {
-        match arg.as_str() {
-            "--seconds" => seconds = args.next().unwrap().parse().unwrap(),
-            "--rounds" => rounds = args.next().unwrap().parse().unwrap(),
-            "--bench" => {}
-            word => words.push(word.to_owned()),
+struct Options {
+    words: Vec<String>,
+    time: Duration,
+    idle: Duration,
+    rounds: usize,
+    saves: bool,
+}
+
+impl Options {
+    fn read() -> Self {
+        let mut options = Self {
+            words: Vec::new(),
+            time: Duration::from_secs(3),
+            idle: Duration::from_secs(60),
+            rounds: 3,
+            saves: false,
+        };
+        let mut args = std::env::args().skip(1);
+        while let Some(arg) = args.next() {
+            let mut seconds = || Duration::from_secs_f64(args.next().unwrap().parse().unwrap());
+            match arg.as_str() {
+                "--seconds" => options.time = seconds(),
+                "--idle" => options.idle = seconds(),
+                "--rounds" => options.rounds = args.next().unwrap().parse().unwrap(),
+                "--save" => options.saves = true,
+                "--bench" => {}
+                word => options.words.push(word.to_owned()),
+            }
         }
+        options
     }
-    let is_wanted =
-        |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
-    let time = Duration::from_secs_f64(seconds);
-    for (name, ways) in CASES.iter().filter(|(name, _)| is_wanted(name)) {
-        let mut figures: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
-        for _ in 0..rounds {
-            for (index, (_, run)) in ways.iter().enumerate() {
-                figures.entry(index).or_default().extend(run(time));
-            }
-        }
-        println!("{name}");
-        let ours = figures.get(&0).map_or(0.0, |all| median(all));
-        for (index, (way, _)) in ways.iter().enumerate() {
-            let all = figures.get(&index).cloned().unwrap_or_default();
-            if all.is_empty() {
-                println!("  {way:<46} not installed");
-                continue;
-            }
-            let bar = "█".repeat(((median(&all) / ours * 40.0) as usize).clamp(1, 60));
-            println!(
-                "  {way:<46} {:>9.0}/s  ours is {:>6.1} x  {bar}  {:.0?}",
-                median(&all),
-                ours / median(&all),
-                all
-            );
-        }
-    }
-    if is_wanted("latency") {
-        println!("latency of a waiting fetch, ms");
-        for (name, measured) in [
-            ("insert over HTTP", latency_of_http(2000)),
-            (
-                "insert of a Perl program into the file",
-                latency_of_foreign(300),
-            ),
-        ] {
-            match measured {
-                Some(mut all) => {
-                    all.sort_by(f64::total_cmp);
-                    let at = |part: f64| all[((all.len() - 1) as f64 * part) as usize];
-                    println!(
-                        "  {name:<46} p50 {:.2}  p99 {:.2}  max {:.2}  of {}",
-                        at(0.5),
-                        at(0.99),
-                        at(1.0),
-                        all.len()
-                    );
-                }
-                None => println!("  {name:<46} not installed"),
-            }
-        }
+
+    fn wants(&self, name: &str) -> bool {
+        let is_part = |word: &String| name.contains(word.as_str());
+        self.words.is_empty() || self.words.iter().any(is_part)
     }
 }
 
-fn median(all: &[f64]) -> f64 {
-    let mut sorted = all.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    // The test runner starts benches with --test to see that they work.
+    if arguments
+        .iter()
+        .any(|arg| arg == "--test" || arg == "--list")
+    {
+        return;
+    }
+    let options = Options::read();
+    let server = Server::start_own().unwrap();
+    if let Some(server) = &server {
+        // As a server whose acknowledgements count.
+        server
+            .sql("SET GLOBAL innodb_flush_log_at_trx_commit = 1")
+            .unwrap();
+    }
+    let mut report = Report::default();
+    for case in CASES.iter().filter(|case| options.wants(case.name)) {
+        let kind = if case.is_maria {
+            Kind::Maria(server.as_ref())
+        } else {
+            Kind::Sqlite
+        };
+        let mut ways: Vec<(&'static str, Vec<f64>)> = case
+            .ways
+            .iter()
+            .map(|(name, _)| (*name, Vec::new()))
+            .collect();
+        for _ in 0..options.rounds {
+            for ((_, run), (_, figures)) in case.ways.iter().zip(&mut ways) {
+                figures.extend(run(kind, options.time));
+            }
+        }
+        report.rates(case.name, ways, case.targets);
+    }
+    if options.wants("latency") {
+        latencies(&mut report, server.as_ref());
+    }
+    if options.wants("million") {
+        million(&mut report, options.idle);
+    }
+    if options.wants("galera") {
+        galera(&mut report, options.time.max(Duration::from_secs(10)));
+    }
+    if options.saves {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/schwartz");
+        report.save(std::path::Path::new(dir));
+    }
+}
+
+fn latencies(report: &mut Report, server: Option<&Server>) {
+    println!("latency: from an insert to the worker that waits");
+    let over_http = Ours::start(Kind::Sqlite).map(|ours| {
+        let times = latency::of_http(&ours, 2000);
+        ours.daemon.stop().unwrap();
+        times
+    });
+    report.latency("HTTP to long poll", over_http);
+    report.latency("HTTP to stream", latency::of_stream(2000));
+    report.latency(
+        "Perl into SQLite to long poll",
+        latency::of_foreign(Kind::Sqlite, 300),
+    );
+    report.latency(
+        "Perl into MariaDB to long poll",
+        latency::of_foreign(Kind::Maria(server), 100),
+    );
+    report.latency("HTTP to poked Perl worker", latency::of_poke(500));
+}
+
+fn million(report: &mut Report, time: Duration) {
+    println!("a million jobs of ten thousand functions");
+    if let Some(idle) = million::idle(time) {
+        report.fact(
+            "idle, nobody waits: processor, at most 1 %",
+            format!("{:.2} %", idle.cpu_alone),
+        );
+        report.fact(
+            "idle, 100 workers wait for 100 functions each",
+            format!("{:.2} %", idle.cpu_waited),
+        );
+        report.fact(
+            "idle: resident, at most 200 MiB",
+            format!("{:.0} MiB", idle.resident_mib),
+        );
+        report.latency("HTTP to long poll, empty tables", Some(idle.pickup_empty));
+        report.latency("HTTP to long poll, a million scheduled", Some(idle.pickup));
+    }
+    for (how, ready, first) in million::restart().unwrap_or_default() {
+        report.fact(
+            format!("start {how}: at most 3 s"),
+            format!("ready after {ready:.2} s, first jobs after {first:.2} s"),
+        );
+    }
+}
+
+fn galera(report: &mut Report, time: Duration) {
+    let Some(seen) = clusters::run(time) else {
+        println!("galera: not installed");
+        return;
+    };
+    report.rates(
+        "galera, 3 nodes: take and finish",
+        vec![
+            ("3 daemons", vec![seen.ours]),
+            (
+                "3 Perl workers",
+                seen.perl.map(|(rate, _)| rate).into_iter().collect(),
+            ),
+        ],
+        &[5.0],
+    );
+    report.fact(
+        "ours: jobs handed out twice, rows of errors",
+        format!("{}, {}", seen.ours_twice, seen.ours_errors),
+    );
+    if let Some((_, thrown)) = seen.perl {
+        report.fact("Perl: calls that threw", thrown.to_string());
+    }
 }
