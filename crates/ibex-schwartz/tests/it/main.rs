@@ -24,6 +24,7 @@ mod policies;
 mod settings;
 mod sim;
 mod sim_wide;
+mod sim_world;
 mod suite;
 mod windows;
 mod worker;
