@@ -1,11 +1,13 @@
 //! Every number of the daemon: the job server's counters, its functions, the traffic. One collector reads them at scrape; nothing is counted twice.
 
+mod functions;
+
 use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use ibex_gearman_core::{Counters, FunctionView, Histogram};
+use ibex_gearman_core::{Away, Counters, FunctionView};
 use ibex_gearman_proto::Priority;
 use ibex_kit::LabelCap;
 use prometheus_client::collector::Collector;
@@ -40,6 +42,7 @@ struct Snapshot {
     jobs: usize,
     dead: usize,
     workload_bytes: u64,
+    away: Away,
     /// Name, help and value of what only grows.
     traffic: [(&'static str, &'static str, u64); 8],
     results: usize,
@@ -57,6 +60,7 @@ fn snapshot(shared: &Shared, hub: &Hub) -> Snapshot {
         jobs: hub.server.job_count(),
         dead: hub.server.dead().count(),
         workload_bytes: hub.server.workload_bytes(),
+        away: hub.server.away(),
         traffic: traffic(shared),
         results,
         results_bytes,
@@ -84,9 +88,44 @@ fn write(mut encoder: DescriptorEncoder<'_>, snapshot: &Snapshot, cap: &LabelCap
         "Occurrences of recurring jobs that came due",
         snapshot.counters.recurred,
     )?;
-    write_functions(&mut encoder, snapshot, cap)?;
-    write_times(&mut encoder, snapshot)?;
+    functions::write(&mut encoder, &snapshot.functions, cap)?;
+    functions::write_times(&mut encoder, &snapshot.counters)?;
+    write_away(&mut encoder, &snapshot.away)?;
     write_traffic(&mut encoder, snapshot)
+}
+
+/// Workloads that are in the store only.
+fn write_away(encoder: &mut DescriptorEncoder<'_>, away: &Away) -> fmt::Result {
+    let (jobs, bytes) = (away.jobs, away.bytes);
+    let help = "Jobs whose workload is in the store only";
+    gauge(encoder, "gearmand_workloads_away", help, jobs)?;
+    let help = "Bytes of workloads that are in the store only";
+    gauge(encoder, "gearmand_workload_bytes_away", help, bytes)?;
+    for (name, help, value) in [
+        (
+            "gearmand_workloads_sent_away",
+            "Workloads that left memory because it was short",
+            away.sent,
+        ),
+        (
+            "gearmand_workloads_fetched",
+            "Workloads that were read back",
+            away.fetched,
+        ),
+        (
+            "gearmand_workload_fetches_failed",
+            "Workloads that could not be read and are asked for again",
+            away.failed,
+        ),
+        (
+            "gearmand_workloads_lost",
+            "Workloads the store did not have; their jobs are dead",
+            away.lost,
+        ),
+    ] {
+        counter(encoder, name, help, value)?;
+    }
+    Ok(())
 }
 
 fn counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
@@ -218,114 +257,6 @@ fn write_jobs(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::
         "Memory of workloads",
         snapshot.workload_bytes,
     )
-}
-
-/// Sums of one function's label.
-#[derive(Default)]
-struct FunctionSum {
-    waiting: u64,
-    scheduled: u64,
-    running: u64,
-    workers: u64,
-    oldest_us: u64,
-}
-
-fn write_functions(
-    encoder: &mut DescriptorEncoder<'_>,
-    snapshot: &Snapshot,
-    cap: &LabelCap,
-) -> fmt::Result {
-    let mut sums: std::collections::BTreeMap<String, FunctionSum> =
-        std::collections::BTreeMap::new();
-    for f in &snapshot.functions {
-        let sum = sums.entry(cap.label(&f.name)).or_default();
-        sum.waiting += u64::from(f.waiting.iter().sum::<u32>() + f.committing);
-        sum.scheduled += u64::from(f.scheduled);
-        sum.running += u64::from(f.running);
-        sum.workers += u64::from(f.workers);
-        sum.oldest_us = sum.oldest_us.max(f.oldest_us);
-    }
-    let mut jobs = encoder.encode_descriptor(
-        "gearmand_function_jobs",
-        "Jobs of a function, by state",
-        None,
-        MetricType::Gauge,
-    )?;
-    for (function, sum) in &sums {
-        for (state, value) in [
-            ("waiting", sum.waiting),
-            ("scheduled", sum.scheduled),
-            ("running", sum.running),
-        ] {
-            let labels = [("function", function.as_str()), ("state", state)];
-            ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX))
-                .encode(jobs.encode_family(&labels)?)?;
-        }
-    }
-    let mut workers = encoder.encode_descriptor(
-        "gearmand_function_workers",
-        "Connections that can do a function",
-        None,
-        MetricType::Gauge,
-    )?;
-    for (function, sum) in &sums {
-        let value = ConstGauge::new(i64::try_from(sum.workers).unwrap_or(i64::MAX));
-        value.encode(workers.encode_family(&[("function", function.as_str())])?)?;
-    }
-    let help = "Age of the longest waiting job of a function";
-    let mut oldest = encoder.encode_descriptor(
-        "gearmand_function_oldest_seconds",
-        help,
-        None,
-        MetricType::Gauge,
-    )?;
-    for (function, sum) in &sums {
-        let seconds = std::time::Duration::from_micros(sum.oldest_us).as_secs_f64();
-        ConstGauge::new(seconds)
-            .encode(oldest.encode_family(&[("function", function.as_str())])?)?;
-    }
-    Ok(())
-}
-
-fn write_times(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
-    let times = [
-        (
-            "gearmand_job_wait_seconds",
-            "From submission or return to assignment",
-            &snapshot.counters.wait,
-        ),
-        (
-            "gearmand_job_run_seconds",
-            "From assignment to the end",
-            &snapshot.counters.run,
-        ),
-    ];
-    for (name, help, histogram) in times {
-        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
-        let buckets = buckets(histogram);
-        let count = buckets.iter().map(|(_, n)| n).sum();
-        let sum = std::time::Duration::from_micros(histogram.sum_us).as_secs_f64();
-        family.encode_histogram::<[(&str, &str); 0]>(sum, count, &buckets, None)?;
-    }
-    Ok(())
-}
-
-/// Upper bounds in seconds; the last one is open.
-fn buckets(histogram: &Histogram) -> Vec<(f64, u64)> {
-    let last = histogram.buckets.len() - 1;
-    let bound = |power: usize| {
-        if power == last {
-            f64::MAX
-        } else {
-            std::time::Duration::from_micros(1 << power).as_secs_f64()
-        }
-    };
-    histogram
-        .buckets
-        .iter()
-        .enumerate()
-        .map(|(power, count)| (bound(power), *count))
-        .collect()
 }
 
 fn traffic(shared: &Shared) -> [(&'static str, &'static str, u64); 8] {

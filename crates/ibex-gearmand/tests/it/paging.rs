@@ -184,7 +184,7 @@ fn a_store_that_is_gone_holds_up_only_what_is_in_it() {
         if packet.starts_with("JOB_ASSIGN ") {
             let (handle, data) = packet.split_once(" f ").unwrap();
             numbers.push(data[..5].parse::<usize>().unwrap());
-            let handle = handle["JOB_ASSIGN ".len()..].as_bytes();
+            let handle = &handle.as_bytes()["JOB_ASSIGN ".len()..];
             worker.send(Request::WorkComplete { handle, data: b"" });
         }
     }
@@ -196,7 +196,7 @@ fn a_store_that_is_gone_holds_up_only_what_is_in_it() {
             return false;
         };
         numbers.push(data[..5].parse().unwrap());
-        let handle = handle["JOB_ASSIGN ".len()..].as_bytes();
+        let handle = &handle.as_bytes()["JOB_ASSIGN ".len()..];
         worker.send(Request::WorkComplete { handle, data: b"" });
         true
     })
