@@ -2,6 +2,7 @@
 //!
 //! Apart from the client because jobs, leases and handles belong to one database. It decides nothing about which database to use.
 
+use crate::crypt::Keys;
 use crate::dsn::Address;
 use crate::error::Error;
 use crate::funcs::Funcs;
@@ -12,6 +13,7 @@ use crate::side;
 use crate::stir::Stir;
 use crate::tables::{Clock, fill};
 use crate::wide::Cursors;
+use bytes::Bytes;
 use ibex_sql::{Db, Done, Engine, Row, Tx, Value, params};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -47,6 +49,8 @@ pub(crate) struct Settings {
     pub(crate) auto_init: Option<bool>,
     /// How long a database that failed is left alone.
     pub(crate) rest: Duration,
+    /// Arguments are sealed in its rows.
+    pub(crate) keys: Option<Keys>,
 }
 
 /// One database with the job tables. Clones share it.
@@ -209,6 +213,19 @@ impl Database {
             Err(Error::TooLarge { bytes, max })
         } else {
             Ok(())
+        }
+    }
+
+    /// The keys its arguments are sealed with, if they are.
+    pub(crate) fn keys(&self) -> Option<&Keys> {
+        self.inner.settings.keys.as_ref()
+    }
+
+    /// An argument as it is kept in a row of this function.
+    pub(crate) fn sealed(&self, func: &str, arg: &Bytes) -> Result<Bytes, Error> {
+        match self.keys() {
+            Some(keys) => keys.seal(func, arg),
+            None => Ok(arg.clone()),
         }
     }
 

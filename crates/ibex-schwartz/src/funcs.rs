@@ -150,6 +150,14 @@ impl Database {
         Ok(ids)
     }
 
+    /// The name as the database has it, which an argument is sealed for; `given` as long as nobody asked.
+    pub(crate) fn name_of<'n>(&self, id: u32, given: &'n str) -> std::borrow::Cow<'n, str> {
+        match self.funcs().name(id) {
+            Some(name) => name.into(),
+            None => given.into(),
+        }
+    }
+
     /// The name of a number; the database is asked again on a miss, because others register functions, too.
     pub(crate) async fn funcname(&self, id: u32) -> Result<Option<String>, Error> {
         if let Some(name) = self.funcs().name(id) {

@@ -136,13 +136,14 @@ impl Database {
             if candidates.is_empty() {
                 return Ok(Vec::new());
             }
+            if want.shuffle {
+                mix(&mut candidates, want.prioritize);
+            }
             if let Some(weights) = &weights
                 && !want.prioritize
             {
-                let mut credits = self.credits();
-                candidates = share(candidates, |one| one.funcid, weights, &mut credits);
-            } else if want.shuffle {
-                mix(&mut candidates, want.prioritize);
+                let (mut credits, most) = (self.credits(), want.batch_size.max(want.max));
+                candidates = share(candidates, |one| one.funcid, weights, &mut credits, most);
             }
             let lease = now + want.grab_for.clamp(1, LEASE_MAX);
             let jobs = self.take(candidates, lease, want, &limited).await?;
@@ -183,7 +184,7 @@ impl Database {
         } else {
             ""
         };
-        // DIFFERS(theschwartz): oldest due time first and not lowest jobid first, so that an index finds the next job whatever lies
+        // DIFFERS(theschwartz): within a function oldest due time first and not lowest jobid first, so that an index finds the next job whatever lies
         // before it; new rows and those whose lease ran out are two short ranges of that index.
         let (new_order, lost_order) = if want.prioritize {
             ("priority DESC, jobid", "priority DESC, jobid")

@@ -143,6 +143,10 @@ pub(crate) fn options<H: Handler>(handler: &Arc<H>) -> FunctionOptions {
 
 /// Reads the argument and runs the handler.
 pub(crate) async fn run<H: Handler>(handler: &H, context: JobContext) -> Outcome {
+    if context.is_encrypted() {
+        // A worker with the key may come.
+        return Outcome::fail("the argument is encrypted with a key this worker does not have");
+    }
     match read(&context) {
         Ok(arg) => {
             let mut job = JobCtx { arg, context };

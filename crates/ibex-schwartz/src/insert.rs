@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::handle::Handle;
 use crate::job::{Job, When};
 use crate::wide::{self, Effects, Extras, Placed};
+use bytes::Bytes;
 use ibex_sql::{Engine, Tx, Value, params};
 
 /// What became of an insert.
@@ -50,10 +51,11 @@ fn statement(when: When) -> &'static str {
     }
 }
 
-fn values(job: &Job, funcid: u32) -> Vec<Value> {
+/// `arg` as it is kept in the row.
+fn values(job: &Job, funcid: u32, arg: &Bytes) -> Vec<Value> {
     let mut values = params![
         funcid,
-        &job.arg,
+        arg,
         job.uniqkey.as_deref(),
         job.coalesce.as_deref(),
         job.priority
@@ -75,8 +77,9 @@ impl Database {
         }
         self.check_size(job).await?;
         let funcid = self.funcid(&job.funcname).await?;
+        let arg = self.sealed(&self.name_of(funcid, &job.funcname), &job.arg)?;
         match self
-            .execute(statement(job.run_after), values(job, funcid))
+            .execute(statement(job.run_after), values(job, funcid, &arg))
             .await
         {
             Ok(done) => Ok(Inserted::New(Handle::new(self.hash(), done.last_insert_id))),
@@ -192,7 +195,7 @@ impl Database {
         let scope = self.scope();
         let mut work = scope.on(tx);
         let funcid = self.funcid_in(&mut work, &job.funcname).await?;
-        let rows = vec![row(job, funcid, self.hash())?];
+        let rows = vec![row(self, job, funcid)?];
         // Who waits is told by the caller, see [`crate::Client::wake`].
         let mut effects = Effects::default();
         match insert_tolerant(&mut work, rows, &mut effects)
@@ -330,13 +333,15 @@ pub(crate) async fn insert_rows(
     Ok(ids)
 }
 
-fn row(job: &Job, funcid: u32, hash: &str) -> Result<Row, Error> {
+fn row(database: &Database, job: &Job, funcid: u32) -> Result<Row, Error> {
+    let func = database.name_of(funcid, &job.funcname);
+    let arg = database.sealed(&func, &job.arg)?;
     Ok(Row {
         when: job.run_after,
         is_keyed: job.uniqkey.is_some(),
         funcid,
-        values: values(job, funcid),
-        extras: Extras::of(job, hash)?,
+        values: values(job, funcid, &arg),
+        extras: Extras::of(database, job, &func)?,
     })
 }
 
@@ -352,7 +357,7 @@ pub(crate) async fn prepared(database: &Database, jobs: &[Job]) -> Result<Vec<Ro
     for job in jobs {
         database.check_size(job).await?;
         let funcid = database.funcid(&job.funcname).await?;
-        rows.push(row(job, funcid, database.hash())?);
+        rows.push(row(database, job, funcid)?);
     }
     Ok(rows)
 }

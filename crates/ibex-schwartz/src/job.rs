@@ -317,6 +317,12 @@ pub struct StoredJob {
     pub priority: Option<u16>,
     /// Bytes of the argument in the row; more than `arg` has when a [`crate::Query::arg_bytes`] cut it.
     pub arg_bytes: u64,
+    /// The argument is sealed with a key this program does not have, or only its beginning was read: `arg` is empty.
+    pub is_encrypted: bool,
+    /// Such an argument as it lies in the row, for those who have the key; empty for all others, and when it was cut.
+    pub sealed: Bytes,
+    /// Only the beginning of the argument was read, see [`crate::Query::arg_bytes`].
+    pub is_cut: bool,
 }
 
 /// Cuts a message to what the classic column holds, in characters and never inside one.

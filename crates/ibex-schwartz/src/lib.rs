@@ -35,6 +35,7 @@
 mod apart;
 mod client;
 mod cron;
+mod crypt;
 mod database;
 mod dsn;
 mod ending;
@@ -74,6 +75,7 @@ mod workers;
 
 pub use client::{Atomic, Client, ClientBuilder, UniqueScope};
 pub use cron::{CatchUp, CronEntry, Schedule};
+pub use crypt::Keys;
 pub use database::{Database, Roles};
 pub use error::{Causes, Error};
 pub use finish::{Finish, Finished, RESULT_BYTES_MAX};

@@ -236,8 +236,7 @@ impl Database {
         with_texts(&mut failures, texts);
         let exit_status = exit
             .first()
-            .map(|row| row.get::<Option<u16>>(0))
-            .transpose()?
+            .and_then(|row| row.get::<Option<u16>>(0).ok())
             .flatten();
         let wide = match &pending {
             Some(_) => self.wide_status(jobid).await?,
@@ -261,7 +260,7 @@ impl Database {
 
     pub(crate) async fn failures_of(&self, jobid: u64) -> Result<Vec<Failure>, Error> {
         let rows = self.query("SELECT error_time, jobid, message, funcid FROM {p}error WHERE jobid = ? ORDER BY error_time", params![jobid]).await?;
-        rows.iter().map(failure).collect()
+        Ok(readable(&rows))
     }
 
     /// The newest failures, newest first.
@@ -284,11 +283,7 @@ impl Database {
         }
         template.push_str(" ORDER BY error_time DESC LIMIT ?");
         params.push(Value::from(limit));
-        self.query(&template, params)
-            .await?
-            .iter()
-            .map(failure)
-            .collect()
+        Ok(readable(&self.query(&template, params).await?))
     }
 
     pub(crate) async fn counts(&self) -> Result<Vec<FuncCount>, Error> {
@@ -306,10 +301,14 @@ impl Database {
             .await?;
         let mut counts = std::collections::BTreeMap::new();
         for row in &rows {
-            let (now, oldest): (u64, Option<u64>) = (row.get(5)?, row.get(4)?);
+            // SQLite keeps texts in integer columns: functions whose number is none are nobody's.
+            let Ok(funcid) = row.get::<u32>(0) else {
+                continue;
+            };
+            let (now, oldest): (u64, Option<u64>) = (row.get(5)?, row.get(4).unwrap_or(None));
             let age = oldest.map_or(0, |oldest| now.saturating_sub(oldest));
             counts.insert(
-                row.get::<u32>(0)?,
+                funcid,
                 (row.get(1)?, row.get(2)?, row.get(3)?, row.get(6)?, age),
             );
         }
@@ -355,6 +354,9 @@ impl Database {
         let mut found = Vec::new();
         for row in &rows {
             newest = newest.max(row.get(2)?);
+            if row.get::<u32>(0).is_err() {
+                continue;
+            }
             if let Some(name) = self.funcname(row.get(0)?).await? {
                 found.push((name, row.get(1)?));
             }
@@ -398,7 +400,7 @@ impl Database {
         }
         if let Some(arg) = &change.arg {
             sets.push("arg = ?");
-            params.push(Value::from(arg));
+            params.push(Value::from(&self.sealed_for(jobid, arg).await?));
         }
         if sets.is_empty() {
             return Ok(());
@@ -419,6 +421,21 @@ impl Database {
             Some(_) => Err(Error::Grabbed(jobid)),
             None => Err(Error::NotFound(jobid)),
         }
+    }
+
+    /// An argument as it is kept in the row of a job.
+    async fn sealed_for(&self, jobid: u64, arg: &Bytes) -> Result<Bytes, Error> {
+        if self.keys().is_none() {
+            return Ok(arg.clone());
+        }
+        let rows = self
+            .query("SELECT funcid FROM {p}job WHERE jobid = ?", params![jobid])
+            .await?;
+        let Some(row) = rows.first() else {
+            return Err(Error::NotFound(jobid));
+        };
+        let name = self.funcname(row.get(0)?).await?.unwrap_or_default();
+        self.sealed(&name, arg)
     }
 
     /// Removes one job that nobody works on.
@@ -503,6 +520,11 @@ pub(crate) fn with_texts(failures: &mut [Failure], texts: Vec<(u32, u64, String)
             failure.message = message;
         }
     }
+}
+
+/// Failures whose values are what they should be; a row of SQLite with others hides no other row.
+fn readable(rows: &[ibex_sql::Row]) -> Vec<Failure> {
+    rows.iter().filter_map(|row| failure(row).ok()).collect()
 }
 
 pub(crate) fn failure(row: &ibex_sql::Row) -> Result<Failure, Error> {

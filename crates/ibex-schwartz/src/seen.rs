@@ -2,6 +2,7 @@
 //!
 //! Apart from `grab.rs` because nothing here decides who has a job.
 
+use crate::crypt::Keys;
 use crate::database::{Database, Work};
 use crate::error::Error;
 use crate::grab::{Candidate, GrabbedJob};
@@ -55,19 +56,39 @@ impl Database {
         let Some(funcname) = self.funcname(funcid).await? else {
             return Ok(None);
         };
+        let arg: Option<Bytes> = row.get(2)?;
+        let arg_bytes = row.get::<Option<u64>>(9)?.unwrap_or(0);
+        let read = arg.as_ref().map_or(0, Bytes::len);
+        let is_cut = u64::try_from(read).is_ok_and(|read| read < arg_bytes);
+        let (arg, sealed) = self.opened(arg, &funcname);
         Ok(Some(StoredJob {
             jobid: row.get(0)?,
             funcid,
             funcname,
-            arg: row.get::<Option<Bytes>>(2)?.unwrap_or_default(),
+            arg,
+            is_encrypted: sealed.is_some(),
+            sealed: sealed.filter(|_| !is_cut).unwrap_or_default(),
             uniqkey: row.get(3)?,
             coalesce: row.get(4)?,
             insert_time: row.get(5)?,
             run_after: row.get(6)?,
             grabbed_until: row.get(7)?,
             priority: row.get(8)?,
-            arg_bytes: row.get::<Option<u64>>(9)?.unwrap_or(0),
+            arg_bytes,
+            is_cut,
         }))
+    }
+
+    /// An argument, or one that nobody here can read.
+    fn opened(&self, arg: Option<Bytes>, func: &str) -> (Bytes, Option<Bytes>) {
+        let arg = arg.unwrap_or_default();
+        if !Keys::is_sealed(&arg) {
+            return (arg, None);
+        }
+        match self.keys().and_then(|keys| keys.open(func, &arg)) {
+            Some(arg) => (arg, None),
+            None => (Bytes::new(), Some(arg)),
+        }
     }
 
     /// A job as it is now, with the lease it has; for working on a handle without grabbing it.

@@ -48,7 +48,7 @@ pub struct FuncSettings {
     pub max_running: Option<u32>,
     /// At most so many jobs handed out in so many seconds, in bursts of at most as many.
     pub rate: Option<(u32, u64)>,
-    /// Share of the function when several have ready jobs; 1 unless given. Without any weights the oldest job is next.
+    /// Share of the function when several have ready jobs: so many jobs each turn; 1 unless given.
     pub weight: Option<u32>,
     /// Runs of a job that does not say it itself.
     pub max_attempts: Option<u32>,
@@ -173,22 +173,19 @@ impl Known {
             .any(|settings| settings.retain_completed.unwrap_or(0) > 0)
     }
 
-    /// Shares of these functions; `None` when nobody gave any.
+    /// Shares of these functions; `None` for a single one, which has all.
     pub(crate) fn weights(&self, funcids: &[u32]) -> Option<BTreeMap<u32, u32>> {
         let weight = |funcid| {
             self.by_func
                 .get(funcid)
                 .and_then(|settings| settings.weight)
         };
-        funcids
-            .iter()
-            .any(|funcid| weight(funcid).is_some())
-            .then(|| {
-                funcids
-                    .iter()
-                    .map(|funcid| (*funcid, weight(funcid).unwrap_or(1)))
-                    .collect()
-            })
+        (funcids.len() > 1).then(|| {
+            funcids
+                .iter()
+                .map(|funcid| (*funcid, weight(funcid).unwrap_or(1)))
+                .collect()
+        })
     }
 
     /// Those of these functions, and of all, that have limits, in order.
@@ -435,16 +432,17 @@ impl Room {
     }
 }
 
-/// Orders candidates so that each function has its share, whatever the ages of their jobs (smooth weighted round robin). `credits` outlive the
-/// call: a grab that takes one job at a time is fair over many.
+/// Orders candidates so that each function has its share, whatever the ages of their jobs (smooth weighted round robin); at most `most` of them.
+/// `credits` outlive the call: a grab that takes one job at a time is fair over many.
 pub(crate) fn share<T>(
     candidates: Vec<T>,
     func: impl Fn(&T) -> u32,
     weights: &BTreeMap<u32, u32>,
     credits: &mut BTreeMap<u32, i64>,
+    most: usize,
 ) -> Vec<T> {
     let mut lists: BTreeMap<u32, std::collections::VecDeque<T>> = BTreeMap::new();
-    let count = candidates.len();
+    let count = candidates.len().min(most);
     for candidate in candidates {
         lists
             .entry(func(&candidate))
@@ -454,7 +452,7 @@ pub(crate) fn share<T>(
     credits.retain(|funcid, _| lists.contains_key(funcid));
     let mut shared = Vec::with_capacity(count);
     let mut running = credits.clone();
-    while !lists.is_empty() {
+    while !lists.is_empty() && shared.len() < count {
         let mut sum = 0;
         for funcid in lists.keys() {
             let weight = i64::from(weights.get(funcid).copied().unwrap_or(1));
@@ -492,12 +490,15 @@ mod tests {
         let mut counts = BTreeMap::new();
         for _ in 0..400 {
             let candidates: Vec<u32> = [vec![1; 50], vec![2; 50]].concat();
-            let first = share(candidates, |one| *one, &weights, &mut credits)[0];
+            let first = share(candidates, |one| *one, &weights, &mut credits, 50)[0];
             *counts.entry(first).or_insert(0) += 1;
         }
         assert_eq!(counts, BTreeMap::from([(1, 300), (2, 100)]));
-        let all = share(vec![1, 1, 1, 2, 3], |one| *one, &weights, &mut credits);
+        let few = vec![1, 1, 1, 2, 3];
+        let all = share(few.clone(), |one| *one, &weights, &mut credits, 50);
         assert_eq!(all.len(), 5, "none is lost");
+        let some = share(few, |one| *one, &weights, &mut credits, 2);
+        assert_eq!(some.len(), 2, "and no more than wanted");
     }
 
     #[test]

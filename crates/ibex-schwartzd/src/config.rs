@@ -40,6 +40,9 @@ ibex_kit::config! {
         live count_lost: bool = true,
         /// Largest argument of a job (1 byte to 16777215 bytes).
         live max_arg_size: ByteSize = ByteSize::from_bytes(8 << 20),
+        /// File of keys that arguments are encrypted with in the databases: a line is NAME and 32 bytes in base64, the first line encrypts, all
+        /// decrypt. Empty: arguments are as callers send them.
+        restart arg_keys_file: String,
         /// How often a database is asked for jobs that others inserted (10ms to 1m); of a SQLite file the kernel tells sooner.
         live poll_interval: Duration = Duration::from_millis(500),
         /// The same for a SQLite file, where the kernel cannot tell of writes to it (5ms to 1m).

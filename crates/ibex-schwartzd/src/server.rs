@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use ibex_kit::page::Section;
 use ibex_kit::{Failure, Kit, Stream};
-use ibex_schwartz::Client;
+use ibex_schwartz::{Client, Keys};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -68,6 +68,10 @@ async fn open(config: &Config, kit: &Kit) -> Result<Client, Failure> {
     } else {
         config.store.url.clone()
     };
+    let keys = match config.arg_keys_file.as_str() {
+        "" => None,
+        file => Some(Keys::read(file).map_err(|error| Failure::config(error.to_string()))?),
+    };
     let deadline = Instant::now() + config.store.startup_timeout.std();
     let mut pause = Duration::from_millis(50);
     loop {
@@ -76,6 +80,9 @@ async fn open(config: &Config, kit: &Kit) -> Result<Client, Failure> {
             .prefix(config.prefix.clone())
             .auto_init(config.auto_init)
             .retry_after(config.retry_after.std());
+        if let Some(keys) = &keys {
+            builder = builder.keys(keys.clone());
+        }
         if !config.store.password.is_empty() {
             builder = builder.password(config.store.password.reveal());
         }

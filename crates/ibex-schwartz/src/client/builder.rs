@@ -3,6 +3,7 @@
 //! Apart because none of it is needed once the client is there.
 
 use super::{Client, Inner, UniqueScope};
+use crate::crypt::Keys;
 use crate::database::{Database, Roles, Settings};
 use crate::dsn::Address;
 use crate::error::{Causes, Error};
@@ -31,6 +32,7 @@ pub struct ClientBuilder {
     rest: Option<Duration>,
     unique_scope: UniqueScope,
     hooks: Vec<Arc<dyn Hooks>>,
+    keys: Option<Keys>,
     seed: Option<u64>,
 }
 
@@ -106,6 +108,14 @@ impl ClientBuilder {
         self
     }
 
+    /// Arguments are sealed with these keys in the rows, and opened for whoever has them. Jobs inserted before, or by programs without keys, are
+    /// worked all the same.
+    #[must_use]
+    pub fn keys(mut self, keys: Keys) -> Self {
+        self.keys = Some(keys);
+        self
+    }
+
     /// How long a database that failed is left alone; 30 seconds by default.
     #[must_use]
     pub fn retry_after(mut self, rest: Duration) -> Self {
@@ -146,6 +156,7 @@ impl ClientBuilder {
             prefix: Arc::from(self.prefix.as_str()),
             auto_init: self.auto_init,
             rest: self.rest.unwrap_or(REST),
+            keys: self.keys,
         };
         let mut databases = Vec::new();
         for (url, roles) in &self.urls {

@@ -34,15 +34,23 @@ impl Grip {
         let odd = || Error::unanswered("the daemon's job is none");
         let text = |field: &str| job[field].as_str().map(str::to_owned);
         let handle: Handle = text("handle").ok_or_else(odd)?.parse()?;
-        let arg = STANDARD
-            .decode(job["arg_b64"].as_str().unwrap_or_default())
-            .map_err(|_| odd())?;
+        let arg = job["sealed_b64"].as_str().or(job["arg_b64"].as_str());
+        let arg: Bytes = STANDARD
+            .decode(arg.unwrap_or_default())
+            .map_err(|_| odd())?
+            .into();
+        let funcname = text("func").ok_or_else(odd)?;
+        let arg_bytes = u64::try_from(arg.len()).unwrap_or(u64::MAX);
+        let opened = remote.opened(&funcname, arg.clone());
         let stored = StoredJob {
             jobid: handle.jobid(),
             funcid: 0,
-            funcname: text("func").ok_or_else(odd)?,
-            arg_bytes: u64::try_from(arg.len()).unwrap_or(u64::MAX),
-            arg: arg.into(),
+            funcname,
+            arg_bytes,
+            is_cut: false,
+            is_encrypted: opened.is_none(),
+            sealed: if opened.is_none() { arg } else { Bytes::new() },
+            arg: opened.unwrap_or_default(),
             uniqkey: text("uniqkey"),
             coalesce: text("coalesce"),
             insert_time: job["insert_time"].as_u64(),
@@ -161,7 +169,7 @@ impl Grip {
                 Ok(Finished::Extended(0))
             }
             Finish::Replace { jobs, .. } => {
-                let jobs: Vec<Value> = jobs.iter().map(job::out).collect();
+                let jobs = self.remote.jobs_out(&jobs)?;
                 let body = json!({ "jobs": jobs, "otherwise": otherwise(0) });
                 let answer = self.call("replace", body).await?;
                 let handles = answer["jobs"].as_array().into_iter().flatten();

@@ -15,8 +15,9 @@ pub(super) fn json_or_text(bytes: &[u8]) -> Value {
         .unwrap_or_else(|_| String::from_utf8_lossy(bytes).into_owned().into())
 }
 
-pub(super) fn out(job: &Job) -> Value {
-    let mut out = json!({ "func": job.funcname, "arg_b64": STANDARD.encode(&job.arg) });
+/// `arg` as it goes over the wire.
+pub(super) fn out(job: &Job, arg: &[u8]) -> Value {
+    let mut out = json!({ "func": job.funcname, "arg_b64": STANDARD.encode(arg) });
     let mut put = |name: &str, value: Value| {
         if !value.is_null() {
             out[name] = value;

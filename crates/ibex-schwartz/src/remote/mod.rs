@@ -20,11 +20,13 @@ mod job;
 
 pub(crate) use grip::Grip;
 
+use crate::crypt::Keys;
 use crate::error::Error;
 use crate::grab::{Grab, Only};
 use crate::handle::Handle;
 use crate::insert::Inserted;
 use crate::job::Job;
+use bytes::Bytes;
 use connection::Connections;
 use serde_json::{Value, json};
 use std::fmt;
@@ -48,6 +50,7 @@ pub struct Remote {
 struct Inner {
     connections: Connections,
     worker: String,
+    keys: Option<Keys>,
 }
 
 impl fmt::Debug for Remote {
@@ -68,15 +71,29 @@ impl Remote {
         Self::with_token(url, "")
     }
 
+    /// A daemon that does not see arguments: they are sealed here, and opened by workers with the keys. A daemon with keys of its own leaves them as
+    /// they are.
+    ///
+    /// # Errors
+    /// As [`Remote::with_token`].
+    pub fn with_keys(url: &str, token: &str, keys: Keys) -> Result<Self, Error> {
+        Self::make(url, token, Some(keys))
+    }
+
     /// The same, with the bearer token it wants.
     ///
     /// # Errors
     /// [`Error::Config`] for another form of address, or a token that cannot be sent.
     pub fn with_token(url: &str, token: &str) -> Result<Self, Error> {
+        Self::make(url, token, None)
+    }
+
+    fn make(url: &str, token: &str, keys: Option<Keys>) -> Result<Self, Error> {
         let number = WORKERS.fetch_add(1, Ordering::Relaxed);
         let inner = Inner {
             connections: Connections::new(url, token)?,
             worker: format!("rust-{}-{number}", std::process::id()),
+            keys,
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -95,10 +112,31 @@ impl Remote {
     /// [`Error::Invalid`] and [`Error::TooLarge`] for the job, [`Error::Daemon`] when the daemon refuses or does not answer.
     pub async fn insert(&self, job: &Job) -> Result<Inserted, Error> {
         job.check()?;
-        let answer = self
-            .call("POST", "/v1/jobs", Some(&job::out(job)), PATIENCE)
-            .await?;
+        let body = self.job_out(job)?;
+        let answer = self.call("POST", "/v1/jobs", Some(&body), PATIENCE).await?;
         inserted(&answer)
+    }
+
+    fn job_out(&self, job: &Job) -> Result<Value, Error> {
+        match &self.inner.keys {
+            Some(keys) => Ok(job::out(job, &keys.seal(&job.funcname, &job.arg)?)),
+            None => Ok(job::out(job, &job.arg)),
+        }
+    }
+
+    pub(crate) fn jobs_out(&self, jobs: &[Job]) -> Result<Vec<Value>, Error> {
+        jobs.iter().map(|job| self.job_out(job)).collect()
+    }
+
+    /// An argument as the daemon gave it; `None` when it is sealed with a key that is not here.
+    pub(crate) fn opened(&self, func: &str, arg: Bytes) -> Option<Bytes> {
+        if !Keys::is_sealed(&arg) {
+            return Some(arg);
+        }
+        self.inner
+            .keys
+            .as_ref()
+            .and_then(|keys| keys.open(func, &arg))
     }
 
     /// Puts several jobs in, all in one transaction or none.
@@ -109,7 +147,7 @@ impl Remote {
         for job in jobs {
             job.check()?;
         }
-        let list: Vec<Value> = jobs.iter().map(job::out).collect();
+        let list = self.jobs_out(jobs)?;
         let body = json!({ "jobs": list, "atomic": true });
         let answer = self.call("POST", "/v1/jobs", Some(&body), PATIENCE).await?;
         let mut handles = Vec::with_capacity(jobs.len());

@@ -68,7 +68,14 @@ impl Database {
             }
             self.check_size(job).await?;
         }
-        let (scope, new) = (self.scope(), batch.clone());
+        let (scope, mut new) = (self.scope(), batch.clone());
+        for job in [&mut new.on_success, &mut new.on_death, &mut new.on_complete] {
+            // An empty one gets the batch's numbers in its place.
+            if let Some(job) = job.as_mut().filter(|job| !job.arg.is_empty()) {
+                let funcid = self.funcid(&job.funcname).await?;
+                job.arg = self.sealed(&self.name_of(funcid, &job.funcname), &job.arg)?;
+            }
+        }
         let id = self
             .db()
             .await?

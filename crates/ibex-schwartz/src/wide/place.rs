@@ -3,7 +3,8 @@
 //! Apart from `insert.rs` so that plain jobs stay groups of one statement. Everything here is inside the insert's transaction.
 
 use super::{Effects, Wide, admit, batch, unique};
-use crate::database::Work;
+use crate::crypt::Keys;
+use crate::database::{Database, Work};
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::job::{Job, When, limits};
@@ -22,13 +23,18 @@ pub(crate) struct Extras {
     ukey: Option<String>,
     coalesce: Option<String>,
     arg: Bytes,
+    /// What the argument is sealed for, and with.
+    func: String,
+    keys: Option<Keys>,
 }
 
 impl Extras {
-    pub(crate) fn of(job: &Job, hash: &str) -> Result<Option<Self>, Error> {
+    /// `func` is the function's name as the database has it.
+    pub(crate) fn of(database: &Database, job: &Job, func: &str) -> Result<Option<Self>, Error> {
         let Some(options) = &job.options else {
             return Ok(None);
         };
+        let hash = database.hash();
         if options.handles().any(|handle| handle.database() != hash) {
             return Err(Error::Invalid(
                 "a job is in the database of its parents and its batch".to_owned(),
@@ -45,7 +51,26 @@ impl Extras {
             ukey,
             coalesce: job.coalesce.clone(),
             arg: job.arg.clone(),
+            func: func.to_owned(),
+            keys: database.keys().cloned(),
         }))
+    }
+
+    fn seal(&self, arg: &Bytes) -> Result<Bytes, Error> {
+        match &self.keys {
+            Some(keys) => keys.seal(&self.func, arg),
+            None => Ok(arg.clone()),
+        }
+    }
+
+    /// An argument of a row; `None` when it is sealed with a key that is not here.
+    fn open(&self, arg: Bytes) -> Option<Bytes> {
+        if !Keys::is_sealed(&arg) {
+            return Some(arg);
+        }
+        self.keys
+            .as_ref()
+            .and_then(|keys| keys.open(&self.func, &arg))
     }
 }
 
@@ -417,12 +442,16 @@ async fn fold(
     let Some(row) = found else { return Ok(None) };
     let (jobid, old): (u64, Option<Bytes>) = (row.get(0)?, row.get(1)?);
     let arg = match merge {
-        Merge::Append => match joined(&old.unwrap_or_default(), &extras.arg) {
-            Some(arg) => arg,
-            None => return Ok(None),
-        },
+        Merge::Append => {
+            let old = extras.open(old.unwrap_or_default());
+            match old.and_then(|old| joined(&old, &extras.arg)) {
+                Some(arg) => arg,
+                None => return Ok(None),
+            }
+        }
         Merge::Last | Merge::MaxDelay => extras.arg.clone(),
     };
+    let arg = extras.seal(&arg)?;
     let mut params = params![arg];
     let mut sets = "arg = ?".to_owned();
     if merge == Merge::MaxDelay {

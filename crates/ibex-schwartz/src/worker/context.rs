@@ -120,6 +120,12 @@ impl JobContext {
         &self.job().arg
     }
 
+    /// The argument is sealed with a key this worker does not have: [`JobContext::arg`] is empty.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.job().is_encrypted
+    }
+
     /// The argument as JSON, whether it was stored as JSON or frozen by Perl.
     #[must_use]
     pub fn arg_json(&self) -> Option<serde_json::Value> {

@@ -134,6 +134,19 @@ async fn shares(client: &Client) {
     set(client, "New", &share).await;
     assert_eq!(next().await, (4, 12));
     set(client, "New", &FuncSettings::default()).await;
+    // Without weights each has its turn, however many older jobs the other has; one grab of several as several of one.
+    put(client, "Newest", 3).await;
+    let want = Grab {
+        max: 6,
+        shuffle: false,
+        ..Grab::new(vec!["Old".to_owned(), "Newest".to_owned()])
+    };
+    let taken = client.grab(&want).await.unwrap();
+    let newest = taken.iter().filter(|job| job.job.funcname == "Newest");
+    assert_eq!((taken.len(), newest.count()), (6, 3));
+    for job in &taken {
+        job.finish(done()).await.unwrap();
+    }
 }
 
 async fn dead_letters(client: &Client) {

@@ -143,7 +143,12 @@ pub(super) fn job_out(handle: &Handle, job: &StoredJob) -> Map<String, Value> {
     out.insert("priority".to_owned(), job.priority.into());
     out.insert("run_after".to_owned(), job.run_after.into());
     out.insert("insert_time".to_owned(), job.insert_time.into());
-    if job.arg_bytes > u64::try_from(job.arg.len()).unwrap_or(u64::MAX) {
+    if job.is_encrypted {
+        out.insert("encrypted".to_owned(), true.into());
+        if !job.sealed.is_empty() {
+            out.insert("sealed_b64".to_owned(), STANDARD.encode(&job.sealed).into());
+        }
+    } else if job.is_cut {
         argument_cut(job, &mut out);
     } else {
         argument_out(&job.arg, &mut out);
@@ -643,6 +648,9 @@ mod tests {
                 grabbed_until: 0,
                 priority: None,
                 arg_bytes: 1000,
+                is_encrypted: false,
+                sealed: Bytes::new(),
+                is_cut: true,
             };
             let mut out = Map::new();
             argument_cut(&job, &mut out);

@@ -204,3 +204,62 @@ async fn a_token_is_shown_and_a_wrong_one_refused() {
     assert!(!refused.is_retryable());
     case.daemon.stop().unwrap();
 }
+
+const KEYS: &str = "# one\n2026 HxwdHhsaGRgXFhUUExIREA8ODQwLCgkIBwYFBAMCAQA=\n";
+
+/// The daemon seals what lies in its rows; one without the key says that there is an argument, and no more.
+#[test]
+fn a_daemon_with_keys_seals_arguments_where_they_lie() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("keys");
+    std::fs::write(&file, KEYS).unwrap();
+    let url = format!("sqlite:{}", dir.path().join("sealed.db").display());
+    let start = |keys: &str| Case::start(&[("arg_keys_file", keys), ("store.url", &url)]);
+    let case = start(file.to_str().unwrap());
+    let handle = case.insert(&json!({"func": "S", "arg": "secret"}));
+    case.insert(&json!({"func": "S", "args": {"n": 1}}));
+    let path = format!("/v1/jobs/{handle}");
+    assert_eq!(case.ok("GET", &path, &Value::Null)["arg"], "secret");
+    assert_eq!(case.fetch("S", 60_000)[1]["args"], json!({"n": 1}));
+    case.daemon.stop().unwrap();
+    for name in ["sealed.db", "sealed.db-wal"] {
+        let bytes = std::fs::read(dir.path().join(name)).unwrap_or_default();
+        assert!(
+            !bytes.windows(6).any(|window| window == b"secret"),
+            "{name}"
+        );
+    }
+    let case = start("");
+    let shown = case.ok("GET", &path, &Value::Null);
+    assert_eq!(shown["encrypted"], true);
+    assert!(shown["arg"].is_null() && shown["arg_b64"].is_null());
+    let taken = case.fetch("S", 60_000);
+    assert_eq!((taken.len(), &taken[0]["encrypted"]), (2, &json!(true)));
+    case.daemon.stop().unwrap();
+}
+
+/// Producers and workers with keys of their own need not trust the daemon with arguments.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn arguments_sealed_by_their_producer_pass_a_daemon_unread() {
+    let case = Case::start(&[]);
+    let url = format!("http://{}", case.addr);
+    let keys = ibex_schwartz::Keys::parse(KEYS).unwrap();
+    let remote = Remote::with_keys(&url, "", keys).unwrap();
+    let inserted = remote.insert(&Job::new("Ends", "with")).await.unwrap();
+    let handle = inserted.handle().cloned().unwrap();
+    assert_eq!(remote.status(&handle).await.unwrap()["encrypted"], true);
+    // One without keys fails, and the job is there for one that has them.
+    let blind = Remote::new(&url).unwrap();
+    let worker = Worker::new(&blind).register::<Ends>();
+    assert!(worker.work_once().await.unwrap());
+    let status = remote.status(&handle).await.unwrap();
+    let message = status["failures"][0]["message"].as_str().unwrap();
+    assert!(message.contains("encrypted"), "{message}");
+    let path = format!("/v1/jobs/{handle}");
+    case.ok("PATCH", &path, &json!({"run_after": 0}));
+    let worker = Worker::new(&remote).register::<Ends>();
+    assert!(worker.work_once().await.unwrap());
+    let status = remote.status(&handle).await.unwrap();
+    assert_eq!(status["result"], json!({"answer": 42}));
+    case.daemon.stop().unwrap();
+}
