@@ -26,6 +26,7 @@ mod sealed;
 mod settings;
 mod sim;
 mod sim_wide;
+mod sim_world;
 mod suite;
 mod windows;
 mod worker;
