@@ -12,6 +12,7 @@ use crate::settings;
 use crate::side;
 use crate::stir::Stir;
 use crate::tables::{Clock, fill};
+use crate::tenant::Turn;
 use crate::wide::Cursors;
 use bytes::Bytes;
 use ibex_sql::{Db, Done, Engine, Row, Tx, Value, params};
@@ -75,6 +76,8 @@ pub(crate) struct Inner {
     /// Where the leader's sweep stands.
     cursors: Mutex<Cursors>,
     func_settings: Mutex<settings::Cache>,
+    /// Where the turns of tenants stand, by function.
+    turns: Mutex<std::collections::BTreeMap<u32, Turn>>,
     /// Shares of functions that are owed, see [`settings::share`].
     credits: Mutex<std::collections::BTreeMap<u32, i64>>,
 }
@@ -106,6 +109,7 @@ impl Database {
             stir,
             cursors: Mutex::default(),
             func_settings: Mutex::default(),
+            turns: Mutex::default(),
             credits: Mutex::default(),
         };
         Self {
@@ -241,6 +245,13 @@ impl Database {
     pub(crate) fn settings_cache(&self) -> std::sync::MutexGuard<'_, settings::Cache> {
         self.inner
             .func_settings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn turns(&self) -> std::sync::MutexGuard<'_, std::collections::BTreeMap<u32, Turn>> {
+        self.inner
+            .turns
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }

@@ -105,7 +105,7 @@ pub struct GrabbedJob {
 
 #[derive(Clone, Copy)]
 pub(crate) struct Candidate {
-    funcid: u32,
+    pub(crate) funcid: u32,
     pub(crate) jobid: u64,
     grabbed_until: u64,
     priority: Option<u16>,
@@ -130,14 +130,23 @@ impl Database {
             funcids = self.ready_of(&funcids).await?;
         }
         let weights = settings.weights(&funcids);
+        let tenanted = if want.only == Only::Any && !want.prioritize {
+            settings.tenanted(&funcids)
+        } else {
+            Vec::new()
+        };
         // Others may be faster with every candidate; then there are newer ones.
         for _ in 0..4 {
             let (now, mut candidates) = self.candidates(want, &funcids, weights.is_some()).await?;
             if candidates.is_empty() {
                 return Ok(Vec::new());
             }
-            if want.shuffle {
+            if tenanted.is_empty() && want.shuffle {
                 mix(&mut candidates, want.prioritize);
+            }
+            for funcid in &tenanted {
+                let taken = if funcids.len() == 1 { want.max } else { 1 };
+                candidates = self.take_turns(want, *funcid, candidates, taken).await?;
             }
             if let Some(weights) = &weights
                 && !want.prioritize
@@ -315,7 +324,7 @@ impl Database {
     }
 }
 
-fn candidate(row: &Row) -> Result<Candidate, ibex_sql::Error> {
+pub(crate) fn candidate(row: &Row) -> Result<Candidate, ibex_sql::Error> {
     Ok(Candidate {
         funcid: row.get(5)?,
         jobid: row.get(0)?,

@@ -7,6 +7,7 @@ use crate::error::Error;
 use crate::handle::Handle;
 use crate::options::{Concurrency, Merge, OnDeath, Options, Parent, Rate, Unique};
 use crate::policy::Backoff;
+use crate::tenant::Tenant;
 use bytes::Bytes;
 
 /// Limits of the classic tables; what exceeds them is refused before a statement is sent.
@@ -198,6 +199,21 @@ impl Job {
         if !tags.contains(&tag) {
             tags.push(tag);
         }
+        self
+    }
+
+    /// Belongs to a tenant: of the function's jobs each tenant's have their turn, however many another has waiting, for workers of ours that take
+    /// them in order of age.
+    #[must_use]
+    pub fn tenant(self, key: impl Into<String>) -> Self {
+        self.tenant_cost(key, 1)
+    }
+
+    /// As [`Job::tenant`], for a job that counts as so many (1 to 1000): its tenant's next turns are the rarer.
+    #[must_use]
+    pub fn tenant_cost(mut self, key: impl Into<String>, cost: u32) -> Self {
+        let key = key.into();
+        self.options().tenant = Some(Tenant { key, cost });
         self
     }
 

@@ -67,6 +67,7 @@ mod side;
 mod stir;
 pub mod storable;
 mod tables;
+mod tenant;
 pub mod testing;
 mod wide;
 mod within;

@@ -7,6 +7,7 @@ use crate::error::Error;
 use crate::handle::Handle;
 use crate::job::{limits, name_is_short};
 use crate::policy::Backoff;
+use crate::tenant::Tenant;
 use bytes::Bytes;
 use md5::{Digest, Md5};
 use std::fmt::Write;
@@ -21,6 +22,8 @@ const NOTE_BYTES_MAX: usize = 65_536;
 const TIMEOUT_MAX: u64 = 30 * 86_400;
 /// Longest an exit status is kept: ten years.
 const KEEP_MAX: u64 = 3660 * 86_400;
+/// What a job of a tenant may cost at most.
+const COST_MAX: u32 = 1000;
 /// Tags of one job.
 const TAGS_MAX: usize = 16;
 /// Characters of a tag.
@@ -224,6 +227,7 @@ pub(crate) struct Options {
     pub(crate) timeout_s: Option<u64>,
     pub(crate) keep: Option<u64>,
     pub(crate) tags: Vec<String>,
+    pub(crate) tenant: Option<Tenant>,
 }
 
 impl Options {
@@ -242,6 +246,7 @@ impl Options {
             || self.timeout_s.is_some()
             || self.keep.is_some()
             || !self.tags.is_empty()
+            || self.tenant.is_some()
             || self.has_notes()
     }
 
@@ -331,6 +336,15 @@ impl Options {
         }
         if self.keep.is_some_and(|seconds| seconds > KEEP_MAX) {
             return refuse("an exit status is kept ten years at most");
+        }
+        if self
+            .tenant
+            .as_ref()
+            .is_some_and(|tenant| !is_key(&tenant.key) || !(1..=COST_MAX).contains(&tenant.cost))
+        {
+            return refuse(
+                "a tenant has a key of 1 to 255 characters, and its job costs 1 to 1000",
+            );
         }
         if self.tags.len() > TAGS_MAX || !self.tags.iter().all(|tag| is_tag(tag)) {
             return refuse(
@@ -437,6 +451,15 @@ mod tests {
             ..Options::default()
         };
         assert!(!refused(keep(0)) && !refused(keep(KEEP_MAX)) && refused(keep(KEEP_MAX + 1)));
+        let tenant = |key: &str, cost| Options {
+            tenant: Some(Tenant {
+                key: key.to_owned(),
+                cost,
+            }),
+            ..Options::default()
+        };
+        assert!(!refused(tenant("t", 1)) && !refused(tenant("t", 1000)));
+        assert!(refused(tenant("", 1)) && refused(tenant("t", 0)) && refused(tenant("t", 1001)));
         let tags = |tags: Vec<String>| Options {
             tags,
             ..Options::default()

@@ -11,7 +11,7 @@ use crate::policy::Backoff;
 use crate::side::Column;
 use crate::wide::Limit;
 use ibex_sql::params;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -109,6 +109,8 @@ impl FuncSettings {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Known {
     by_func: BTreeMap<u32, FuncSettings>,
+    /// Functions some of whose jobs name tenants.
+    tenanted: BTreeSet<u32>,
 }
 
 impl Known {
@@ -186,6 +188,12 @@ impl Known {
                 .map(|funcid| (*funcid, weight(funcid).unwrap_or(1)))
                 .collect()
         })
+    }
+
+    /// Those of these functions some of whose jobs name tenants.
+    pub(crate) fn tenanted(&self, funcids: &[u32]) -> Vec<u32> {
+        let is_one = |funcid: &u32| self.tenanted.contains(funcid);
+        funcids.iter().copied().filter(is_one).collect()
     }
 
     /// Those of these functions, and of all, that have limits, in order.
@@ -283,6 +291,7 @@ impl Database {
             };
             known.by_func.insert(row.get(0)?, settings);
         }
+        known.tenanted = self.tenanted().await?;
         let known = Arc::new(known);
         self.settings_cache().put(Arc::clone(&known));
         Ok(known)

@@ -11,6 +11,7 @@ use crate::list;
 use crate::once;
 use crate::relay;
 use crate::settings::{self, Retain};
+use crate::tenant;
 use crate::wide::{self, Effects};
 use crate::workers;
 use bytes::Bytes;
@@ -82,7 +83,7 @@ pub struct Ended {
 
 /// Makes the tables; `false` when the database does not allow it.
 pub(crate) async fn create(db: &Db, prefix: &str) -> Result<bool, Error> {
-    let lists: [&[&str]; 6] = match db.engine() {
+    let lists: [&[&str]; 7] = match db.engine() {
         Engine::Sqlite => [
             &SQLITE,
             &wide::SQLITE,
@@ -90,6 +91,7 @@ pub(crate) async fn create(db: &Db, prefix: &str) -> Result<bool, Error> {
             &relay::SQLITE,
             &once::SQLITE,
             &workers::SQLITE,
+            &tenant::SQLITE,
         ],
         Engine::MySql => [
             &MYSQL,
@@ -98,6 +100,7 @@ pub(crate) async fn create(db: &Db, prefix: &str) -> Result<bool, Error> {
             &relay::MYSQL,
             &once::MYSQL,
             &workers::MYSQL,
+            &tenant::MYSQL,
         ],
     };
     for statement in lists.into_iter().flatten() {

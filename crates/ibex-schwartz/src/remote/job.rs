@@ -90,6 +90,9 @@ fn wide(options: &Options, put: &mut impl FnMut(&str, Value)) {
     );
     put("timeout_s", options.timeout_s.into());
     put("keep_exit_status_for", options.keep.into());
+    if let Some(tenant) = &options.tenant {
+        put("tenant", json!({ "key": tenant.key, "cost": tenant.cost }));
+    }
     if !options.tags.is_empty() {
         put("tags", options.tags.clone().into());
     }

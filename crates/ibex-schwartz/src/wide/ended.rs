@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::options::bounded;
 use crate::pause::PARKED;
 use crate::side;
+use crate::tenant;
 use ibex_sql::params;
 
 /// How a job ended.
@@ -45,6 +46,9 @@ pub(crate) async fn ended(
         };
         if wide.parked == ENDED {
             continue;
+        }
+        if wide.tenant.is_some() {
+            tenant::forget(work, jobid).await?;
         }
         if end == End::Completed {
             work.execute(

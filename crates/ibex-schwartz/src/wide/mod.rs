@@ -36,6 +36,7 @@ use crate::handle::Handle;
 use crate::job::When;
 use crate::policy::Backoff;
 use crate::side::Column;
+use crate::tenant::Tenant;
 use bytes::Bytes;
 use ibex_sql::{Engine, params};
 use std::collections::BTreeMap;
@@ -50,7 +51,7 @@ pub(crate) const ENDED: u32 = 2;
 pub(crate) const SQLITE: [&str; 14] = [
     "CREATE TABLE IF NOT EXISTS {p}sz_jobx (jobid INTEGER PRIMARY KEY NOT NULL, funcid INTEGER NOT NULL, parked INTEGER NOT NULL, due INTEGER NOT NULL, ckey TEXT, \
      blocks INTEGER NOT NULL, rkey TEXT, batch INTEGER, deps_left INTEGER NOT NULL, max_attempts INTEGER, expires_at INTEGER, \
-     backoff TEXT, timeout_s INTEGER, keep_exit INTEGER, deadline INTEGER, fence INTEGER, stop INTEGER) STRICT",
+     backoff TEXT, timeout_s INTEGER, keep_exit INTEGER, deadline INTEGER, fence INTEGER, stop INTEGER, tenant TEXT, cost INTEGER) STRICT",
     "CREATE INDEX IF NOT EXISTS {p}sz_jobx_ckey ON {p}sz_jobx (ckey, parked, deps_left, jobid) WHERE ckey IS NOT NULL",
     "CREATE INDEX IF NOT EXISTS {p}sz_jobx_rkey ON {p}sz_jobx (rkey, parked, deps_left, jobid) WHERE rkey IS NOT NULL",
     "CREATE INDEX IF NOT EXISTS {p}sz_jobx_parked ON {p}sz_jobx (parked, jobid)",
@@ -69,13 +70,19 @@ pub(crate) const SQLITE: [&str; 14] = [
 ];
 
 /// Columns that a `sz_jobx` made by an earlier version does not have.
-pub(crate) const COLUMNS_NEW: [Column; 6] = [
+pub(crate) const COLUMNS_NEW: [Column; 8] = [
     ("backoff", "TEXT", "VARCHAR(255) CHARACTER SET ascii"),
     ("timeout_s", "INTEGER", "BIGINT UNSIGNED"),
     ("keep_exit", "INTEGER", "BIGINT UNSIGNED"),
     ("deadline", "INTEGER", "BIGINT UNSIGNED"),
     ("fence", "INTEGER", "BIGINT UNSIGNED"),
     ("stop", "INTEGER", "BIGINT UNSIGNED"),
+    (
+        "tenant",
+        "TEXT",
+        "VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+    ),
+    ("cost", "INTEGER", "INT UNSIGNED"),
 ];
 /// Ends the walk of the runs that take too long; made once the columns are there.
 pub(crate) const DEADLINE_INDEX: &str = "{p}sz_jobx_deadline ON {p}sz_jobx (deadline)";
@@ -85,7 +92,7 @@ pub(crate) const MYSQL: [&str; 6] = [
      due BIGINT UNSIGNED NOT NULL, ckey VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin, blocks TINYINT UNSIGNED NOT NULL, \
      rkey VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin, batch BIGINT UNSIGNED, deps_left INT UNSIGNED NOT NULL, max_attempts INT UNSIGNED, \
      expires_at BIGINT UNSIGNED, backoff VARCHAR(255) CHARACTER SET ascii, timeout_s BIGINT UNSIGNED, keep_exit BIGINT UNSIGNED, deadline BIGINT UNSIGNED, \
-     fence BIGINT UNSIGNED, stop BIGINT UNSIGNED, INDEX (ckey, parked, deps_left, jobid), INDEX (rkey, parked, deps_left, jobid), INDEX (parked, jobid), INDEX (expires_at)) ENGINE=InnoDB",
+     fence BIGINT UNSIGNED, stop BIGINT UNSIGNED, tenant VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin, cost INT UNSIGNED, INDEX (ckey, parked, deps_left, jobid), INDEX (rkey, parked, deps_left, jobid), INDEX (parked, jobid), INDEX (expires_at)) ENGINE=InnoDB",
     "CREATE TABLE IF NOT EXISTS {p}sz_limit (k VARCHAR(300) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL PRIMARY KEY, jobs INT UNSIGNED NOT NULL, \
      per BIGINT UNSIGNED NOT NULL, tat BIGINT UNSIGNED NOT NULL) ENGINE=InnoDB",
     "CREATE TABLE IF NOT EXISTS {p}sz_edge (parent BIGINT UNSIGNED NOT NULL, child BIGINT UNSIGNED NOT NULL, on_death TINYINT UNSIGNED NOT NULL, \
@@ -128,9 +135,10 @@ pub(crate) struct Wide {
     pub(crate) backoff: Option<Backoff>,
     pub(crate) timeout_s: Option<u64>,
     pub(crate) keep: Option<u64>,
+    pub(crate) tenant: Option<Tenant>,
 }
 
-const ROW: &str = "SELECT funcid, parked, due, ckey, blocks, rkey, batch, deps_left, max_attempts, backoff, timeout_s, keep_exit FROM {p}sz_jobx WHERE jobid = ?";
+const ROW: &str = "SELECT funcid, parked, due, ckey, blocks, rkey, batch, deps_left, max_attempts, backoff, timeout_s, keep_exit, tenant, cost FROM {p}sz_jobx WHERE jobid = ?";
 
 fn row_of(row: &ibex_sql::Row) -> Result<Wide, Error> {
     Ok(Wide {
@@ -148,6 +156,13 @@ fn row_of(row: &ibex_sql::Row) -> Result<Wide, Error> {
             .and_then(|text| Backoff::parse(&text)),
         timeout_s: row.get(10)?,
         keep: row.get(11)?,
+        tenant: match row.get::<Option<String>>(12)? {
+            Some(key) => Some(Tenant {
+                key,
+                cost: row.get::<Option<u32>>(13)?.unwrap_or(1),
+            }),
+            None => None,
+        },
     })
 }
 
@@ -197,6 +212,8 @@ pub struct WideStatus {
     pub keep_exit_status_for: Option<u64>,
     /// Words to find it by, in order.
     pub tags: Vec<String>,
+    /// Whose it is, and what it costs.
+    pub tenant: Option<(String, u32)>,
     /// Jobs that must be over before it.
     pub parents: Vec<ParentStatus>,
 }
@@ -223,6 +240,7 @@ impl Database {
             timeout_s: wide.timeout_s,
             keep_exit_status_for: wide.keep,
             tags: self.tags(jobid).await?,
+            tenant: wide.tenant.map(|tenant| (tenant.key, tenant.cost)),
             parents: self.parents(jobid).await?,
         }))
     }
@@ -322,6 +340,11 @@ impl Database {
                 "sz_jobx",
                 "jobid",
                 "parked = 2 AND NOT EXISTS (SELECT 1 FROM {p}sz_done d WHERE d.jobid = {p}sz_jobx.jobid)",
+            ),
+            chunk(
+                "sz_tenant",
+                "jobid",
+                "NOT EXISTS (SELECT 1 FROM {p}job j WHERE j.jobid = {p}sz_tenant.jobid)",
             ),
             chunk(
                 "sz_batch",

@@ -11,6 +11,7 @@ use crate::job::{Job, When, limits};
 use crate::options::{Merge, OnDeath, Options, Parent};
 use crate::pause::PARKED;
 use crate::policy::Backoff;
+use crate::tenant;
 use bytes::Bytes;
 use ibex_sql::{Engine, Value, params};
 
@@ -122,6 +123,9 @@ pub(crate) async fn place(
     }
     if options.has_row() {
         note(work, jobid, funcid, when, options).await?;
+        if let Some(tenant) = &options.tenant {
+            tenant::note(work, funcid, jobid, tenant).await?;
+        }
         for tag in &options.tags {
             work.execute(
                 "INSERT INTO {p}sz_tag (tag, jobid) VALUES (?, ?)",
@@ -207,8 +211,8 @@ async fn note(
     let concurrency = options.concurrency.as_ref();
     work.execute(
         &format!(
-            "INSERT INTO {{p}}sz_jobx (jobid, funcid, parked, due, ckey, blocks, rkey, batch, deps_left, max_attempts, expires_at, backoff, timeout_s, keep_exit) \
-             VALUES (?, ?, ?, {due}, ?, ?, ?, ?, ?, ?, {expires}, ?, ?, ?)"
+            "INSERT INTO {{p}}sz_jobx (jobid, funcid, parked, due, ckey, blocks, rkey, batch, deps_left, max_attempts, expires_at, backoff, timeout_s, keep_exit, tenant, cost) \
+             VALUES (?, ?, ?, {due}, ?, ?, ?, ?, ?, ?, {expires}, ?, ?, ?, ?, ?)"
         ),
         params![
             jobid,
@@ -224,7 +228,9 @@ async fn note(
             options.expires_in,
             options.backoff.as_ref().map(Backoff::text),
             options.timeout_s,
-            options.keep
+            options.keep,
+            options.tenant.as_ref().map(|tenant| tenant.key.as_str()),
+            options.tenant.as_ref().map(|tenant| tenant.cost)
         ],
     )
     .await?;
@@ -497,9 +503,20 @@ pub(crate) async fn revived(
     jobid: u64,
     effects: &mut Effects,
 ) -> Result<(), Error> {
-    let Some(Wide { ckey, rkey, .. }) = super::read(work, jobid).await? else {
+    let wide = super::read(work, jobid).await?;
+    let Some(Wide {
+        funcid,
+        ckey,
+        rkey,
+        tenant,
+        ..
+    }) = wide
+    else {
         return Ok(());
     };
+    if let Some(tenant) = &tenant {
+        tenant::note(work, funcid, jobid, tenant).await?;
+    }
     if ckey.is_none() && rkey.is_none() {
         work.execute(
             "UPDATE {p}sz_jobx SET parked = 0, deps_left = 0, expires_at = NULL WHERE jobid = ?",

@@ -15,6 +15,7 @@ pub(crate) async fn suite(client: &Client) {
     tags(client).await;
     progress(client).await;
     stops(client).await;
+    tenants(client).await;
 }
 
 fn done() -> Finish {
@@ -355,4 +356,64 @@ async fn stops(client: &Client) {
         client.stop_run(&handle).await,
         Err(Error::NotFound(_))
     ));
+}
+
+/// A tenant with many jobs waiting keeps no other waiting; what a job costs makes its tenant's next turns the rarer.
+async fn tenants(client: &Client) {
+    let job = |tenant: &str, n: usize| Job::new("Shop", format!("{tenant}{n}")).tenant(tenant);
+    let many = (0..40).map(|n| job("big", n)).collect();
+    let first = client.insert_all(many).await.unwrap();
+    let few = vec![job("one", 0), job("two", 0), job("two", 1)];
+    client.insert_all(few).await.unwrap();
+    client.insert(Job::new("Shop", "nobody0")).await.unwrap();
+    let dear = |n: usize| Job::new("Shop", format!("dear{n}")).tenant_cost("dear", 3);
+    client.insert_all((0..9).map(dear).collect()).await.unwrap();
+    let wide = client.status(&first[0]).await.unwrap().wide.unwrap();
+    assert_eq!(wide.tenant, Some(("big".to_owned(), 1)));
+    // Who has tenants is known within a second: then the oldest job is not the next.
+    until("the tenants to be known", async || {
+        let hands = grab(client, "Shop", 2).await;
+        for job in &hands {
+            let (jobid, lease) = (job.job.jobid, job.lease);
+            job.database.release_job(jobid, lease).await.unwrap();
+        }
+        let [first, second] = &hands[..] else {
+            panic!("two");
+        };
+        first.job.arg.starts_with(b"big") != second.job.arg.starts_with(b"big")
+    })
+    .await;
+    let mut counts = std::collections::BTreeMap::new();
+    let mut hands = Vec::new();
+    for _ in 0..4 {
+        hands.extend(grab(client, "Shop", 4).await);
+    }
+    for job in &hands {
+        let text = std::str::from_utf8(&job.job.arg).unwrap();
+        let tenant = text.trim_end_matches(|c: char| c.is_ascii_digit());
+        *counts.entry(tenant.to_owned()).or_insert(0) += 1;
+    }
+    assert_eq!(hands.len(), 16, "{counts:?}");
+    assert_eq!((counts["one"], counts["two"], counts["nobody"]), (1, 2, 1));
+    assert!((2..=5).contains(&counts["dear"]), "{counts:?}");
+    // The others are out or too dear for now: the big one has what is left.
+    let rest = grab(client, "Shop", 100).await;
+    assert_eq!(rest.len() + hands.len(), 53);
+    for job in hands.iter().chain(&rest) {
+        job.finish(done()).await.unwrap();
+    }
+    // One that failed for good has its tenant again when it is brought back.
+    let again = new(client.insert(job("late", 0)).await.unwrap());
+    let over = Finish::Fail {
+        message: "over".to_owned(),
+        status: 1,
+        retry: RetryPolicy::never(),
+        keep: 0,
+    };
+    one(client, "Shop").await.finish(over).await.unwrap();
+    client.retry(&again).await.unwrap();
+    let wide = client.status(&again).await.unwrap().wide.unwrap();
+    assert_eq!(wide.tenant, Some(("late".to_owned(), 1)));
+    one(client, "Shop").await.finish(done()).await.unwrap();
+    assert!(client.insert(job("", 0)).await.is_err());
 }

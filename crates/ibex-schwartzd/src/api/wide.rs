@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
 /// Fields that make a job more than a classic row.
-const FIELDS: [&str; 14] = [
+const FIELDS: [&str; 15] = [
     "concurrency",
     "rate",
     "unique",
@@ -30,6 +30,7 @@ const FIELDS: [&str; 14] = [
     "backoff",
     "timeout_s",
     "tags",
+    "tenant",
     "keep_exit_status_for",
 ];
 /// Batches of one page.
@@ -51,7 +52,16 @@ pub(super) struct OptionsIn {
     backoff: Option<BackoffIn>,
     timeout_s: Option<u64>,
     tags: Option<Vec<String>>,
+    tenant: Option<TenantIn>,
     keep_exit_status_for: Option<u64>,
+}
+
+/// Whose a job is, and what it counts as.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum TenantIn {
+    Key(String),
+    With { key: String, cost: Option<u32> },
 }
 
 /// Delays between runs: the same each time, one after the other, or twice as many each time.
@@ -201,6 +211,11 @@ pub(super) fn options_in(mut job: Job, options: OptionsIn) -> Result<Job, Refusa
     if let Some(seconds) = options.keep_exit_status_for {
         job = job.keep_exit_status_for(seconds);
     }
+    job = match options.tenant {
+        None => job,
+        Some(TenantIn::Key(key)) => job.tenant(key),
+        Some(TenantIn::With { key, cost }) => job.tenant_cost(key, cost.unwrap_or(1)),
+    };
     for tag in options.tags.into_iter().flatten() {
         job = job.tag(tag);
     }
@@ -271,6 +286,9 @@ pub(super) fn wide_out(wide: &WideStatus, out: &mut Map<String, Value>) {
     );
     put("timeout_s", wide.timeout_s.into());
     put("keep_exit_status_for", wide.keep_exit_status_for.into());
+    if let Some((key, cost)) = &wide.tenant {
+        put("tenant", json!({ "key": key, "cost": cost }));
+    }
     if !wide.tags.is_empty() {
         put("tags", wide.tags.clone().into());
     }
@@ -411,6 +429,8 @@ mod tests {
             json!({"backoff": [1, 60, 3600], "timeout_s": 1, "keep_exit_status_for": 0}),
             json!({"backoff": {"first": 1, "most": 60}, "tags": ["a", "a", "☺"]}),
             json!({"tags": []}),
+            json!({"tenant": "t"}),
+            json!({"tenant": {"key": "t", "cost": 1000}}),
         ] {
             read(&good).unwrap();
         }
@@ -440,6 +460,9 @@ mod tests {
             json!({"tags": [""]}),
             json!({"tags": ["x".repeat(65)]}),
             json!({"tags": "a"}),
+            json!({"tenant": ""}),
+            json!({"tenant": {"key": "t", "cost": 0}}),
+            json!({"tenant": 7}),
             json!({"trace": "x".repeat(1025)}),
             json!({"meta": "x".repeat(65_536)}),
             json!({"coalesce_merge": "append"}),

@@ -107,6 +107,7 @@ async fn everything_a_job_can_ask_for_travels() {
         .timeout(30)
         .keep_exit_status_for(40)
         .tag("red")
+        .tenant_cost("t", 3)
         .meta(r#"{"tenant":7}"#)
         .trace("00-1-2-01");
     let all = remote.insert_all(std::slice::from_ref(&job)).await.unwrap();
@@ -123,6 +124,7 @@ async fn everything_a_job_can_ask_for_travels() {
         ("timeout_s", json!(30)),
         ("keep_exit_status_for", json!(40)),
         ("tags", json!(["red"])),
+        ("tenant", json!({"key": "t", "cost": 3})),
         ("meta", json!({"tenant": 7})),
         ("trace", json!("00-1-2-01")),
         ("state", json!("blocked")),
