@@ -71,6 +71,14 @@ pub enum Error {
         /// The extension, by the name of its option.
         option: &'static str,
     },
+    /// The result is not what the caller reads it as (feature `json`).
+    #[error("result of {function}: {reason}")]
+    Undecodable {
+        /// The function.
+        function: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The worker reported failure.
     #[error("job {handle} failed")]
     JobFailed {

@@ -38,6 +38,8 @@ mod connection;
 mod error;
 mod headers;
 mod job;
+#[cfg(feature = "json")]
+pub mod json;
 mod select;
 mod submission;
 #[cfg(feature = "tls")]

@@ -14,6 +14,8 @@ mod event_loop;
 mod pool;
 #[path = "../../../ibex-gearman-client/examples/scatter.rs"]
 mod scatter;
+#[path = "../../../ibex-gearman-client/examples/sql.rs"]
+mod sql;
 
 fn start() -> (Daemon, Vec<String>) {
     let daemon = Daemon::builder("ibex-gearmand").start().unwrap();
@@ -58,6 +60,33 @@ async fn sixteen_connections_serve_a_thousand_callers() {
         .unwrap();
     assert_eq!(right, 1000);
     assert!(busy <= 16, "{busy} connections were busy at once");
+    daemon.stop().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statements_travel_as_jobs() {
+    let (daemon, servers) = start();
+    let dir = tempfile::tempdir().unwrap();
+    let right = sql::run(servers.clone(), &dir.path().join("shop.db")).await;
+    assert_eq!(right.unwrap(), 1000);
+    // What cannot be read is said by whoever cannot read it.
+    let stop = CancellationToken::new();
+    let worker = Worker::new(Config::new(servers.clone()))
+        .json_function("half", |number: u64| async move { Ok(number / 2) });
+    let working = tokio::spawn(worker.run(stop.clone()));
+    let client = ibex_gearman_client::Client::connect(Config::new(servers))
+        .await
+        .unwrap();
+    assert_eq!(client.call_json::<_, u64>("half", &8).await.unwrap(), 4);
+    let thrown = client.call_json::<_, u64>("half", "eight").await;
+    assert!(thrown.unwrap_err().to_string().contains("argument"));
+    let unread = client.call_json::<_, String>("half", &8).await;
+    assert!(
+        matches!(unread, Err(ibex_gearman_client::Error::Undecodable { .. })),
+        "{unread:?}"
+    );
+    stop.cancel();
+    working.await.unwrap().unwrap();
     daemon.stop().unwrap();
 }
 
