@@ -204,9 +204,11 @@ pub(crate) fn stream(content_type: &'static str, receiver: mpsc::Receiver<Bytes>
     typed(StatusCode::OK, content_type, Out::Stream(receiver))
 }
 
-/// The whole body as JSON; an empty one is `{}`.
-pub(crate) async fn json_body(body: Incoming) -> Result<Value, Refusal> {
-    parse(&body_bytes(body).await?)
+/// The whole body as JSON; an empty one is `{}`. What it takes to read it is gone when the call goes on.
+pub(crate) fn json_body(
+    body: Incoming,
+) -> Pin<Box<dyn Future<Output = Result<Value, Refusal>> + Send>> {
+    Box::pin(async move { parse(&body_bytes(body).await?) })
 }
 
 /// The whole body as it came, or unpacked when it is gzip by its first bytes: JSON never begins so.

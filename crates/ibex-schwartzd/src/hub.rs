@@ -310,7 +310,8 @@ impl Hub {
             Only::Coalesce(value) => (Some(value.clone()), None),
             Only::CoalescePrefix(prefix) => (None, Some(prefix.clone())),
             // By handle: nobody else can want the same.
-            Only::Job(_) => return self.client.grab(want).await.map_err(Arc::new),
+            // In a place of its own: a fetch that waits must not be as large as a grab.
+            Only::Job(_) => return Box::pin(self.client.grab(want)).await.map_err(Arc::new),
         };
         let mut funcs = want.funcs.clone();
         funcs.sort_unstable();

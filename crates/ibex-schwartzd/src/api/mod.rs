@@ -94,7 +94,7 @@ impl App {
         access::host(&self.config.load(), &request)?;
         match (request.method(), segments.as_slice()) {
             (&Method::GET, ["healthz"]) => return Ok(crate::http::text("text/plain", "ok\n")),
-            (&Method::GET, ["readyz"]) => return self.readyz().await,
+            (&Method::GET, ["readyz"]) => return Box::pin(self.readyz()).await,
             (&Method::GET, []) => return Ok(crate::dashboard::page()),
             (&Method::GET, ["dashboard.js"]) => return Ok(crate::dashboard::script()),
             (&Method::GET, ["dashboard.css"]) => return Ok(crate::dashboard::style()),

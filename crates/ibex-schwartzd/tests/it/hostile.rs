@@ -1,6 +1,9 @@
 //! Slow, broken and hostile callers; full disks.
 
 use crate::{Case, send};
+use http_body_util::Full;
+use hyper_util::client::legacy::Client as HttpClient;
+use hyper_util::rt::TokioExecutor;
 use ibex_testkit::http::Request;
 use ibex_testkit::wait::until_true;
 use serde_json::{Value, json};
@@ -146,6 +149,46 @@ fn idle_long_polls_cost_little_memory_each_and_all_of_them_can_be_served() {
     })
     .unwrap();
     case.daemon.stop().unwrap();
+}
+
+#[test]
+fn idle_long_polls_over_http_2_cost_a_fraction_of_a_connection() {
+    const POLLS: usize = 400;
+    const BYTES_EACH_MAX: f64 = 16.0 * 1024.0;
+    let case = Case::start(&[]);
+    let memory = || case.daemon.metric("process_resident_memory_bytes").unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let open = |count: usize| {
+        // A client of its own, and so a connection.
+        let client: HttpClient<_, Full<bytes::Bytes>> = HttpClient::builder(TokioExecutor::new())
+            .http2_only(true)
+            .build_http();
+        let addr = case.addr;
+        (0..count).for_each(|_| {
+            let client = client.clone();
+            runtime.spawn(async move {
+                let body = json!({"funcs": ["Idle"], "wait_ms": 60_000}).to_string();
+                let request = http::Request::post(format!("http://{addr}/v1/fetch"));
+                drop(
+                    client
+                        .request(request.body(Full::from(body)).unwrap())
+                        .await,
+                );
+            });
+        });
+    };
+    open(200);
+    crate::until_waiting(&case, 200);
+    let before = memory();
+    open(POLLS / 2);
+    open(POLLS / 2);
+    crate::until_waiting(&case, 200 + POLLS);
+    #[expect(clippy::cast_precision_loss, reason = "a few hundred")]
+    let each = (memory() - before) / POLLS as f64;
+    eprintln!("{each:.0} bytes a poll over HTTP/2");
+    assert!(each < BYTES_EACH_MAX, "{each:.0} bytes a poll");
+    case.daemon.stop().unwrap();
+    runtime.shutdown_background();
 }
 
 /// A small file system of its own, unmounted with the value.
