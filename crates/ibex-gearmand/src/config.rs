@@ -95,9 +95,11 @@ ibex_kit::config! {
         restart connections_per_address: u32 = 0,
         /// Jobs there may be; 0 is no bound. Beyond: ERROR QUEUE_ERROR.
         live jobs_max: u64 = 0,
-        /// Memory of workloads, with 256 bytes per job; 0 is no bound. Beyond: ERROR QUEUE_ERROR.
+        /// Memory of jobs: workloads, and 160 bytes each; 0 is no bound. Beyond half of it, workloads that wait in a durable queue are in the store only; beyond
+        /// all of it: ERROR QUEUE_ERROR.
         live memory_max: ByteSize = ByteSize::from_bytes(0),
-        /// Results of background jobs are kept that long for clients with the option `results`, 0s not at all; a job's own header wins.
+        /// Results of background jobs are kept that long for clients with the option `results`, of durable jobs over restarts; 0s not at all; a job's own
+        /// header wins.
         live result_ttl: Duration = Duration::from_secs(0),
         /// Memory of kept results, 256 bytes for each counted; those that would be forgotten next go first.
         live results_max: ByteSize = ByteSize::from_mib(64),

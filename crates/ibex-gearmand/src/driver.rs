@@ -119,8 +119,6 @@ pub(crate) struct Bounds {
     pub(crate) slow_client_timeout: std::time::Duration,
     /// Connections of one origin; 0 is no bound.
     pub(crate) per_address_max: u32,
-    /// Bytes of workload on their way into the store, beyond which whoever waits for it is not read; 0 is no bound.
-    pub(crate) committing_bytes_max: usize,
     /// When silent peers are probed; `None` never.
     pub(crate) keepalive: Option<Keepalive>,
 }

@@ -62,6 +62,7 @@ fn sections(hub: &Hub) -> Vec<Section> {
         ("waited again", counters.requeued.to_string()),
         ("coalesced", counters.coalesced.to_string()),
         ("results kept", hub.server.kept_results().0.to_string()),
+        ("workloads on disk", hub.server.away().jobs.to_string()),
         ("draining", hub.server.is_draining().to_string()),
     ];
     let mut functions: Vec<FunctionView> = hub.server.functions(now).collect();

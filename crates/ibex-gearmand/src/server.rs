@@ -41,6 +41,7 @@ pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
             .map_err(|error| Failure::io(format!("coredump: {error}")))?;
     }
     let backlog = Arc::new(Backlog::default());
+    bound_backlog(&backlog, &config);
     let (store, left) = open_store(&config, &kit, &backlog).await?;
     let access = open_access(&config).map_err(Failure::config)?;
     let now = Instant::now();
@@ -65,8 +66,6 @@ pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
         output_max: config.output_max.as_usize(),
         slow_client_timeout: config.slow_client_timeout.std(),
         per_address_max: config.connections_per_address,
-        // A quarter of what jobs may take: the rest waits, runs, or has come back.
-        committing_bytes_max: config.memory_max.as_usize() / 4,
         keepalive: config.keepalive(),
     };
     let decoder = Decoder::new(config.packet_size_max.as_usize());
@@ -368,10 +367,17 @@ fn declare(shared: &Arc<Shared>) {
         policies.has_store = before.has_store;
         *before = policies;
         drop(hub);
+        bound_backlog(&reloaded.store_backlog, new);
         reread(&reloaded, new);
     });
     let graceful = Arc::clone(shared);
     kit.on_usr1(move || close_gracefully(&graceful));
+}
+
+/// A quarter of what jobs may take in memory may be on its way into the store: the rest waits, runs, or has come back.
+fn bound_backlog(backlog: &Backlog, config: &Config) {
+    let bytes_max = config.memory_max.as_usize() / 4;
+    backlog.bytes_max.store(bytes_max, Ordering::Relaxed);
 }
 
 /// Files beside the configuration; what is wrong with one leaves what was read before.

@@ -83,6 +83,8 @@ pub(crate) struct Backlog {
     pub(crate) requests: AtomicUsize,
     /// Bytes of workload in them.
     pub(crate) bytes: AtomicUsize,
+    /// Beyond this many bytes whoever waits for the store is not read; 0 is no bound.
+    pub(crate) bytes_max: AtomicUsize,
 }
 
 /// The way to the store task. Unbounded in itself: reactors stop reading connections that wait for the store long before it matters.
