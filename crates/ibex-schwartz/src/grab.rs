@@ -279,18 +279,19 @@ impl Database {
                         room = Room::lock(&mut work, &limited).await?;
                         candidates.retain(|one| room.admits(one.funcid));
                     }
-                    let ours = lease_all(&mut work, &candidates, lease, max).await?;
-                    if !limited.is_empty() {
-                        room.taken(&mut work, &by_func(&candidates, &ours)).await?;
-                    }
+                    let mut ours = lease_all(&mut work, &candidates, lease, max).await?;
                     let mut effects = Effects::default();
                     if ours.is_empty() {
                         return Ok((Vec::new(), effects));
                     }
+                    let mut rows =
+                        rows_of(&mut work, &candidates, &mut ours, lease, has_side).await?;
+                    if !limited.is_empty() {
+                        room.taken(&mut work, &by_func(&candidates, &ours)).await?;
+                    }
                     if record && has_side {
                         leader::record(&mut work, lease, &ours).await?;
                     }
-                    let mut rows = rows_of(&mut work, &candidates, &ours, has_side).await?;
                     expire(&mut work, lease, &mut rows, &mut effects).await?;
                     if has_side {
                         bound(&mut work, lease, &mut rows, &settings).await?;

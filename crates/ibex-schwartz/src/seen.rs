@@ -15,6 +15,14 @@ use bytes::Bytes;
 use ibex_sql::{Engine, Row, params};
 use std::collections::BTreeMap;
 
+/// Bytes of all arguments of one grab: as many as a caller over HTTP may send at once. What is beyond is given back; one is always taken.
+const GRAB_ARG_BYTES: u64 = 16 << 20;
+/// Rows read before their sizes are known: four of the largest are 64 MiB.
+const ROWS_FIRST: usize = 4;
+/// Rows of one statement.
+const ROWS_MAX: usize = 1024;
+const RELEASE: &str = "UPDATE {p}job SET grabbed_until = 0 WHERE jobid = ? AND grabbed_until = ?";
+
 /// The columns [`Database::stored`] reads, in its order.
 pub(crate) const COLUMNS: &str = "jobid, funcid, arg, uniqkey, coalesce, insert_time, run_after, grabbed_until, priority, OCTET_LENGTH(arg)";
 /// The same with the beginning of the argument, of as many bytes as the first parameter says: the rest never leaves the database.
@@ -215,20 +223,48 @@ pub(crate) async fn bound(
     wide::start(work, lease, &runs).await
 }
 
-/// The rows of leased jobs with what else is known of them, in the order of the candidates.
+/// Reads rows in order until their arguments together have [`GRAB_ARG_BYTES`]; answers which were read. The rest was not looked at.
+async fn within_budget(work: &mut Work<'_>, ours: &[u64]) -> Result<(Vec<Row>, usize), Error> {
+    let (mut rows, mut read, mut bytes) = (Vec::new(), 0, 0);
+    let mut step = ROWS_FIRST;
+    while read < ours.len() && bytes < GRAB_ARG_BYTES {
+        let chunk = ours.get(read..).unwrap_or_default();
+        let chunk = chunk.get(..step).unwrap_or(chunk);
+        let (list, ids) = id_list(chunk);
+        let template = format!("SELECT {COLUMNS} FROM {{p}}job WHERE jobid IN ({list})");
+        for row in work.query(&template, ids).await? {
+            bytes += row.get::<Option<u64>>(9)?.unwrap_or(0);
+            rows.push(row);
+        }
+        read += chunk.len();
+        // As many as fit if they are like those before.
+        let each = bytes / u64::try_from(read).unwrap_or(u64::MAX) + 1;
+        let fit = GRAB_ARG_BYTES.saturating_sub(bytes) / each;
+        step = usize::try_from(fit).unwrap_or(ROWS_MAX).clamp(1, ROWS_MAX);
+    }
+    Ok((rows, read))
+}
+
+/// The rows of leased jobs with what else is known of them, in the order of the candidates; and the jobs whose arguments would be too much at
+/// once, which are given back.
 pub(crate) async fn rows_of(
     work: &mut Work<'_>,
     candidates: &[Candidate],
-    ours: &[u64],
+    ours: &mut Vec<u64>,
+    lease: u64,
     has_side: bool,
 ) -> Result<Vec<(Row, Seen)>, Error> {
+    let places: BTreeMap<u64, usize> = candidates
+        .iter()
+        .enumerate()
+        .map(|(place, candidate)| (candidate.jobid, place))
+        .collect();
+    ours.sort_by_key(|jobid| places.get(jobid).copied());
+    let (rows, read) = within_budget(work, ours).await?;
+    let unread = ours.split_off(read);
+    let sets = unread.iter().map(|jobid| params![*jobid, lease]).collect();
+    work.execute_each(RELEASE, sets).await?;
     let (list, ids) = id_list(ours);
-    let rows = work
-        .query(
-            &format!("SELECT {COLUMNS} FROM {{p}}job WHERE jobid IN ({list})"),
-            ids.clone(),
-        )
-        .await?;
     let mut all_seen: BTreeMap<u64, Seen> = BTreeMap::new();
     let mut counts = format!(
         "SELECT jobid, COUNT(*), 0, NULL, 0, NULL FROM {{p}}error WHERE jobid IN ({list}) GROUP BY jobid"
@@ -251,11 +287,6 @@ pub(crate) async fn rows_of(
         seen.timeout_s = seen.timeout_s.or(row.get(5)?);
     }
     notes(work, &mut all_seen).await?;
-    let places: BTreeMap<u64, usize> = candidates
-        .iter()
-        .enumerate()
-        .map(|(place, candidate)| (candidate.jobid, place))
-        .collect();
     let mut all: Vec<(Row, Seen)> = rows
         .into_iter()
         .map(|row| {

@@ -487,3 +487,105 @@ async fn a_clock_that_is_set_back_prolongs_leases_and_breaks_none() {
     second.finish(done()).await.unwrap();
     taken.finish(done()).await.unwrap();
 }
+
+/// A grab of many takes what fits into memory; the rest stays ready, and nobody's run was counted.
+#[tokio::test]
+async fn arguments_of_megabytes_are_taken_a_few_at_a_time() {
+    let client = ibex_schwartz::testing::client().await.unwrap();
+    let big = |n: u8| Job::new("Big", vec![n; 3 << 20]);
+    client.insert_all((0..14).map(big).collect()).await.unwrap();
+    let small = (0..300_u32)
+        .map(|n| Job::new("Big", n.to_string()))
+        .collect();
+    client.insert_all(small).await.unwrap();
+    let mut sizes = Vec::new();
+    let mut order = Vec::new();
+    loop {
+        let taken = grab(&client, "Big", 1000).await;
+        if taken.is_empty() {
+            break;
+        }
+        let bytes: usize = taken.iter().map(|job| job.job.arg.len()).sum();
+        assert!(bytes <= 20 << 20, "{bytes}");
+        sizes.push(taken.len());
+        for job in taken {
+            assert_eq!(job.attempt, 1);
+            order.push(job.job.jobid);
+            job.finish(done()).await.unwrap();
+        }
+    }
+    assert_eq!(order.len(), 314);
+    assert!(order.is_sorted(), "none overtook another");
+    assert!(sizes.len() >= 3 && sizes[0] <= 7, "{sizes:?}");
+    // One that is larger than all together may be is taken alone.
+    let huge = vec![0; limits::ARG_BYTES_MAX];
+    new(client.insert(Job::new("Big", huge.clone())).await.unwrap());
+    new(client.insert(Job::new("Big", "after")).await.unwrap());
+    let taken = grab(&client, "Big", 1000).await;
+    assert_eq!(taken[0].job.arg.len(), huge.len());
+}
+
+/// A database whose tables an earlier version made is given what they lack, with its jobs; two programs may come at once.
+async fn widened(url: &str) {
+    let old = crate::init_client(url).await;
+    let limited = Job::new("Old", "1").concurrency(ibex_schwartz::Concurrency::new("k", 1));
+    let handle = new(old.insert(limited).await.unwrap());
+    let database = &old.databases()[0];
+    let settings = ibex_schwartz::FuncSettings {
+        max_attempts: Some(7),
+        ..Default::default()
+    };
+    database.set_func("Old", &settings).await.unwrap();
+    if database.is_file() {
+        raw(&old, "DROP INDEX sz_jobx_deadline").await;
+    }
+    let columns = [
+        "backoff",
+        "timeout_s",
+        "keep_exit",
+        "deadline",
+        "fence",
+        "stop",
+        "tenant",
+        "cost",
+    ];
+    for column in columns {
+        raw(&old, &format!("ALTER TABLE sz_jobx DROP COLUMN {column}")).await;
+    }
+    for column in &columns[..3] {
+        raw(
+            &old,
+            &format!("ALTER TABLE sz_funcset DROP COLUMN {column}"),
+        )
+        .await;
+    }
+    raw(&old, "DROP TABLE sz_tag").await;
+    raw(&old, "DROP TABLE sz_tenant").await;
+    let (first, second) = tokio::join!(Client::open([url]), Client::open([url]));
+    let (first, second) = (first.unwrap(), second.unwrap());
+    let kept = first.databases()[0].func_settings("Old").await.unwrap();
+    assert_eq!(kept, settings);
+    let asks = Job::new("Asks", "x").timeout(9).tag("t").tenant("a");
+    let asked = new(second.insert(asks).await.unwrap());
+    let wide = first.status(&asked).await.unwrap().wide.unwrap();
+    assert_eq!((wide.timeout_s, wide.tags), (Some(9), vec!["t".to_owned()]));
+    let taken = one(&first, "Old").await;
+    assert_eq!((&taken.handle, taken.max_attempts), (&handle, Some(7)));
+    taken.finish(done()).await.unwrap();
+    one(&second, "Asks").await.finish(done()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_of_an_earlier_version_are_widened_in_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    widened(&crate::file_url(&dir, "old.db")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_of_an_earlier_version_are_widened_on_mariadb() {
+    let Some(server) = ibex_testkit::mariadb::Server::start().unwrap() else {
+        return;
+    };
+    let database = server.database().unwrap();
+    widened(&database.url()).await;
+}
