@@ -101,6 +101,8 @@ pub struct Config {
     pub exceptions_for_all: bool,
     /// Jobs there may be; 0 is no bound. Beyond it: QUEUE_ERROR.
     pub jobs_max: usize,
+    /// Functions there may be; 0 is no bound. Beyond it new names are refused with QUEUE_ERROR, known ones go on. What the store has is restored anyway.
+    pub functions_max: usize,
     /// Bytes jobs may take in memory; 0 is no bound. Beyond half of it, workloads that wait in a durable queue stay in the store only; beyond all of it:
     /// QUEUE_ERROR.
     pub workload_bytes_max: u64,
@@ -137,6 +139,7 @@ impl Default for Config {
             is_round_robin: true,
             exceptions_for_all: false,
             jobs_max: 0,
+            functions_max: 0,
             workload_bytes_max: 0,
             hash_seed: 0,
             dead_max: DEAD_MAX,

@@ -86,9 +86,13 @@ impl JobServer {
         }
     }
 
-    /// Makes a function known.
-    pub fn create_function(&mut self, name: &[u8]) {
-        self.intern(name);
+    /// Makes a function known; `false` when there are as many as there may be.
+    pub fn create_function(&mut self, name: &[u8]) -> bool {
+        let has_room = self.may_intern(name);
+        if has_room {
+            self.intern(name);
+        }
+        has_room
     }
 
     /// Forgets a function that nobody uses.

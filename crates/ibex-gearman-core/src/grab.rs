@@ -6,7 +6,7 @@ use bytes::Bytes;
 use ibex_gearman_proto::text::error_text;
 use ibex_gearman_proto::{ErrorCode, Grab, Priority, limits};
 
-use crate::conn::{Ability, Rest};
+use crate::conn::{Ability, Conn, Rest};
 use crate::function::FunctionId;
 use crate::io::Reply;
 use crate::job::{ConnId, State};
@@ -16,7 +16,15 @@ use crate::server::{JobServer, Timer};
 /// How long a grab waits for the store to read a workload: long for any disk, and short beside what workers wait for an answer.
 const FETCH_HOLD: Duration = Duration::from_secs(1);
 
+/// Functions one connection may register: a grab looks at all of them under the lock, some ten microseconds for so many. Beyond: ERROR `QUEUE_ERROR`.
+pub(crate) const ABILITIES_MAX: usize = 10_000;
+
 impl JobServer {
+    fn is_able(&self, conn: &Conn, name: &[u8]) -> bool {
+        let known = self.names.get(name);
+        known.is_some_and(|function| conn.can_do(*function))
+    }
+
     pub(crate) fn handle_can_do(
         &mut self,
         now: Instant,
@@ -30,6 +38,14 @@ impl JobServer {
                 ErrorCode::InvalidFunctionName,
                 error_text::FUNCTION_TOO_LARGE,
             );
+            return;
+        }
+        let Some(c) = self.conns.get(&conn) else {
+            return;
+        };
+        if c.abilities.len() >= ABILITIES_MAX && !self.is_able(c, name) || !self.may_intern(name) {
+            let text = error_text::TOO_MANY_FUNCTIONS;
+            self.error(conn, ErrorCode::QueueError, text);
             return;
         }
         let function = self.intern(name);

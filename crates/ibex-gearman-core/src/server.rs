@@ -245,6 +245,11 @@ impl JobServer {
     }
 
     /// The function of that name, made if there is none.
+    pub(crate) fn may_intern(&self, name: &[u8]) -> bool {
+        let max = self.config.functions_max;
+        max == 0 || self.names.len() < max || self.names.contains_key(name)
+    }
+
     pub(crate) fn intern(&mut self, name: &[u8]) -> FunctionId {
         if let Some(id) = self.names.get(name) {
             return *id;
@@ -252,11 +257,10 @@ impl JobServer {
         let name = Bytes::copy_from_slice(name);
         let limits = self.presets.remove(&name).unwrap_or_default();
         let function = Some(Function::new(name.clone(), limits));
-        let index = self
-            .functions
-            .iter()
-            .position(Option::is_none)
-            .filter(|_| self.names.len() < self.functions.len());
+        // Looked for only where there is a free place: names come by the thousand.
+        let has_gap = self.names.len() < self.functions.len();
+        let mut places = self.functions.iter();
+        let index = has_gap.then(|| places.position(Option::is_none)).flatten();
         let index = index.unwrap_or(self.functions.len());
         match self.functions.get_mut(index) {
             Some(slot) => *slot = function,

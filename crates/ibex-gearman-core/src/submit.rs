@@ -145,6 +145,9 @@ impl JobServer {
         {
             return Err((ErrorCode::QueueError, error_text::QUEUE_FULL));
         }
+        if function.is_none() && !self.may_intern(submit.function) {
+            return Err((ErrorCode::QueueError, error_text::TOO_MANY_FUNCTIONS));
+        }
         let wants_workers = conn
             .and_then(|conn| self.conns.get(&conn))
             .is_some_and(|c| c.wants_no_workers_error);

@@ -98,6 +98,8 @@ pub mod error_text {
     pub const FUNCTION_TOO_LARGE: &str = "Function name too large";
     /// With `QUEUE_ERROR`, a queue limit was reached.
     pub const QUEUE_FULL: &str = "Job queue is full";
+    /// With `QUEUE_ERROR`, a bound on functions was reached.
+    pub const TOO_MANY_FUNCTIONS: &str = "Too many functions";
     /// With `QUEUE_ERROR`, the store said no.
     pub const STORE_FAILED: &str = "Job could not be stored";
     /// With `QUEUE_ERROR`, the server takes no new jobs.
@@ -136,6 +138,8 @@ pub mod admin_text {
         "ERR there are still connected workers or executing clients\r\n";
     /// `show` of something else.
     pub const UNKNOWN_SHOW: &str = "ERR UNKNOWN_SHOW_ARGUMENTS\r\n";
+    /// `create function` beyond the bound on functions.
+    pub const TOO_MANY_FUNCTIONS: &str = "ERR TOO_MANY_FUNCTIONS\r\n";
     /// A line beyond the limit.
     pub const LINE_TOO_LONG: &str = "ERR LINE_TOO_LONG The+line+exceeds+8191+bytes\r\n";
     /// A state-changing command from a peer without admin rights.

@@ -61,8 +61,11 @@ pub(crate) fn run(
             CancelOutcome::Unknown => admin_text::UNKNOWN_JOB.into(),
         },
         AdminCommand::CreateFunction(name) => {
-            hub.server.create_function(name);
-            admin_text::OK.into()
+            if hub.server.create_function(name) {
+                admin_text::OK.into()
+            } else {
+                admin_text::TOO_MANY_FUNCTIONS.into()
+            }
         }
         AdminCommand::DropFunction(name) => match hub.server.drop_function(name) {
             DropOutcome::Dropped => admin_text::OK.into(),

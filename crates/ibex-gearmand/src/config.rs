@@ -95,6 +95,9 @@ ibex_kit::config! {
         restart connections_per_address: u32 = 0,
         /// Jobs there may be; 0 is no bound. Beyond: ERROR QUEUE_ERROR.
         live jobs_max: u64 = 0,
+        /// Functions there may be, known by a worker, a job or a command; 0 is no bound. Beyond: ERROR QUEUE_ERROR for new names. function_ttl forgets
+        /// those out of use.
+        live functions_max: u64 = 100_000,
         /// Memory of jobs: workloads, and 160 bytes each; 0 is no bound. Beyond half of it, workloads that wait in a durable queue are in the store only; beyond
         /// all of it: ERROR QUEUE_ERROR.
         live memory_max: ByteSize = ByteSize::from_bytes(0),
@@ -232,6 +235,7 @@ impl Config {
             is_round_robin: self.round_robin,
             exceptions_for_all: self.exceptions,
             jobs_max: usize::try_from(self.jobs_max).unwrap_or(usize::MAX),
+            functions_max: usize::try_from(self.functions_max).unwrap_or(usize::MAX),
             workload_bytes_max: self.memory_max.bytes(),
             dead_max: usize::try_from(self.dead_max).unwrap_or(usize::MAX),
             ..ibex_gearman_core::Config::default()

@@ -240,7 +240,9 @@ impl World {
 fn administer(server: &mut JobServer, now: Instant, command: AdminCommand<'_>) {
     match command {
         AdminCommand::CancelJob(handle) => drop(server.cancel_job(now, handle)),
-        AdminCommand::CreateFunction(name) => server.create_function(name),
+        AdminCommand::CreateFunction(name) => {
+            let _is_known = server.create_function(name);
+        }
         AdminCommand::DropFunction(name) => drop(server.drop_function(name)),
         AdminCommand::MaxQueue { function, limits } => server.limit_queue(function, limits),
         AdminCommand::LimitRunning {

@@ -234,7 +234,7 @@ impl Script {
                     .cancel_job(now, job.unwrap_or_default().as_bytes());
                 writeln!(self.shown, "{outcome:?}")?;
             }
-            "create" => self.server.create_function(func),
+            "create" => assert!(self.server.create_function(func)),
             "drop" => {
                 let outcome = self.server.drop_function(func);
                 writeln!(self.shown, "{outcome:?}")?;

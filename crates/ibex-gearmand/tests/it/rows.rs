@@ -488,6 +488,61 @@ fn lines_at_and_beyond_their_bounds() {
 }
 
 #[test]
+fn functions_without_end_are_refused() {
+    let mut scene = Scene::new(&[("functions_max", "50")]);
+    scene.bystander_is_served("the first of them");
+    let (mut worker, mut client) = (scene.connect(), scene.connect());
+    for n in 0..60 {
+        let name = format!("f{n}");
+        worker.send(Request::CanDo {
+            function: name.as_bytes(),
+        });
+    }
+    // One is the bystander's.
+    let refused = worker.said();
+    assert_eq!(refused.len(), 11, "{refused:?}");
+    let too_many = "ERROR QUEUE_ERROR Too many functions";
+    assert!(refused.iter().all(|said| said == too_many), "{refused:?}");
+    client.send(Request::Submit(Submit::new(b"f60", b"", b"w")));
+    assert_eq!(client.next().unwrap(), too_many);
+    let created = client.line("create function f61");
+    assert_eq!(created, "text ERR TOO_MANY_FUNCTIONS\\r\\n");
+    // What is known goes on.
+    client.send(Request::Submit(Submit::new(b"f1", b"", b"w").background()));
+    assert!(client.next().unwrap().starts_with("JOB_CREATED "));
+    worker.send(Request::CanDo { function: b"f1" });
+    worker.send(Request::GrabJob(Grab::Plain));
+    assert!(worker.next().unwrap().starts_with("JOB_ASSIGN "));
+    scene.bystander_is_served("functions without end");
+    scene.end();
+}
+
+#[test]
+fn a_worker_of_ten_thousand_functions_is_served_and_one_of_more_is_not() {
+    let mut scene = Scene::new(&[]);
+    let mut worker = scene.connect();
+    let mut bytes = Vec::new();
+    for n in 0..=10_000 {
+        let name = format!("f{n}");
+        Request::CanDo {
+            function: name.as_bytes(),
+        }
+        .encode(&mut bytes);
+    }
+    worker.send_bytes(&bytes);
+    assert_eq!(worker.said(), ["ERROR QUEUE_ERROR Too many functions"]);
+    scene.bystander_is_served("ten thousand functions");
+    let mut client = scene.connect();
+    client.send(Request::Submit(Submit::new(b"f9999", b"", b"w")));
+    client.handle();
+    worker.send(Request::GrabJob(Grab::Plain));
+    assert!(worker.next().unwrap().starts_with("JOB_ASSIGN "));
+    drop(worker);
+    scene.bystander_is_served("its end");
+    scene.end();
+}
+
+#[test]
 fn changed_streams_of_both_protocols_against_a_live_server() {
     let mut scene = Scene::new(&[("packet_size_max", "1M"), ("output_max", "1M")]);
     let folder = concat!(
