@@ -131,7 +131,7 @@ enum Feature {
 }
 
 impl Feature {
-    /// The options that make it.
+    /// The options that make it; the last one is the one without which nothing goes. Kept results may be refused to a peer that may wait for jobs.
     const fn options(self) -> &'static [&'static str] {
         match self {
             Self::Headers => &["headers"],
@@ -154,7 +154,6 @@ enum Known {
     Untried,
     Asked {
         answers_left: usize,
-        is_refused: bool,
     },
     Yes,
     No,
@@ -373,7 +372,6 @@ impl Connection {
                 }
                 *self.known_mut(feature) = Known::Asked {
                     answers_left: feature.options().len(),
-                    is_refused: false,
                 };
                 self.parked = Some(command);
             }
@@ -398,23 +396,17 @@ impl Connection {
         }
     }
 
-    /// One of the answers to a feature's options; the last one lets the parked command go.
+    /// One of the answers to a feature's options; the last one decides, and lets the parked command go.
     fn learn(&mut self, feature: Feature, is_known: bool) {
-        let Known::Asked {
-            answers_left,
-            is_refused,
-        } = self.known(feature)
-        else {
+        let Known::Asked { answers_left } = self.known(feature) else {
             return;
         };
-        let is_refused = is_refused || !is_known;
-        *self.known_mut(feature) = match (answers_left, is_refused) {
+        *self.known_mut(feature) = match (answers_left, is_known) {
             (2.., _) => Known::Asked {
                 answers_left: answers_left - 1,
-                is_refused,
             },
-            (_, true) => Known::No,
-            (_, false) => Known::Yes,
+            (_, false) => Known::No,
+            (_, true) => Known::Yes,
         };
         if answers_left < 2
             && let Some(command) = self.parked.take()

@@ -103,7 +103,8 @@ impl Acl {
         whom.any(|who| matches!(who, Who::Token(_)))
     }
 
-    /// Whether the peer may send this packet. Jobs are followed, finished and given back by whoever has their handles.
+    /// Whether the peer may send this packet. Jobs are finished and given back by whoever holds them; for following them see
+    /// [`may_follow`](Self::may_follow).
     pub(crate) fn allows(&self, peer: &Identity, request: &Request<'_>) -> bool {
         match *request {
             Request::Submit(ref submit) => self.grants(peer, Act::Submit(submit.function)),
@@ -129,6 +130,20 @@ impl Acl {
             | Request::SetClientId { .. }
             | Request::AllYours
             | Request::Option { .. } => true,
+        }
+    }
+
+    /// Whether the peer may hear how a job of this function goes and ends; without a function, any job. Handles are numbers in a row: whoever guesses one must
+    /// not get another's result.
+    pub(crate) fn may_follow(&self, peer: &Identity, function: Option<&[u8]>) -> bool {
+        if self.grants(peer, Act::Status) {
+            return true;
+        }
+        match function {
+            Some(function) => self.grants(peer, Act::Submit(function)),
+            None => self.rules.iter().any(|(who, grants)| {
+                who.is(peer) && grants.contains(&Grant::Submit(b"*".to_vec()))
+            }),
         }
     }
 

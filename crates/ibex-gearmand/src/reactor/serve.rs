@@ -243,13 +243,27 @@ fn ask(
             hub.server.grant_option(id, name);
             return false;
         }
-    } else if acl.allows(peer, request) {
+    } else if acl.allows(peer, request) && may_follow(hub, acl, peer, request) {
         return true;
     }
     shared.traffic.denied.fetch_add(1, Ordering::Relaxed);
     tracing::debug!(conn = id.0, "denied");
     hub.server.deny(id);
     false
+}
+
+/// Waiting for a job, and results that are kept, are for those who may.
+fn may_follow(hub: &Hub, acl: &Acl, peer: &Identity, request: &Request<'_>) -> bool {
+    if let Request::Attach { handle } = *request {
+        let job = hub.server.job(Instant::now(), handle);
+        return acl.may_follow(peer, job.as_ref().map(|job| &job.function[..]));
+    }
+    if let Request::Option { name } = *request
+        && name.eq_ignore_ascii_case(b"results")
+    {
+        return acl.may_follow(peer, None);
+    }
+    true
 }
 
 fn run_admin(

@@ -5,6 +5,7 @@
     reason = "tests stop at the first surprise"
 )]
 
+mod access;
 mod admin;
 mod clients;
 mod compat;
