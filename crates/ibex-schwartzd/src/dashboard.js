@@ -141,9 +141,9 @@ async function found() {
   const parts = Object.entries(query).filter(([, value]) => value).map(([name, value]) => name + "=" + path(value));
   const list = (await call("GET", "/v1/jobs?limit=100&" + parts.join("&"))).jobs;
   const rows = list.map((j) => [acts(jobLink(j.handle)), j.func, j.state, j.finished_at ? when(j.finished_at) : j.state === "blocked" ? "its turn" : when(j.run_after), j.uniqkey ?? j.coalesce,
-    (argument(j) ?? "").slice(0, 120),
+    (argument(j) ?? "").slice(0, 120) + (j.arg_cut ? "…" : ""),
     acts(j.finished_at && j.state !== "completed" && button("retry", () => retry(j.handle)), j.state === "scheduled" && button("run now", () => now(j.handle)),
-      !j.finished_at && j.state !== "grabbed" && button("edit", () => change(j), null), !j.finished_at && button("cancel", () => call("DELETE", "/v1/jobs/" + j.handle)))]);
+      !j.finished_at && j.state !== "grabbed" && button("edit", async () => change(await call("GET", "/v1/jobs/" + j.handle)), null), !j.finished_at && button("cancel", () => call("DELETE", "/v1/jobs/" + j.handle)))]);
   table("t-jobs", [["job"], ["function"], ["state"], ["time"], ["key"], ["argument"], [""]], rows, "No such job.");
   byId("more").hidden = list.length < 100 || list[0].finished_at;
   byId("more").onclick = () => search({ ...query, after: list[list.length - 1].handle }).catch((error) => say(error.message, "bad"));

@@ -174,6 +174,46 @@ fn a_job_is_changed_only_while_nobody_has_it() {
 }
 
 #[test]
+fn handles_that_name_no_job_here_are_refused_at_every_call() {
+    let case = Case::start(&[]);
+    let own = case.insert(&json!({"func": "H"}));
+    let (hash, _) = own.split_once('-').unwrap();
+    let lease = case.fetch("H", 0)[0]["lease"].clone();
+    let tried = [
+        (format!("{hash}-07"), 400),
+        (format!("{hash}-0"), 400),
+        (format!("{hash}-9223372036854775808"), 400),
+        (format!("{}-1", hash.to_uppercase()), 400),
+        (format!("{hash}-1%00"), 400),
+        (format!("{}-1", "0".repeat(32)), 404),
+        (format!("{hash}-9223372036854775807"), 404),
+    ];
+    for (handle, expected) in tried {
+        for (method, rest) in [
+            ("GET", ""),
+            ("DELETE", ""),
+            ("PATCH", ""),
+            ("POST", "/retry"),
+            ("POST", "/complete"),
+            ("POST", "/fail"),
+            ("POST", "/decline"),
+            ("POST", "/extend"),
+            ("POST", "/replace"),
+        ] {
+            let path = format!("/v1/jobs/{handle}{rest}");
+            let body = json!({"lease": lease, "delay": 1, "jobs": [{"func": "H"}]});
+            let (status, answer) = case.call(method, &path, &body);
+            // The lease is of another job, which is said before the job is looked for.
+            let is_right = status == expected || !rest.is_empty() && status == 400;
+            assert!(is_right, "{method} {path}: {status} {answer}");
+        }
+    }
+    let state = case.ok("GET", &format!("/v1/jobs/{own}"), &Value::Null);
+    assert_eq!(state["state"], "grabbed");
+    case.daemon.stop().unwrap();
+}
+
+#[test]
 fn each_token_opens_its_calls() {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str| {
