@@ -8,9 +8,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ibex_base::rng::Rng;
 use ibex_schwartz::{Database, GrabbedJob, RetryPolicy};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 
 /// What a client shows to touch a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,14 +70,35 @@ pub(crate) struct Held {
 
 type Key = (String, u64);
 
+/// What a stream has in hand.
+#[derive(Debug, Default)]
+pub(crate) struct Hand {
+    jobs: AtomicUsize,
+    freed: Notify,
+}
+
+impl Hand {
+    /// Jobs in hand.
+    pub(crate) fn jobs(&self) -> usize {
+        self.jobs.load(Ordering::Relaxed)
+    }
+
+    /// Returns when one of them went, or had gone since this was asked last. One caller at a time.
+    pub(crate) async fn freed(&self) {
+        self.freed.notified().await;
+    }
+}
+
 /// All leases that are out.
 #[derive(Debug)]
 pub(crate) struct Leases {
     held: Mutex<BTreeMap<Key, Held>>,
+    /// Of streams that asked to be told. Locked alone, or while `held` is.
+    hands: Mutex<BTreeMap<u64, Arc<Hand>>>,
     rng: Mutex<Rng>,
     next_stream: AtomicU64,
     /// Told when the last one is back.
-    pub(crate) returned: tokio::sync::Notify,
+    pub(crate) returned: Notify,
 }
 
 impl Held {
@@ -90,9 +112,10 @@ impl Leases {
     pub(crate) fn new(seed: u64) -> Self {
         Self {
             held: Mutex::default(),
+            hands: Mutex::default(),
             rng: Mutex::new(Rng::new(seed)),
             next_stream: AtomicU64::new(1),
-            returned: tokio::sync::Notify::new(),
+            returned: Notify::new(),
         }
     }
 
@@ -103,6 +126,30 @@ impl Leases {
     /// A name for a connection whose end gives its jobs back.
     pub(crate) fn new_stream(&self) -> u64 {
         self.next_stream.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// What a stream has in hand, counted from now until it ends.
+    pub(crate) fn hand(&self, stream: u64) -> Arc<Hand> {
+        Arc::clone(self.hands().entry(stream).or_default())
+    }
+
+    fn hands(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Arc<Hand>>> {
+        self.hands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A job is in a stream's hand.
+    fn took(&self, held: &Held) {
+        if let Some(hand) = held.stream.and_then(|id| self.hands().get(&id).cloned()) {
+            hand.jobs.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// It is no more.
+    fn let_go(&self, held: &Held) {
+        if let Some(hand) = held.stream.and_then(|id| self.hands().get(&id).cloned()) {
+            hand.jobs.fetch_sub(1, Ordering::Relaxed);
+            hand.freed.notify_one();
+        }
     }
 
     /// Notes a hand-out; the token goes to the client.
@@ -133,8 +180,11 @@ impl Leases {
             is_cancelled: false,
             policy: None,
         };
-        self.lock()
-            .insert((job.handle.database().to_owned(), job.job.jobid), held);
+        self.took(&held);
+        let key = (job.handle.database().to_owned(), job.job.jobid);
+        if let Some(before) = self.lock().insert(key, held) {
+            self.let_go(&before);
+        }
         Token {
             jobid: job.job.jobid,
             value: job.lease,
@@ -208,6 +258,9 @@ impl Leases {
     pub(crate) fn remove(&self, database: &str, jobid: u64) -> Option<Held> {
         let mut held = self.lock();
         let removed = held.remove(&(database.to_owned(), jobid));
+        if let Some(removed) = &removed {
+            self.let_go(removed);
+        }
         if held.is_empty() {
             self.returned.notify_waiters();
         }
@@ -233,7 +286,9 @@ impl Leases {
 
     /// Takes out those of a connection that ended.
     pub(crate) fn take_stream(&self, stream: u64) -> Vec<Held> {
-        self.take(|held| held.stream == Some(stream))
+        let taken = self.take(|held| held.stream == Some(stream));
+        self.hands().remove(&stream);
+        taken
     }
 
     /// Takes out those of a worker that said goodbye.
@@ -253,7 +308,10 @@ impl Leases {
             .filter(|(_, one)| wanted(one))
             .map(|(key, _)| key.clone())
             .collect();
-        let taken = keys.iter().filter_map(|key| held.remove(key)).collect();
+        let taken: Vec<Held> = keys.iter().filter_map(|key| held.remove(key)).collect();
+        for one in &taken {
+            self.let_go(one);
+        }
         if held.is_empty() {
             self.returned.notify_waiters();
         }
@@ -263,14 +321,6 @@ impl Leases {
     /// Leases out now.
     pub(crate) fn count(&self) -> usize {
         self.lock().len()
-    }
-
-    /// How many a stream has.
-    pub(crate) fn count_stream(&self, stream: u64) -> usize {
-        self.lock()
-            .values()
-            .filter(|held| held.stream == Some(stream))
-            .count()
     }
 
     /// How many each worker with a name has.

@@ -15,8 +15,8 @@ use tokio::sync::mpsc;
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Jobs one stream may have in hand.
 const PREFETCH_MAX: usize = 1000;
-/// How soon a finished job of a full stream is noticed.
-const ROOM_POLL: Duration = Duration::from_millis(20);
+/// How soon a worker that was told to be quiet and may go on does so, and a database that was away is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 impl App {
     pub(super) fn take(self: &Arc<Self>, request: &Request<Incoming>) -> Result<Reply, Refusal> {
@@ -61,10 +61,11 @@ impl App {
         worker: &str,
         lines: &mpsc::Sender<Bytes>,
     ) {
+        let hand = self.leases.hand(id);
         let mut last = Instant::now();
         let mut seen = last;
         while !self.hub.closing.is_cancelled() {
-            let room = want.max.saturating_sub(self.leases.count_stream(id));
+            let room = want.max.saturating_sub(hand.jobs());
             // One that was told to be quiet finishes what it has and gets nothing more.
             if room > 0 && self.orders.of(worker).is_none() {
                 let want = ibex_schwartz::Grab {
@@ -72,23 +73,34 @@ impl App {
                     ..want.clone()
                 };
                 let jobs = tokio::select! {
-                    jobs = self.hub.fetch(&want, last + HEARTBEAT) => jobs.unwrap_or_default(),
+                    jobs = self.hub.fetch(&want, last + HEARTBEAT) => match jobs {
+                        Ok(jobs) => jobs,
+                        Err(error) => {
+                            tracing::debug!(error = %error, "a stream waits for its database");
+                            tokio::time::sleep(ASK_AGAIN).await;
+                            Vec::new()
+                        }
+                    },
                     _ = self.orders.given(worker) => continue,
                     () = lines.closed() => return,
                 };
-                for job in jobs {
+                let mut jobs = jobs.into_iter();
+                while let Some(job) = jobs.next() {
                     let mut line = self
                         .hand_out(&job, worker, want.grab_for, Some(id))
                         .to_string();
                     line.push('\n');
                     if lines.send(Bytes::from(line)).await.is_err() {
+                        // Those that are out already are given back by the stream's end.
+                        self.hub.give_back(jobs.collect()).await;
                         return;
                     }
                     last = Instant::now();
                 }
             } else {
                 tokio::select! {
-                    () = tokio::time::sleep(ROOM_POLL) => {}
+                    () = hand.freed() => {}
+                    () = tokio::time::sleep(ASK_AGAIN) => {}
                     () = lines.closed() => return,
                 }
             }
