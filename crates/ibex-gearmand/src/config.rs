@@ -98,8 +98,8 @@ ibex_kit::config! {
         /// Functions there may be, known by a worker, a job or a command; 0 is no bound. Beyond: ERROR QUEUE_ERROR for new names. function_ttl forgets
         /// those out of use.
         live functions_max: u64 = 100_000,
-        /// Memory of jobs: workloads, and 160 bytes each; 0 is no bound. Beyond half of it, workloads that wait in a durable queue are in the store only; beyond
-        /// all of it: ERROR QUEUE_ERROR.
+        /// Memory of jobs: workloads, and 160 bytes each; 0 is no bound. Beyond half of it, workloads that wait in a durable queue are in the store only;
+        /// beyond all of it: ERROR QUEUE_ERROR.
         live memory_max: ByteSize = ByteSize::from_bytes(0),
         /// Results of background jobs are kept that long for clients with the option `results`, of durable jobs over restarts; 0s not at all; a job's own
         /// header wins.
