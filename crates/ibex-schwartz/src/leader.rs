@@ -149,3 +149,24 @@ pub(crate) async fn record(work: &mut Work<'_>, value: u64, jobids: &[u64]) -> R
     .await?;
     Ok(())
 }
+
+/// Whether one of our daemons gave out this lease, and notes what it gives out.
+pub(crate) async fn is_recorded(
+    work: &mut Work<'_>,
+    value: u64,
+    jobid: u64,
+) -> Result<bool, Error> {
+    let rows = work
+        .query(
+            "SELECT jobids FROM {p}sz_lease WHERE until_at = ?",
+            params![value],
+        )
+        .await?;
+    let jobid = jobid.to_string();
+    for row in &rows {
+        if row.get::<String>(0)?.split(',').any(|id| id == jobid) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

@@ -71,21 +71,24 @@ impl Database {
         Ok(!rows.is_empty())
     }
 
-    /// Asks the worker that has a job to stop; `false` when nobody has it now.
-    pub(crate) async fn stop_run(&self, jobid: u64) -> Result<bool, Error> {
+    /// Asks the worker that has a job to stop; `false` when nobody has it now, or only those who listen are wanted and it has no lease of a daemon.
+    pub(crate) async fn stop_run(&self, jobid: u64, only_daemons: bool) -> Result<bool, Error> {
         self.need_side().await?;
         let scope = self.scope();
         self.db()
             .await?
             .write(move |tx| {
                 let scope = scope.clone();
-                Box::pin(async move { wide::stop(&mut scope.on(tx), jobid).await })
+                Box::pin(async move { wide::stop(&mut scope.on(tx), jobid, only_daemons).await })
             })
             .await
     }
 
-    /// Whether the run under this lease was asked to stop.
-    pub(crate) async fn is_stopped(&self, jobid: u64, lease: u64) -> Result<bool, Error> {
+    /// Whether the run under this lease was asked to stop, see [`crate::Client::stop_run`].
+    ///
+    /// # Errors
+    /// What the database answers.
+    pub async fn is_stopped(&self, jobid: u64, lease: u64) -> Result<bool, Error> {
         if !self.has_side() {
             return Ok(false);
         }

@@ -28,7 +28,21 @@ impl Client {
     /// [`Error::NotFound`], and as [`Client::grab_handle`].
     pub async fn stop_run(&self, handle: &Handle) -> Result<bool, Error> {
         let database = self.of(handle)?;
-        database.judge(database.stop_run(handle.jobid()).await)
+        database.judge(database.stop_run(handle.jobid(), false).await)
+    }
+
+    /// As [`Client::stop_run`], but only of a worker that has the job through a daemon that records its leases ([`crate::Grab::record`]): such a
+    /// worker is known to listen. `false` for all others.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn stop_daemon_run(&self, handle: &Handle) -> Result<bool, Error> {
+        let database = self.of(handle)?;
+        database.db().await?;
+        if !database.has_side() {
+            return Ok(false);
+        }
+        database.judge(database.stop_run(handle.jobid(), true).await)
     }
 
     /// Makes a job that failed for good or was cancelled ready again, under its old handle and with all its runs before it.

@@ -6,7 +6,7 @@
 use super::place;
 use crate::database::{Database, Work};
 use crate::error::Error;
-use crate::leader::LostLease;
+use crate::leader::{self, LostLease};
 use bytes::Bytes;
 use ibex_sql::params;
 
@@ -60,8 +60,12 @@ pub(crate) async fn follow(
     Ok(())
 }
 
-/// Asks the run of a job to stop; `false` when nobody has it.
-pub(crate) async fn stop(work: &mut Work<'_>, jobid: u64) -> Result<bool, Error> {
+/// Asks the run of a job to stop; `false` when nobody has it, or, if that is asked for, nobody through a daemon.
+pub(crate) async fn stop(
+    work: &mut Work<'_>,
+    jobid: u64,
+    only_daemons: bool,
+) -> Result<bool, Error> {
     let lock = work.engine().pick("", " FOR UPDATE");
     let row = work
         .query_one(
@@ -73,7 +77,7 @@ pub(crate) async fn stop(work: &mut Work<'_>, jobid: u64) -> Result<bool, Error>
         return Err(Error::NotFound(jobid));
     };
     let (lease, now): (u64, u64) = (row.get(1)?, row.get(2)?);
-    if lease <= now {
+    if lease <= now || (only_daemons && !leader::is_recorded(work, lease, jobid).await?) {
         return Ok(false);
     }
     place::mark(work, jobid, row.get(0)?).await?;

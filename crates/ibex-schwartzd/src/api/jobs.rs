@@ -482,6 +482,12 @@ impl App {
             {
                 Ok(ok(&json!({ "state": "grabbed", "cancel_requested": true })))
             }
+            // The worker of another daemon hears of it with its next heartbeat there.
+            Err(ibex_schwartz::Error::Grabbed(_))
+                if self.client.stop_daemon_run(&handle).await? =>
+            {
+                Ok(ok(&json!({ "state": "grabbed", "cancel_requested": true })))
+            }
             Err(error) => Err(error.into()),
         }
     }

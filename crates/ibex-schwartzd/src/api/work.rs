@@ -464,6 +464,7 @@ impl App {
         } else {
             0
         };
+        let is_stopped = grab_for > 0 && database.is_stopped(handle.jobid(), value).await?;
         let is_complete = is_complete(&end);
         let outcome = database
             .finish_job_said(handle.jobid(), value, end, said)
@@ -472,7 +473,7 @@ impl App {
             let cancel = self
                 .leases
                 .extended(handle.database(), handle.jobid(), until, grab_for);
-            return Ok((Finished::Extended(until), cancel));
+            return Ok((Finished::Extended(until), cancel || is_stopped));
         }
         let finished = self.settled(handle, held.as_ref(), outcome, is_complete)?;
         Ok((finished, false))

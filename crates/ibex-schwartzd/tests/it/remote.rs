@@ -265,3 +265,36 @@ async fn arguments_sealed_by_their_producer_pass_a_daemon_unread() {
     assert_eq!(status["result"], json!({"answer": 42}));
     case.daemon.stop().unwrap();
 }
+
+/// A run is asked to stop through any daemon; of what is not known to listen, nothing is asked.
+#[test]
+fn a_cancel_at_one_daemon_reaches_the_worker_of_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", dir.path().join("both.db").display());
+    let one = Case::start(&[("store.url", &url)]);
+    let other = Case::start(&[("store.url", &url)]);
+    let handle = one.insert(&json!({"func": "C"}));
+    let taken = &one.fetch("C", 60_000)[0];
+    let path = format!("/v1/jobs/{handle}");
+    let extended = one.finish(taken, "extend", json!({"grab_for": 100}));
+    assert_eq!((extended.0, &extended.1["cancel"]), (200, &json!(false)));
+    let asked = other.ok("DELETE", &path, &Value::Null);
+    assert_eq!(asked["cancel_requested"], true);
+    for _ in 0..2 {
+        let extended = one.finish(taken, "extend", json!({"grab_for": 100}));
+        assert_eq!((extended.0, &extended.1["cancel"]), (200, &json!(true)));
+    }
+    one.finish(taken, "decline", json!({}));
+    let again = &one.fetch("C", 60_000)[0];
+    let extended = one.finish(again, "extend", json!({"grab_for": 100}));
+    assert_eq!(extended.1["cancel"], false, "another run");
+    one.finish(again, "complete", json!({}));
+    let silent = Case::start(&[("store.url", &url), ("count_lost", "false")]);
+    let handle = silent.insert(&json!({"func": "C"}));
+    assert_eq!(silent.fetch("C", 60_000).len(), 1);
+    let path = format!("/v1/jobs/{handle}");
+    assert_eq!(other.call("DELETE", &path, &Value::Null).0, 409);
+    for case in [one, other, silent] {
+        case.daemon.stop().unwrap();
+    }
+}
