@@ -278,6 +278,8 @@ impl Sim {
             .rng
             .pick(&[1, 49, 50, 999, 1000, 3000, 20_000])
             .unwrap();
+        // A shell ends its batch before it waits.
+        self.settle();
         self.note(format_args!("pass {ms} ms"));
         self.now += Duration::from_millis(ms);
         self.clock_ms += ms;
