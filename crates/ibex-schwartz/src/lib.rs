@@ -26,8 +26,9 @@
 //! dies loses its lease, and the job comes back. Every finish is conditional on the lease, so a worker that was late changes
 //! nothing of what another does with the job meanwhile.
 //!
-//! It is apart from the daemon because programs use it directly, without any server but the database. It does not speak HTTP, and
-//! it spawns nothing that outlives a call, except what [`Worker::run`] awaits.
+//! It is apart from the daemon because programs use it directly, without any server but the database. [`Handler`] is how work is written as a
+//! type; [`Remote`] takes the place of a [`Client`] where a daemon stands between. It spawns nothing that outlives a call, except what
+//! [`Worker::run`] awaits and the connections a [`Remote`] keeps.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -103,3 +104,8 @@ pub use worker::{FunctionOptions, JobContext, Outcome, Source, Worker};
 /// A client by the library's own name: `Schwartz::builder().db(url).build()`.
 pub type Schwartz = Client;
 pub use workers::{KnownWorker, SeenWorker, WORKER_DEAD_SECONDS};
+
+/// The readme's program, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
