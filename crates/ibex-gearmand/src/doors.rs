@@ -230,6 +230,7 @@ async fn accept_http(
             biased;
             accepted = listener.accept() => accepted,
             () = until.cancelled() => return,
+            () = shared.doors_closed.cancelled() => return,
         };
         match accepted {
             Ok((stream, addr)) => {

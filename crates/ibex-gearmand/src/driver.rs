@@ -10,6 +10,7 @@ use ibex_gearman_core::{ConnId, JobId, JobServer, Output, Reply};
 use ibex_gearman_proto::Decoder;
 use ibex_kit::{Kit, Listener};
 use mio::Waker;
+use tokio_util::sync::CancellationToken;
 
 use crate::acl::Acl;
 use crate::conn::Socket;
@@ -148,6 +149,8 @@ pub(crate) struct Shared {
     pub(crate) is_queue_lost: AtomicBool,
     /// Listening sockets are to be closed, connections served on.
     pub(crate) is_closing_doors: AtomicBool,
+    /// The same for the HTTP front, whose doors are tasks.
+    pub(crate) doors_closed: CancellationToken,
     pub(crate) kit: Kit,
 }
 
@@ -174,6 +177,7 @@ impl Shared {
             is_stopping: AtomicBool::new(false),
             is_queue_lost: AtomicBool::new(false),
             is_closing_doors: AtomicBool::new(false),
+            doors_closed: CancellationToken::new(),
             kit,
         }
     }

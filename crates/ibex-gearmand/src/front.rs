@@ -19,7 +19,7 @@ use std::future::Future as _;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd as _;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
@@ -48,6 +48,8 @@ use crate::stall::Unstalled;
 
 /// Longest TLS handshake, as at the other listeners.
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long answers that are on their way may take once the daemon stops.
+const ANSWER_TIME: Duration = Duration::from_millis(500);
 /// Longest `X-Gearman-Timeout`.
 const TIMEOUT_SECONDS_MAX: u64 = 86_400;
 /// What callers are told to wait when the queue is full.
@@ -264,30 +266,26 @@ pub(crate) async fn serve(shared: Arc<Shared>, stream: TcpStream, addr: SocketAd
         // The connection works without; it may be gone already.
         tracing::debug!(error = %error, "socket options");
     }
-    let stopping = shared.kit.draining();
-    let serving = async {
-        match shared.tls.as_ref().filter(|_| is_tls) {
-            None => talk(&shared, stream, Caller { peer, name: None }).await,
-            Some(tls) => {
-                let accepting = TlsAcceptor::from(tls.current()).accept(stream);
-                let Ok(Ok(stream)) = timeout(HANDSHAKE_TIME_MAX, accepting).await else {
-                    let failed = &shared.traffic.handshakes_failed;
-                    failed.fetch_add(1, Ordering::Relaxed);
-                    return;
-                };
-                let certificates = stream.get_ref().1.peer_certificates();
-                let certificate = certificates.and_then(|chain| chain.first());
-                let name = certificate
-                    .and_then(|certificate| ibex_tls::common_name(certificate))
-                    .map(<[u8]>::to_vec);
-                talk(&shared, stream, Caller { peer, name }).await;
-            }
-        }
+    let Some(tls) = shared.tls.as_ref().filter(|_| is_tls) else {
+        return talk(&shared, stream, Caller { peer, name: None }).await;
     };
-    tokio::select! {
-        () = serving => {}
-        () = stopping.cancelled() => {}
-    }
+    let stopping = shared.kit.draining();
+    let accepting = TlsAcceptor::from(tls.current()).accept(stream);
+    let accepted = tokio::select! {
+        accepted = timeout(HANDSHAKE_TIME_MAX, accepting) => accepted,
+        () = stopping.cancelled() => return,
+    };
+    let Ok(Ok(stream)) = accepted else {
+        let failed = &shared.traffic.handshakes_failed;
+        failed.fetch_add(1, Ordering::Relaxed);
+        return;
+    };
+    let certificates = stream.get_ref().1.peer_certificates();
+    let certificate = certificates.and_then(|chain| chain.first());
+    let name = certificate
+        .and_then(|certificate| ibex_tls::common_name(certificate))
+        .map(<[u8]>::to_vec);
+    talk(&shared, stream, Caller { peer, name }).await;
 }
 
 async fn talk<S>(shared: &Arc<Shared>, stream: S, caller: Caller)
@@ -307,8 +305,17 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(patience);
     let stream = Unstalled::new(stream, Arc::clone(shared), patience);
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = connection.await {
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let stopping = shared.kit.draining();
+    let outcome = tokio::select! {
+        outcome = connection.as_mut() => outcome,
+        () = stopping.cancelled() => {
+            // What has an answer gets it; who waits for a job does not hold up the end.
+            connection.as_mut().graceful_shutdown();
+            timeout(ANSWER_TIME, connection).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = outcome {
         tracing::debug!(peer = ?addr, error = %error, "connection ended");
     }
 }

@@ -399,6 +399,7 @@ pub(crate) fn close_gracefully(shared: &Shared) {
         return;
     }
     tracing::info!("closing gracefully");
+    shared.doors_closed.cancel();
     shared.wake_all();
 }
 

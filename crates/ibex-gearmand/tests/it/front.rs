@@ -461,3 +461,41 @@ fn parts_end_with_the_callers_time() {
     );
     daemon.stop().unwrap();
 }
+
+#[test]
+fn a_graceful_close_takes_no_more_callers_and_answers_those_it_has() {
+    let mut daemon = start(&[]);
+    let addr = daemon.addr("gearman_http").unwrap();
+    let asking = ask(addr, post("last", "x"));
+    let (mut worker, packet) = taken(&daemon, b"last");
+    daemon.signal(Signal::USR1).unwrap();
+    for addr in [addr, daemon.addr("gearman").unwrap()] {
+        wait::until_true("the address to close", || TcpStream::connect(addr).is_err()).unwrap();
+    }
+    worker.send(Request::WorkComplete {
+        handle: handle_in(&packet).as_bytes(),
+        data: b"done",
+    });
+    let answer = asking.join().unwrap();
+    assert_eq!((answer.status, &answer.body[..]), (200, &b"done"[..]));
+    let status = daemon.wait_exit(wait::PATIENCE).unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn callers_that_wait_do_not_hold_up_the_stop() {
+    let daemon = start(&[]);
+    let mut caller = TcpStream::connect(daemon.addr("gearman_http").unwrap()).unwrap();
+    caller
+        .write_all(b"GET /never HTTP/1.1\r\nHost: h\r\n\r\n")
+        .unwrap();
+    let mut operator = Wire::connect(daemon.addr("gearman").unwrap());
+    wait::until_true("the job to wait", || {
+        operator.list("status") == ["never\\t1\\t0\\t0"]
+    })
+    .unwrap();
+    daemon.stop().unwrap();
+    let mut answer = Vec::new();
+    let _cut = caller.read_to_end(&mut answer);
+    assert!(answer.is_empty(), "{}", answer.escape_ascii());
+}
