@@ -183,3 +183,47 @@ async fn a_repetition_is_known_at_every_client_of_several_databases() {
         ));
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_is_kept_for_a_day_and_then_cleaned_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let client = crate::file_client(&dir).await;
+    client.hold_clock(1_800_000_000);
+    let job = || vec![Job::new("Kept", "x")];
+    let first = once(&client, "k", "b", job(), true).await;
+    assert!(matches!(first, Once::First(..)));
+    client.advance_clock(std::time::Duration::from_secs(86_400));
+    assert!(matches!(
+        once(&client, "k", "b", job(), true).await,
+        Once::Again(_)
+    ));
+    client.advance_clock(std::time::Duration::from_secs(1));
+    let later = once(&client, "k", "other", job(), true).await;
+    assert!(matches!(later, Once::First(..)), "{later:?}");
+    assert_eq!(grab(&client, "Kept", 10).await.len(), 2);
+    client
+        .note_workers(
+            "d",
+            &[SeenWorker {
+                id: "w".to_owned(),
+                funcs: Vec::new(),
+                running: 0,
+                age: 0,
+            }],
+        )
+        .await
+        .unwrap();
+    client.advance_clock(std::time::Duration::from_secs(86_402));
+    let database = &client.databases()[0];
+    while client.clean(database).await.unwrap() > 0 {}
+    let db = database.db().await.unwrap();
+    for table in ["sz_once", "sz_worker"] {
+        let rows = db
+            .query_one(format!("SELECT COUNT(*) FROM {table}"), ibex_sql::params![])
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(rows.get::<u64>(0).unwrap(), 0, "{table}");
+    }
+    client.close().await.unwrap();
+}
