@@ -296,25 +296,35 @@ pub(crate) async fn stirred(app: Arc<App>) {
 pub(crate) async fn depths(app: Arc<App>) {
     loop {
         let started = Instant::now();
-        count(&app).await;
+        if let Err(error) = count(&app).await {
+            tracing::debug!(error = %error, "depths cannot be counted now");
+        }
         tokio::time::sleep(DEPTHS_EVERY.max(started.elapsed() * DEPTHS_SHARE)).await;
     }
 }
 
-/// Counts all functions of every database that answers; what is not counted keeps its last figures.
-pub(crate) async fn count(app: &App) {
-    let mut by_db = Vec::new();
+/// Counts all functions of every database that answers, for the metrics and the pages; what is not counted keeps its last figures in the metrics.
+///
+/// # Errors
+/// The last database's, when none answers.
+pub(crate) async fn count(app: &App) -> Result<Arc<Vec<FuncCount>>, Error> {
+    let (mut by_db, mut last) = (Vec::new(), None);
     for (place, database) in app.client.databases().iter().enumerate() {
         match app.client.counts_of(database).await {
             Ok(counts) => by_db.push((place, counts)),
-            Err(error) => tracing::debug!(error = %error, "depths cannot be counted now"),
+            Err(error) => last = Some(error),
         }
     }
-    app.metrics.depths(&by_db);
-    if !by_db.is_empty() {
-        let counts = by_db.into_iter().flat_map(|(_, counts)| counts);
-        app.depths.store(Arc::new(FuncCount::sum(counts)));
+    match last {
+        Some(error) if by_db.is_empty() => return Err(error),
+        Some(error) => tracing::debug!(error = %error, "a database cannot be counted now"),
+        None => {}
     }
+    app.metrics.depths(&by_db);
+    let counts = by_db.into_iter().flat_map(|(_, counts)| counts);
+    let counts = Arc::new(FuncCount::sum(counts));
+    app.depths.store(Arc::clone(&counts));
+    Ok(counts)
 }
 
 /// Datagrams that say that others inserted; what they hold does not matter.

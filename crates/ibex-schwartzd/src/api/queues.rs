@@ -8,7 +8,6 @@ use hyper::body::Incoming;
 use ibex_schwartz::Error;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// Failures of one answer.
 const ERRORS_MAX: u32 = 1000;
@@ -19,9 +18,9 @@ const WORKERS_MAX: u32 = 10_000;
 impl App {
     pub(super) async fn funcs(&self) -> Result<Reply, Refusal> {
         // Asked now, so that a caller sees what it has just done.
-        let counts = self.client.counts().await?;
+        let counts = crate::upkeep::count(self).await?;
         let mut funcs = Vec::with_capacity(counts.len());
-        for count in &counts {
+        for count in counts.iter() {
             let settings = self.client.func_settings(&count.funcname).await?;
             let since = self.metrics.since(&count.funcname);
             funcs.push(json!({
@@ -34,7 +33,6 @@ impl App {
                 },
             }));
         }
-        self.depths.store(Arc::new(counts));
         let up = self.started.elapsed().as_secs();
         Ok(ok(&json!({ "funcs": funcs, "up_seconds": up })))
     }

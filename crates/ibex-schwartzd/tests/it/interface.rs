@@ -378,6 +378,8 @@ fn the_metrics_have_the_names_they_are_agreed_by() {
         assert_eq!(case.finish(&job, "fail", end).0, 200);
     }
     until_true("the depths to be counted", || {
+        // Asking counts them, too.
+        case.ok("GET", "/v1/funcs", &Value::Null);
         case.daemon
             .metric("schwartz_queue_ready{func=\"other\",db=\"0\"}")
             .unwrap_or(0.0)
