@@ -110,6 +110,8 @@ pub(crate) struct Traffic {
     pub(crate) slow_closed: AtomicU64,
     pub(crate) handshakes_failed: AtomicU64,
     pub(crate) denied: AtomicU64,
+    pub(crate) http_requests: AtomicU64,
+    pub(crate) http_failures: AtomicU64,
     pub(crate) open: AtomicUsize,
 }
 

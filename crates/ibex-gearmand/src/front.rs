@@ -326,6 +326,11 @@ async fn answer(shared: &Arc<Shared>, caller: &Caller, request: Request<Incoming
         Ok(answer) => answer,
         Err(status) => plain(status, b""),
     };
+    let traffic = &shared.traffic;
+    traffic.http_requests.fetch_add(1, Ordering::Relaxed);
+    if answer.status().is_server_error() {
+        traffic.http_failures.fetch_add(1, Ordering::Relaxed);
+    }
     let headers = answer.headers_mut();
     if let Ok(server) = HeaderValue::from_str(&format!("Gearman/{COMPATIBLE_VERSION}")) {
         headers.insert(header::SERVER, server);

@@ -44,7 +44,7 @@ struct Snapshot {
     workload_bytes: u64,
     away: Away,
     /// Name, help and value of what only grows.
-    traffic: [(&'static str, &'static str, u64); 8],
+    traffic: [(&'static str, &'static str, u64); 10],
     results: usize,
     results_bytes: usize,
     open: u64,
@@ -259,7 +259,7 @@ fn write_jobs(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::
     )
 }
 
-fn traffic(shared: &Shared) -> [(&'static str, &'static str, u64); 8] {
+fn traffic(shared: &Shared) -> [(&'static str, &'static str, u64); 10] {
     let t = &shared.traffic;
     let read = |value: &std::sync::atomic::AtomicU64| value.load(Ordering::Relaxed);
     [
@@ -292,6 +292,16 @@ fn traffic(shared: &Shared) -> [(&'static str, &'static str, u64); 8] {
             "gearmand_requests_denied",
             "Packets and commands that the access rules refuse",
             read(&t.denied),
+        ),
+        (
+            "gearmand_http_requests",
+            "Requests that the HTTP front has answered",
+            read(&t.http_requests),
+        ),
+        (
+            "gearmand_http_failures",
+            "Those answered with 500 or more: a job failed, was not ended in time or not accepted",
+            read(&t.http_failures),
         ),
         (
             "gearmand_received_bytes",

@@ -194,12 +194,15 @@ fn what_cannot_be_done_is_said() {
         .send(addr)
         .unwrap();
     assert_eq!((full.status, full.header("retry-after")), (503, Some("1")));
-    assert!(
-        daemon
-            .metric("ibex_gearmand_requests_denied_total")
-            .unwrap()
-            >= 1.0
-    );
+    for (metric, least) in [
+        ("ibex_gearmand_requests_denied_total", 1.0),
+        ("ibex_gearmand_http_requests_total", 12.0),
+        // Over its time, and the queue full.
+        ("ibex_gearmand_http_failures_total", 2.0),
+    ] {
+        let counted = daemon.metric(metric).unwrap();
+        assert!(counted >= least, "{metric}: {counted}");
+    }
     daemon.stop().unwrap();
 }
 
