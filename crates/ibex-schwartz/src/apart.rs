@@ -3,6 +3,7 @@
 //! Apart from the client's own questions, which go to all of them.
 
 use crate::client::Client;
+use crate::crypt::Keys;
 use crate::database::Database;
 use crate::error::Error;
 use crate::handle::Handle;
@@ -31,7 +32,7 @@ impl Client {
 }
 
 impl Client {
-    /// The argument of a job that is over and kept; `None` when nothing is kept of it.
+    /// The argument of a job that is over and kept; `None` when nothing is kept of it, or it is encrypted with a key that is not here.
     ///
     /// # Errors
     /// [`Error::ForeignHandle`], and what the database answers.
@@ -48,10 +49,22 @@ impl Database {
             return Ok(None);
         }
         let rows = self
-            .query("SELECT arg FROM {p}sz_done WHERE jobid = ?", params![jobid])
+            .query(
+                "SELECT arg, funcid FROM {p}sz_done WHERE jobid = ?",
+                params![jobid],
+            )
             .await?;
-        let arg = rows.first().map(|row| row.get::<Option<Bytes>>(0));
-        Ok(arg.transpose()?.flatten())
+        let Some(row) = rows.first() else {
+            return Ok(None);
+        };
+        let Some(arg) = row.get::<Option<Bytes>>(0)? else {
+            return Ok(None);
+        };
+        if !Keys::is_sealed(&arg) {
+            return Ok(Some(arg));
+        }
+        let func = self.funcname(row.get(1)?).await?.unwrap_or_default();
+        Ok(self.keys().and_then(|keys| keys.open(&func, &arg)))
     }
 }
 

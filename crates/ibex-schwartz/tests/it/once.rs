@@ -2,7 +2,9 @@
 //! databases.
 
 use crate::suite::{grab, one};
-use ibex_schwartz::{Client, Finish, FuncCount, Inserted, Job, Once, RetryPolicy, SeenWorker};
+use ibex_schwartz::{
+    Client, Finish, FuncCount, Inserted, Job, Keys, Once, RetryPolicy, SeenWorker,
+};
 
 pub(crate) async fn suite(client: &Client) {
     repetitions(client).await;
@@ -226,4 +228,25 @@ async fn an_answer_is_kept_for_a_day_and_then_cleaned_away() {
         assert_eq!(rows.get::<u64>(0).unwrap(), 0, "{table}");
     }
     client.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_encrypted_argument_of_a_job_that_is_over_is_read_with_its_key_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = crate::file_url(&dir, "sealed.db");
+    let keys = Keys::parse("k AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n").unwrap();
+    let knows = Client::builder().db(&url).keys(keys).build().await.unwrap();
+    let ignorant = Client::open([url]).await.unwrap();
+    let jobs = vec![Job::new("Sealed", "secret")];
+    let first = once(&knows, "k", "b", jobs, true).await;
+    let Once::First(_, outcomes) = first else {
+        panic!("{first:?}");
+    };
+    let handle = outcomes[0].handle().unwrap();
+    knows.cancel(handle).await.unwrap();
+    assert_eq!(
+        knows.ended_arg(handle).await.unwrap().as_deref(),
+        Some(b"secret".as_slice())
+    );
+    assert_eq!(ignorant.ended_arg(handle).await.unwrap(), None);
 }
