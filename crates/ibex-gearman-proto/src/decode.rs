@@ -2,7 +2,7 @@
 //!
 //! Stateless: the caller keeps the unread bytes and drops what was consumed. A malformed message is either refused (an ERROR packet, the connection
 //! goes on) or fatal
-//! (at most one last answer, then close); the table is §2.4 of the specification and `docs/gearman/protocol.md`. Nothing is ever allocated for
+//! (at most one last answer, then close); the table is in `docs/gearman/failure-modes.md`, "Hostile input, row by row". Nothing is ever allocated for
 //! announced lengths.
 
 use bytes::BufMut;

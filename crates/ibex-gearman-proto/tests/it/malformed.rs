@@ -1,4 +1,4 @@
-//! The table of malformed input, row by row (`docs/gearman/protocol.md`, "Malformed input").
+//! The table of malformed input, row by row (`docs/gearman/failure-modes.md`, "Hostile input, row by row").
 
 use ibex_gearman_proto::{
     AdminCommand, Decoder, Incoming, ParseError, Refusal, Request, Step, kind, limits,
