@@ -21,6 +21,9 @@ pub struct Args {
     /// Seconds a database that failed is left alone.
     #[arg(long, value_name = "SECONDS")]
     retry_seconds: Option<u32>,
+    /// File with the bearer token that opens every call.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<String>,
     /// Gearman job server to wake Perl workers by; may be repeated.
     #[arg(long, value_name = "ADDR")]
     poke_gearman: Vec<String>,
@@ -54,6 +57,9 @@ impl DaemonArgs for Args {
         }
         if let Some(seconds) = self.retry_seconds {
             settings.push(("retry_after".to_owned(), format!("{seconds}s").into()));
+        }
+        if let Some(file) = &self.token_file {
+            settings.push(("token_file".to_owned(), file.as_str().into()));
         }
         for (key, values) in [
             ("poke_gearman", &self.poke_gearman),

@@ -427,7 +427,16 @@ fn with_a_token_nobody_comes_in_without() {
     let file = dir.path().join("token");
     std::fs::write(&file, "open sesame\n").unwrap();
     std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-    let case = Case::start(&[("token_file", file.to_str().unwrap())]);
+    let url = format!("sqlite:{}", dir.path().join("jobs.db").display());
+    let daemon = ibex_testkit::Daemon::builder("ibex-schwartzd")
+        .arg("--db")
+        .arg(&url)
+        .arg("--token-file")
+        .arg(&file)
+        .start()
+        .unwrap();
+    let addr = daemon.addr("schwartz").unwrap();
+    let case = Case { daemon, addr, dir };
     assert_eq!(case.call("GET", "/v1/funcs", &Value::Null).0, 401);
     let with = |token: &str| {
         send(
