@@ -88,7 +88,7 @@ pub use hooks::Hooks;
 pub use insert::Inserted;
 pub use job::{Job, StoredJob, When, limits};
 pub use leader::{Lost, LostLease};
-pub use list::{Change, Failure, FuncCount, Query, State, Status};
+pub use list::{Attempt, Change, Failure, FuncCount, Query, State, Status};
 pub use once::Once;
 pub use options::{Concurrency, Merge, OnDeath, OnFail, Parent, Rate, Unique, UniqueBy};
 pub use pause::PARKED;

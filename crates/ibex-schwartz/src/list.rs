@@ -79,6 +79,17 @@ pub struct Failure {
     pub funcid: u32,
 }
 
+/// A failed run as our own table has it, which is not cleaned while the job is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// Which run it was, from 1.
+    pub number: u32,
+    /// Epoch seconds.
+    pub ended_at: u64,
+    /// What it said, at most 65,536 characters.
+    pub message: String,
+}
+
 /// What is known of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
@@ -88,6 +99,8 @@ pub struct Status {
     pub exit_status: Option<u16>,
     /// Failed runs, oldest first; their texts in full where our own tables are.
     pub failures: Vec<Failure>,
+    /// Failed runs by number; those of Perl workers are among the failures only.
+    pub attempts: Vec<Attempt>,
     /// Failed runs before the job was brought back by hand: epoch seconds and texts, oldest first. They count no more.
     pub past: Vec<(u64, String)>,
     /// What is kept of a job that failed for good or was cancelled.
@@ -233,7 +246,14 @@ impl Database {
             .await?;
         let mut failures = self.failures_of(jobid).await?;
         let texts = self.texts(jobid).await?;
-        with_texts(&mut failures, texts);
+        with_texts(&mut failures, &texts);
+        let attempts = texts
+            .into_iter()
+            .map(|(number, ended_at, message)| Attempt {
+                number,
+                ended_at,
+                message,
+            });
         let exit_status = exit
             .first()
             .and_then(|row| row.get::<Option<u16>>(0).ok())
@@ -245,6 +265,7 @@ impl Database {
         Ok(Status {
             exit_status,
             failures,
+            attempts: attempts.collect(),
             past: self.past(jobid).await?,
             ended: self.ended(jobid).await?,
             // Plain jobs carry nothing, and nothing is looked for.
@@ -513,11 +534,11 @@ impl Database {
 }
 
 /// Gives failures their full texts.
-pub(crate) fn with_texts(failures: &mut [Failure], texts: Vec<(u32, u64, String)>) {
+pub(crate) fn with_texts(failures: &mut [Failure], texts: &[(u32, u64, String)]) {
     // The newest errors belong to the newest texts; older ones may have been cleaned, or be of a Perl worker.
-    for (failure, (_, time, message)) in failures.iter_mut().rev().zip(texts.into_iter().rev()) {
-        if failure.time == time && message.starts_with(failure.message.trim_end()) {
-            failure.message = message;
+    for (failure, (_, time, message)) in failures.iter_mut().rev().zip(texts.iter().rev()) {
+        if failure.time == *time && message.starts_with(failure.message.trim_end()) {
+            failure.message.clone_from(message);
         }
     }
 }

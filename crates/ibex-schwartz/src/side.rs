@@ -288,7 +288,7 @@ async fn bygone(work: &mut Work<'_>, jobid: u64) -> Result<(), Error> {
     }
     // Errors are cleaned after a week; then the texts are all there is.
     let mut past: Vec<(u64, String)> = if failures.len() >= texts.len() {
-        list::with_texts(&mut failures, texts);
+        list::with_texts(&mut failures, &texts);
         failures
             .into_iter()
             .map(|failure| (failure.time, failure.message))

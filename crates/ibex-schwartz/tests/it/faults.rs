@@ -450,6 +450,10 @@ async fn runs_are_counted_when_the_errors_are_cleaned_away() {
         job.finish(fail).await.unwrap();
         client.advance_clock(Duration::from_secs(9 * 86_400));
         while client.clean(&client.databases()[0]).await.unwrap() > 0 {}
+        let status = client.status(&handle).await.unwrap();
+        let runs: Vec<u32> = status.attempts.iter().map(|run| run.number).collect();
+        assert_eq!(runs, (1..=attempt).collect::<Vec<_>>());
+        assert!(status.failures.is_empty(), "cleaned after a week");
     }
     assert!(
         !client.is_pending(&handle).await.unwrap(),

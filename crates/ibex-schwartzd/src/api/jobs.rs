@@ -7,7 +7,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use hyper::body::Incoming;
-use ibex_schwartz::{Change, Handle, Inserted, Job, Query, State, StoredJob, When, storable};
+use ibex_schwartz::{
+    Change, Handle, Inserted, Job, Query, State, Status, StoredJob, When, storable,
+};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -175,6 +177,19 @@ fn argument_cut(job: &StoredJob, into: &mut Map<String, Value>) {
     }
     let format = if is_text { "text" } else { "bytes" };
     into.insert("format".to_owned(), format.into());
+}
+
+/// Which run it is, and the failed ones before it.
+fn runs_out(status: &Status, is_running: bool, out: &mut Map<String, Value>) {
+    // Errors are cleaned after a week, and runs of Perl workers are nowhere else.
+    let recorded = status.attempts.last().map_or(0, |run| run.number);
+    let failed = recorded.max(u32::try_from(status.failures.len()).unwrap_or(u32::MAX));
+    let attempt = failed.saturating_add(u32::from(is_running));
+    out.insert("attempt".to_owned(), attempt.into());
+    let attempts = status.attempts.iter().map(
+        |run| json!({ "attempt": run.number, "ended_at": run.ended_at, "message": run.message }),
+    );
+    out.insert("attempts".to_owned(), attempts.collect::<Vec<_>>().into());
 }
 
 /// Bytes of each argument of a page, so that all together are at most [`PAGE_ARG_BYTES`].
@@ -371,10 +386,7 @@ impl App {
             }
         }
         out.insert("state".to_owned(), state.into());
-        out.insert(
-            "attempt".to_owned(),
-            (failures.len() + usize::from(state == "grabbed")).into(),
-        );
+        runs_out(&status, state == "grabbed", &mut out);
         out.insert(
             "grabbed_until".to_owned(),
             status

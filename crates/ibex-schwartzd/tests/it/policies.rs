@@ -26,7 +26,12 @@ fn a_run_that_takes_too_long_has_failed_whatever_its_worker_says() {
     .unwrap();
     let second = &case.fetch("Slow", 60_000)[0];
     assert_eq!(second["attempt"], 2);
-    assert_eq!(status(&case, second)["failures"][0]["message"], "timeout");
+    let shown = status(&case, second);
+    assert_eq!(shown["failures"][0]["message"], "timeout");
+    assert_eq!(
+        (&shown["attempt"], &shown["attempts"][0]["message"]),
+        (&json!(2), &json!("timeout"))
+    );
     let (code, answer) = case.finish(second, "fail", json!({"message": "by itself"}));
     let now = second["lease_expires"].as_u64().unwrap() - 60;
     let wait = answer["run_after"].as_u64().unwrap() - now;
