@@ -8,12 +8,20 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use ibex_testkit::http::Request;
 use ibex_testkit::mariadb::Server;
 use ibex_testkit::{Daemon, daemon, wait};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+/// A machine with other work to do takes its time to start a server.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn until_true(what: &str, condition: impl Fn() -> bool) {
+    wait::until(PATIENCE, what, || condition().then_some(())).unwrap();
+}
 
 fn kills() -> usize {
     std::env::var("IBEX_KILLS")
@@ -57,7 +65,7 @@ impl Seen {
             .filter(|answer| (200..300).contains(&answer.status));
         if answer.is_none() {
             // Away: nobody gains from asking as fast as it goes.
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            std::thread::sleep(Duration::from_millis(10));
         }
         serde_json::from_slice(&answer?.body).ok()
     }
@@ -95,7 +103,7 @@ impl Seen {
     fn wait_finished(&self, more: usize) {
         let done = || self.finished.lock().unwrap().len();
         let before = done();
-        wait::until_true("jobs to be finished", || done() >= before + more).unwrap();
+        until_true("jobs to be finished", || done() >= before + more);
     }
 }
 
@@ -182,14 +190,35 @@ impl Drop for StopAtEnd<'_> {
     }
 }
 
+/// Processes that end with the test, however it ends.
+struct Workers(Vec<Child>);
+
+impl Workers {
+    fn kill(&mut self, index: usize) {
+        self.0[index].kill().unwrap();
+        self.0[index].wait().unwrap();
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        for worker in &mut self.0 {
+            if let Err(error) = worker.kill().and_then(|()| worker.wait().map(drop)) {
+                eprintln!("a worker stays: {error}");
+            }
+        }
+    }
+}
+
 /// A worker of the command line that notes each run: job and who runs it.
-fn worker(dir: &Path, place: &[&str]) -> Child {
+fn worker(dir: &Path, place: &[&str], number: usize) -> Child {
     Command::new(daemon::binary("ibex").unwrap())
         .arg("schwartz")
         .args(place)
         .args(["work", "--func", "K", "--grab-for", "2", "--poll", "1"])
         .args(["--max-retries", "1000", "--exec"])
-        .arg("echo \"$SCHWARTZ_JOBID $PPID\" >> runs; sleep 0.0$((SCHWARTZ_JOBID % 7))")
+        .env("WORKER", number.to_string())
+        .arg("echo \"$SCHWARTZ_JOBID $WORKER\" >> runs; sleep 0.0$((SCHWARTZ_JOBID % 7))")
         .current_dir(dir)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -203,33 +232,33 @@ fn kill_workers(dir: &Path, place: &[&str], insert: impl Fn(), is_done: impl Fn(
         let text = std::fs::read_to_string(dir.join("runs")).unwrap_or_default();
         let line = |line: &str| {
             let (job, worker) = line.split_once(' ').unwrap();
-            (job.parse::<u64>().unwrap(), worker.parse::<u32>().unwrap())
+            (
+                job.parse::<u64>().unwrap(),
+                worker.parse::<usize>().unwrap(),
+            )
         };
         // The last line may be half written.
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         whole.lines().map(line).collect::<Vec<_>>()
     };
-    let mut workers: Vec<Child> = (0..2).map(|_| worker(dir, place)).collect();
+    let mut workers = Workers((0..2).map(|number| worker(dir, place, number)).collect());
+    let mut numbers = [0, 1];
     let mut killed = BTreeSet::new();
-    for _ in 0..kills() {
+    for round in 0..kills() {
+        let before = lines().len();
         for _ in 0..10 {
             insert();
         }
-        let before = lines().len();
         let more = 1 + usize::try_from(random(8)).unwrap();
-        wait::until_true("runs", || lines().len() >= before + more).unwrap();
+        until_true("runs", || lines().len() >= before + more);
         let index = usize::try_from(random(2)).unwrap();
-        workers[index].kill().unwrap();
-        workers[index].wait().unwrap();
-        killed.insert(workers[index].id());
-        workers[index] = worker(dir, place);
+        workers.kill(index);
+        killed.insert(std::mem::replace(&mut numbers[index], round + 2));
+        workers.0[index] = worker(dir, place, round + 2);
     }
-    wait::until_true("all jobs to be done", is_done).unwrap();
-    for mut worker in workers {
-        worker.kill().unwrap();
-        worker.wait().unwrap();
-    }
-    let mut runs: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
+    until_true("all jobs to be done", is_done);
+    drop(workers);
+    let mut runs: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
     for (job, worker) in lines() {
         runs.entry(job).or_default().push(worker);
     }
