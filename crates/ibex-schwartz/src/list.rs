@@ -366,10 +366,7 @@ impl Database {
     /// Functions of jobs with numbers above `after`, how many each, and the largest number now.
     pub(crate) async fn newer(&self, after: u64) -> Result<(u64, Vec<(String, u64)>), Error> {
         let rows = self
-            .query(
-                "SELECT funcid, COUNT(*), MAX(jobid) FROM {p}job WHERE jobid > ? GROUP BY funcid",
-                params![after],
-            )
+            .query(&newer_template(self.engine()), params![after])
             .await?;
         let mut newest = after;
         let mut found = Vec::new();
@@ -533,6 +530,12 @@ impl Database {
     }
 }
 
+/// The plus keeps SQLite from walking an index of all jobs in order of function instead of the few newest rows.
+fn newer_template(engine: Engine) -> String {
+    let group = engine.pick("+funcid", "funcid");
+    format!("SELECT funcid, COUNT(*), MAX(jobid) FROM {{p}}job WHERE jobid > ? GROUP BY {group}")
+}
+
 /// Gives failures their full texts.
 pub(crate) fn with_texts(failures: &mut [Failure], texts: &[(u32, u64, String)]) {
     // The newest errors belong to the newest texts; older ones may have been cleaned, or be of a Perl worker.
@@ -555,4 +558,30 @@ pub(crate) fn failure(row: &ibex_sql::Row) -> Result<Failure, Error> {
         message: row.get(2)?,
         funcid: row.get(3)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Client, Job};
+
+    #[tokio::test]
+    async fn newer_jobs_are_found_without_reading_the_older_ones() {
+        let client = Client::open(["sqlite::memory:"]).await.unwrap();
+        let database = client.databases()[0].clone();
+        client.insert(Job::new("Old", "x")).await.unwrap();
+        let newest = client.newest(&database).await.unwrap();
+        for func in ["A", "B", "A"] {
+            client.insert(Job::new(func, "x")).await.unwrap();
+        }
+        let (last, mut found) = client.newer(&database, newest).await.unwrap();
+        found.sort();
+        assert_eq!(found, [("A".to_owned(), 2), ("B".to_owned(), 1)]);
+        assert_eq!(last, newest + 3);
+
+        let plan = format!("EXPLAIN QUERY PLAN {}", newer_template(Engine::Sqlite));
+        let plan = database.query(&plan, params![newest]).await.unwrap();
+        let steps: Vec<String> = plan.iter().map(|row| row.get(3).unwrap()).collect();
+        assert!(steps[0].starts_with("SEARCH"), "{steps:?}");
+    }
 }

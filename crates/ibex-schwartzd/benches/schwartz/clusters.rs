@@ -58,9 +58,9 @@ pub(crate) fn run(time: Duration) -> Option<Seen> {
         addrs.iter().copied().map(Http::new).collect(),
         Duration::from_secs(120),
         |http| {
-            take_and_finish(http, 100, |job| {
+            take_and_finish(http, 100, |handle| {
                 let mut runs = runs.lock().unwrap();
-                let is_new = runs.0.insert(job["handle"].as_str().unwrap().to_owned());
+                let is_new = runs.0.insert(handle.to_owned());
                 runs.1 += usize::from(!is_new);
             })
         },

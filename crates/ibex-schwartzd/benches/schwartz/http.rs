@@ -64,14 +64,14 @@ impl Http {
 
     /// Sends a request whose answer is not read here.
     pub(crate) fn get(mut self, path: &str) -> BufReader<TcpStream> {
-        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
         self.stream.get_mut().write_all(request.as_bytes()).unwrap();
         self.stream
     }
 
     pub(crate) fn post(&mut self, path: &str, body: &str) -> Vec<u8> {
         let request = format!(
-            "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}",
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         );
         self.stream.get_mut().write_all(request.as_bytes()).unwrap();

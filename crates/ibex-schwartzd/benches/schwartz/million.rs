@@ -50,6 +50,12 @@ fn fill(url: &str, is_own: bool, run_after: &str) {
             );
             db.execute(rows, params![JOBS / 10]).await.unwrap();
         }
+        if !is_own {
+            // As the original's tables are.
+            db.execute("DROP INDEX job_sz_ready", params![])
+                .await
+                .unwrap();
+        }
         db.close().await.unwrap();
     });
 }
