@@ -24,6 +24,12 @@ pub struct Args {
     /// File with the bearer token that opens every call.
     #[arg(long, value_name = "FILE")]
     token_file: Option<String>,
+    /// PEM file of the HTTP interface's certificate: callers must speak TLS.
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<String>,
+    /// PEM file of its private key.
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<String>,
     /// Gearman job server to wake Perl workers by; may be repeated.
     #[arg(long, value_name = "ADDR")]
     poke_gearman: Vec<String>,
@@ -58,8 +64,14 @@ impl DaemonArgs for Args {
         if let Some(seconds) = self.retry_seconds {
             settings.push(("retry_after".to_owned(), format!("{seconds}s").into()));
         }
-        if let Some(file) = &self.token_file {
-            settings.push(("token_file".to_owned(), file.as_str().into()));
+        for (key, file) in [
+            ("token_file", &self.token_file),
+            ("tls_cert", &self.tls_cert),
+            ("tls_key", &self.tls_key),
+        ] {
+            if let Some(file) = file {
+                settings.push((key.to_owned(), file.as_str().into()));
+            }
         }
         for (key, values) in [
             ("poke_gearman", &self.poke_gearman),

@@ -20,7 +20,13 @@ ibex_kit::config! {
         live hosts: Vec<String>,
         /// Listen beyond this machine without a token.
         restart insecure: bool = false,
-        /// Time for a request's head to arrive (1s to 10m).
+        /// Certificate of the HTTP interface and those above it, a PEM file: with it, TCP connections to `listen` are TLS. Read again at a reload.
+        restart tls_cert: String,
+        /// Its private key, a PEM file.
+        restart tls_key: String,
+        /// Authorities of callers' certificates, a PEM file: callers must show one. Empty: none is asked for.
+        restart tls_ca: String,
+        /// Time for a TLS handshake, and for a request's head, to arrive (1s to 10m).
         restart head_timeout: Duration = Duration::from_secs(30),
         /// More databases beside store.url.
         restart databases: Vec<String>,
@@ -116,6 +122,16 @@ impl Validate for Config {
             "sqlite_poll_interval",
             within(self.sqlite_poll_interval, 5, 60_000),
             "must be 5ms to 1m",
+        );
+        check(
+            "tls_key",
+            self.tls_cert.is_empty() == self.tls_key.is_empty(),
+            "tls_cert and tls_key go together",
+        );
+        check(
+            "tls_ca",
+            self.tls_ca.is_empty() || !self.tls_cert.is_empty(),
+            "is for TLS: give tls_cert and tls_key",
         );
         check("max_attempts", self.max_attempts > 0, "must be 1 or more");
         check(

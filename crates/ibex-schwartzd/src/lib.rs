@@ -39,6 +39,7 @@ mod poke;
 mod probe;
 mod roster;
 mod server;
+mod tls;
 mod trace;
 mod upkeep;
 mod wal;

@@ -110,6 +110,7 @@ pub(crate) struct Metrics {
     pub(crate) pokes: Counter,
     pub(crate) pokes_failed: Counter,
     pub(crate) requests: Counter,
+    pub(crate) handshakes_failed: Counter,
     pub(crate) repeats: Counter,
     pub(crate) insert_seconds: Histogram,
     pub(crate) pickup_seconds: Histogram,
@@ -159,6 +160,7 @@ impl Metrics {
             pokes: Counter::default(),
             pokes_failed: Counter::default(),
             requests: Counter::default(),
+            handshakes_failed: Counter::default(),
             repeats: Counter::default(),
             insert_seconds: seconds(),
             pickup_seconds: seconds(),
@@ -244,6 +246,11 @@ impl Metrics {
                 self.pokes_failed.clone(),
             ),
             ("requests", "HTTP requests answered", self.requests.clone()),
+            (
+                "handshakes_failed",
+                "Connections that ended before TLS was agreed on",
+                self.handshakes_failed.clone(),
+            ),
             (
                 "insert_repeats",
                 "Inserts answered as a repetition of an earlier one with the same Idempotency-Key",

@@ -9,6 +9,7 @@ use crate::leading::{self, Seat};
 use crate::metrics::Metrics;
 use crate::opening::Opening;
 use crate::poke::Poker;
+use crate::tls::Tls;
 use crate::upkeep::{self, Cleaner};
 use arc_swap::ArcSwap;
 use hyper::service::service_fn;
@@ -20,6 +21,8 @@ use ibex_schwartz::{Client, Keys};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 /// Bytes of a request's head, and of what is read ahead on a connection. Policy: 431.
@@ -34,12 +37,13 @@ const GOODBYE: Duration = Duration::from_secs(2);
 /// # Errors
 /// An address that cannot be bound, or databases none of which answers within `store.startup_timeout`.
 pub async fn run(config: Config, kit: Kit) -> Result<(), Failure> {
+    let tls = Tls::open(&config).map_err(Failure::config)?;
     let bound = kit.bind("schwartz", &config.listen)?;
     let gearman = fronts::gearman::bind(&config, &kit)?;
     let datagrams = kit.listen_udp("poke", &config.poke_udp)?;
     let metrics = Arc::new(Metrics::register(kit.metrics(), kit.label_cap()));
     let client = open(&config, &kit).await?;
-    let app = assemble(config, &kit, client, metrics);
+    let app = assemble(config, &kit, client, metrics, tls);
     background(&app, &kit, datagrams)?;
     pages(&app, &kit);
     let stop = CancellationToken::new();
@@ -105,7 +109,13 @@ async fn open(config: &Config, kit: &Kit) -> Result<Client, Failure> {
     }
 }
 
-fn assemble(config: Config, kit: &Kit, client: Client, metrics: Arc<Metrics>) -> Arc<App> {
+fn assemble(
+    config: Config,
+    kit: &Kit,
+    client: Client,
+    metrics: Arc<Metrics>,
+    tls: Option<Tls>,
+) -> Arc<App> {
     let (poker, sending) = Poker::new(
         config.poke_gearman.clone(),
         config.poke_function.clone(),
@@ -138,13 +148,21 @@ fn assemble(config: Config, kit: &Kit, client: Client, metrics: Arc<Metrics>) ->
         roster: crate::roster::Roster::default(),
         metrics,
         poker,
+        tls,
         config: ArcSwap::from_pointee(config),
         depths: ArcSwap::default(),
         kit: kit.clone(),
         seed,
     });
     let reloaded = Arc::clone(&app);
-    kit.on_reload(move |new: &Config| reloaded.config.store(Arc::new(new.clone())));
+    kit.on_reload(move |new: &Config| {
+        reloaded.config.store(Arc::new(new.clone()));
+        if let Some(tls) = &reloaded.tls
+            && let Err(error) = tls.refresh(new)
+        {
+            tracing::warn!(error, "certificate not read, the old one stays");
+        }
+    });
     app
 }
 
@@ -268,8 +286,38 @@ fn pages(app: &Arc<App>, kit: &Kit) {
     kit.status_line(move || format!("serving, {} leases out", line.leases.count()));
 }
 
-/// One connection, HTTP/1.1 or HTTP/2 with prior knowledge.
+/// One connection, encrypted if that is configured and it comes over a network.
 async fn serve(app: Arc<App>, stream: Stream, stop: CancellationToken) {
+    match stream {
+        // Apart on the heap: connections that are not encrypted need no room for it.
+        Stream::Tcp(socket) if app.tls.is_some() => Box::pin(encrypted(app, socket, stop)).await,
+        stream @ (Stream::Tcp(_) | Stream::Unix(_)) => talk(app, stream, stop).await,
+    }
+}
+
+async fn encrypted(app: Arc<App>, socket: TcpStream, stop: CancellationToken) {
+    let Some(tls) = &app.tls else {
+        return;
+    };
+    let time = app.config.load().head_timeout.std();
+    let accepted = tokio::select! {
+        accepted = tls.accept(socket, time) => accepted,
+        () = stop.cancelled() => return,
+    };
+    match accepted {
+        Ok(stream) => talk(app, stream, stop).await,
+        Err(error) => {
+            app.metrics.handshakes_failed.inc();
+            tracing::debug!(error = %error, "no TLS");
+        }
+    }
+}
+
+/// HTTP/1.1, or HTTP/2 with prior knowledge or by ALPN.
+async fn talk<S>(app: Arc<App>, stream: S, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let head_timeout = app.config.load().head_timeout.std();
     let service = service_fn(move |request| {
         let app = Arc::clone(&app);

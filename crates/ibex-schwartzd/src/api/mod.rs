@@ -27,6 +27,7 @@ use crate::metrics::Metrics;
 use crate::orders::{Order, Orders};
 use crate::poke::Poker;
 use crate::roster::Roster;
+use crate::tls::Tls;
 use ::http::{Method, Request};
 use arc_swap::ArcSwap;
 use hyper::body::Incoming;
@@ -45,6 +46,8 @@ pub(crate) struct App {
     pub(crate) roster: Roster,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) poker: Poker,
+    /// With it, TCP connections are encrypted.
+    pub(crate) tls: Option<Tls>,
     pub(crate) config: ArcSwap<Config>,
     pub(crate) depths: ArcSwap<Vec<FuncCount>>,
     pub(crate) kit: Kit,

@@ -24,6 +24,7 @@ mod once;
 mod poke;
 mod policies;
 mod remote;
+mod tls;
 mod watching;
 mod wide;
 
