@@ -60,6 +60,16 @@ impl Arena {
         self.by_id.get(id.0)
     }
 
+    /// The job of that number and those behind it, in the order of their numbers.
+    pub(crate) fn from(&self, id: JobId) -> impl Iterator<Item = &Job> {
+        self.by_id.from(id.0).map(|index| self.get(index))
+    }
+
+    /// The job with the largest number.
+    pub(crate) fn last(&self) -> Option<&Job> {
+        self.by_id.last().map(|index| self.get(index))
+    }
+
     pub(crate) fn get(&self, index: u32) -> &Job {
         self.slots[usize_of(index)]
             .as_ref()

@@ -43,6 +43,25 @@ impl Numbers {
         (slot != NIL).then_some(slot)
     }
 
+    /// Slots of `number` and those behind it, in the order of their numbers.
+    pub(crate) fn from(&self, number: u64) -> impl Iterator<Item = u32> {
+        let (first, at) = place(number);
+        let pages = self.pages.range(first..);
+        pages
+            .flat_map(move |(page, slots)| {
+                let before = if *page == first { at } else { 0 };
+                slots.iter().skip(before)
+            })
+            .copied()
+            .filter(|slot| *slot != NIL)
+    }
+
+    /// The slot of the largest number.
+    pub(crate) fn last(&self) -> Option<u32> {
+        let (_, slots) = self.pages.last_key_value()?;
+        slots.iter().copied().rfind(|slot| *slot != NIL)
+    }
+
     pub(crate) fn remove(&mut self, number: u64) {
         let (key, at) = place(number);
         let Some(page) = self.pages.get_mut(&key) else {
@@ -100,11 +119,18 @@ mod tests {
             assert_eq!(numbers.get(*number), Some(slot));
         }
         assert_eq!(numbers.get(1000), None);
+        let from = |number| numbers.from(number).collect::<Vec<u32>>();
+        assert_eq!(from(0).len(), all.len());
+        assert_eq!(from(997), [997, 998, 999, 1002, 1001, 1000]);
+        assert_eq!(from(1000), [1002, 1001, 1000]);
+        assert_eq!(from(u64::MAX), [1000]);
+        assert_eq!(numbers.last(), Some(1000));
         for number in all.iter().step_by(2).chain(all.iter().skip(1).step_by(2)) {
             numbers.remove(*number);
             numbers.remove(*number);
             assert_eq!(numbers.get(*number), None);
         }
         assert_eq!((numbers.len(), numbers.pages.len()), (0, 0));
+        assert_eq!(numbers.last(), None);
     }
 }

@@ -8,7 +8,7 @@ use ibex_gearman_proto::{Priority, QueueLimits};
 use crate::conn::Rest;
 use crate::counters::Counters;
 use crate::handle::HandleText;
-use crate::job::{ConnId, Job, State, Stored};
+use crate::job::{ConnId, Job, JobId, State, Stored};
 use crate::server::JobServer;
 
 /// A function.
@@ -70,6 +70,8 @@ pub enum JobState {
 /// A job.
 #[derive(Debug, Clone)]
 pub struct JobView {
+    /// Its number.
+    pub id: JobId,
     /// Its handle.
     pub handle: HandleText,
     /// Its function.
@@ -156,7 +158,23 @@ pub struct ConnView {
 impl JobServer {
     /// All functions, in the order in which they were made.
     pub fn functions(&self, now: Instant) -> impl Iterator<Item = FunctionView> {
-        (0..self.functions.len()).filter_map(move |index| self.function_view(now, index))
+        self.functions_from(now, 0).map(|(_, function)| function)
+    }
+
+    /// Functions with their places, from a place on: for lists that are made piece by piece.
+    pub fn functions_from(
+        &self,
+        now: Instant,
+        place: usize,
+    ) -> impl Iterator<Item = (usize, FunctionView)> {
+        (place..self.functions.len())
+            .filter_map(move |place| Some((place, self.function_view(now, place)?)))
+    }
+
+    /// The place behind the last function.
+    #[must_use]
+    pub fn function_places(&self) -> usize {
+        self.functions.len()
     }
 
     fn function_view(&self, now: Instant, index: usize) -> Option<FunctionView> {
@@ -190,13 +208,27 @@ impl JobServer {
     }
 
     /// All jobs, by number.
+    pub fn jobs(&self, now: Instant) -> impl Iterator<Item = JobView> {
+        self.jobs_from(now, JobId(0))
+    }
+
+    /// Jobs by number, from a number on: for lists that are made piece by piece.
+    pub fn jobs_from(&self, now: Instant, id: JobId) -> impl Iterator<Item = JobView> {
+        self.jobs.from(id).map(move |job| self.job_view(now, job))
+    }
+
+    /// The largest number of a job.
     #[must_use]
-    pub fn jobs(&self, now: Instant) -> Vec<JobView> {
-        let mut jobs: Vec<&Job> = self.jobs.iter().map(|(_, job)| job).collect();
-        jobs.sort_unstable_by_key(|job| job.id);
-        jobs.into_iter()
-            .map(|job| self.job_view(now, job))
-            .collect()
+    pub fn last_job(&self) -> Option<JobId> {
+        self.jobs.last().map(|job| job.id)
+    }
+
+    /// Whether nothing is ever sent to a connection but answers to what it asks: it can do nothing and waits for no job.
+    #[must_use]
+    pub fn is_bystander(&self, conn: ConnId) -> bool {
+        self.conns.get(&conn).is_some_and(|c| {
+            c.abilities.is_empty() && c.holding.is_empty() && c.waiting_for.is_empty()
+        })
     }
 
     /// The job with that handle.
@@ -212,6 +244,7 @@ impl JobServer {
     fn job_view(&self, now: Instant, job: &Job) -> JobView {
         let (numerator, denominator) = job.progress();
         JobView {
+            id: job.id,
             handle: self.handles.text(job.id),
             function: self.function(job.function).name.clone(),
             unique: Bytes::copy_from_slice(job.unique()),

@@ -2,16 +2,16 @@
 //!
 //! Runs under the job server's lock and only makes text; the lists are the job server's views in the original's columns.
 
-use std::fmt::Write as _;
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use ibex_gearman_core::{CancelOutcome, ConnId, DropOutcome, JobState};
-use ibex_gearman_proto::text::{admin_text, printable};
+use ibex_gearman_proto::text::admin_text;
 use ibex_gearman_proto::{AdminCommand, DeadTarget};
 
 use crate::COMPATIBLE_VERSION;
 use crate::driver::{Hub, Shared};
+use crate::lists::{Lines, Listing};
 use crate::peers::Peer;
 
 /// What the peer may do.
@@ -37,17 +37,19 @@ pub(crate) fn run(
         AdminCommand::Verbose => {
             format!("OK {}\n", verbosity(&shared.kit.common().log.level)).into()
         }
-        AdminCommand::Status => status(hub, now),
-        AdminCommand::PriorityStatus => priority_status(hub, now),
+        AdminCommand::Status
+        | AdminCommand::PriorityStatus
+        | AdminCommand::ShowJobs
+        | AdminCommand::ShowUniqueJobs
+        | AdminCommand::ShowFunctions
+        | AdminCommand::PerlJobs => {
+            Listing::of(hub, &command).map_or_else(Bytes::new, |list| list.whole(hub, now))
+        }
         AdminCommand::Workers => workers(hub),
-        AdminCommand::ShowJobs => show_jobs(hub, now),
-        AdminCommand::ShowUniqueJobs => show_unique_jobs(hub, now),
         AdminCommand::ShowJob(handle) => show_job(hub, now, handle),
-        AdminCommand::ShowFunctions => show_functions(hub, now),
         AdminCommand::ShowDead(function) => show_dead(hub, function),
         AdminCommand::ShowSchedules => show_schedules(hub),
         AdminCommand::ShowUnknown => admin_text::UNKNOWN_SHOW.into(),
-        AdminCommand::PerlJobs => perl_jobs(hub, now),
         AdminCommand::PerlClients => perl_clients(hub, now),
         AdminCommand::Metrics => metrics(shared, hub),
         AdminCommand::Incomplete(command) => admin_text::incomplete(command).into(),
@@ -180,51 +182,6 @@ fn verbosity(filter: &str) -> &'static str {
     }
 }
 
-/// Text with bytes from strangers in it.
-#[derive(Default)]
-struct Lines(BytesMut);
-
-impl Lines {
-    fn safe(&mut self, bytes: &[u8]) {
-        self.0.extend(bytes.iter().map(|b| printable(*b)));
-    }
-
-    fn put(&mut self, arguments: std::fmt::Arguments<'_>) {
-        self.0
-            .write_fmt(arguments)
-            .expect("writing into memory does not fail");
-    }
-
-    fn end(mut self) -> Bytes {
-        self.0.extend_from_slice(admin_text::END.as_bytes());
-        self.0.freeze()
-    }
-}
-
-fn status(hub: &Hub, now: Instant) -> Bytes {
-    let mut lines = Lines::default();
-    for f in hub.server.functions(now) {
-        lines.safe(&f.name);
-        lines.put(format_args!(
-            "\t{}\t{}\t{}\n",
-            f.total(),
-            f.running,
-            f.workers
-        ));
-    }
-    lines.end()
-}
-
-fn priority_status(hub: &Hub, now: Instant) -> Bytes {
-    let mut lines = Lines::default();
-    for f in hub.server.functions(now) {
-        let [high, normal, low] = f.waiting;
-        lines.safe(&f.name);
-        lines.put(format_args!("\t{high}\t{normal}\t{low}\t{}\n", f.workers));
-    }
-    lines.end()
-}
-
 fn workers(hub: &Hub) -> Bytes {
     let mut lines = Lines::default();
     for c in hub.server.conns() {
@@ -239,29 +196,6 @@ fn workers(hub: &Hub) -> Bytes {
             lines.put(format_args!(" "));
             lines.safe(function);
         }
-        lines.put(format_args!("\n"));
-    }
-    lines.end()
-}
-
-fn show_jobs(hub: &Hub, now: Instant) -> Bytes {
-    let mut lines = Lines::default();
-    for job in hub.server.jobs(now) {
-        lines.safe(job.handle.as_ref());
-        lines.put(format_args!(
-            "\t{}\t{}\t{}\n",
-            job.attempts,
-            u8::from(job.is_ignored),
-            u8::from(job.is_background)
-        ));
-    }
-    lines.end()
-}
-
-fn show_unique_jobs(hub: &Hub, now: Instant) -> Bytes {
-    let mut lines = Lines::default();
-    for job in hub.server.jobs(now) {
-        lines.safe(&job.unique);
         lines.put(format_args!("\n"));
     }
     lines.end()
@@ -302,34 +236,6 @@ fn show_job(hub: &Hub, now: Instant, handle: &[u8]) -> Bytes {
         "due_ms: {}\nworkload_bytes: {}\nage_seconds: {seconds:.3}\n",
         job.due_ms, job.workload_bytes
     ));
-    lines.end()
-}
-
-fn show_functions(hub: &Hub, now: Instant) -> Bytes {
-    let mut lines = Lines::default();
-    let columns = "function\ttotal\thigh\tnormal\tlow\tscheduled\trunning\tworkers\tsleeping\toldest_seconds\tmaxqueue\trunning_max\trate\tpaused\tsubmitted\tfinished\n";
-    lines.put(format_args!("{columns}"));
-    for f in hub.server.functions(now) {
-        let [high, normal, low] = f.waiting;
-        let [high_max, normal_max, low_max] = f.limits.0;
-        let oldest = std::time::Duration::from_micros(f.oldest_us).as_secs_f64();
-        lines.safe(&f.name);
-        lines.put(format_args!(
-            "\t{}\t{high}\t{normal}\t{low}\t{}\t{}\t{}\t{}",
-            f.total(),
-            f.scheduled,
-            f.running,
-            f.workers,
-            f.sleeping
-        ));
-        lines.put(format_args!(
-            "\t{oldest:.3}\t{high_max},{normal_max},{low_max}\t{}\t{}\t{}",
-            f.running_max,
-            f.rate,
-            u8::from(f.is_paused)
-        ));
-        lines.put(format_args!("\t{}\t{}\n", f.submitted, f.finished));
-    }
     lines.end()
 }
 
@@ -375,26 +281,10 @@ pub(crate) fn schedule_text(fields: &[Bytes; 5]) -> Vec<u8> {
     shown.join(&b' ')
 }
 
-fn address(hub: &Hub, conn: ConnId) -> String {
+pub(crate) fn address(hub: &Hub, conn: ConnId) -> String {
     hub.peers
         .get(&conn)
         .map_or_else(|| "-".to_owned(), Peer::address)
-}
-
-/// `jobs` of the Perl server: `func TAB unique TAB worker-addr|- TAB listeners`.
-fn perl_jobs(hub: &Hub, now: Instant) -> Bytes {
-    let mut lines = Lines::default();
-    for job in hub.server.jobs(now) {
-        let worker = match job.state {
-            JobState::Running(worker) => address(hub, worker),
-            JobState::Committing | JobState::Scheduled | JobState::Waiting => "-".to_owned(),
-        };
-        lines.safe(&job.function);
-        lines.put(format_args!("\t"));
-        lines.safe(&job.unique);
-        lines.put(format_args!("\t{worker}\t{}\n", job.clients));
-    }
-    lines.end()
 }
 
 /// `clients` of the Perl server: an address per connection, then the jobs it waits for.

@@ -14,6 +14,7 @@ use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
 
 use crate::acl::Identity;
+use crate::lists::Listing;
 
 /// Data of at least this size is sent from where it lies instead of being copied into the output buffer.
 const SHARE_BYTES_MIN: usize = 16 << 10;
@@ -271,6 +272,8 @@ pub(crate) struct Conn {
     pub(crate) is_admin: bool,
     /// Who it is, once the access rules had to know.
     pub(crate) identity: Option<Box<Identity>>,
+    /// A list it asked for, of which more is to come. Nothing else of it is read until then.
+    pub(crate) listing: Option<Listing>,
     /// Since when it has been beyond the output bound.
     pub(crate) slow_since: Option<Instant>,
 }

@@ -35,6 +35,7 @@ mod conn;
 mod doors;
 mod driver;
 mod front;
+mod lists;
 mod metrics;
 mod page;
 mod peers;

@@ -183,7 +183,6 @@ fn functions_json(hub: &Hub) -> Value {
 fn jobs_json(hub: &Hub) -> Value {
     let jobs = hub.server.jobs(Instant::now());
     let listed: Value = jobs
-        .iter()
         .take(ENTRIES_MAX)
         .map(|job| {
             let (state, worker) = match job.state {
@@ -199,7 +198,7 @@ fn jobs_json(hub: &Hub) -> Value {
             })
         })
         .collect();
-    json!({"count": jobs.len(), "jobs": listed})
+    json!({"count": hub.server.job_count(), "jobs": listed})
 }
 
 fn workers_json(hub: &Hub) -> Value {

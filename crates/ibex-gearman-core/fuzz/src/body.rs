@@ -89,13 +89,7 @@ pub(crate) fn run(data: &[u8]) {
     }
     world.drain(false);
     assert_eq!(world.server.running_count(), 0);
-    assert!(
-        world
-            .server
-            .jobs(world.now)
-            .iter()
-            .all(|job| job.is_background)
-    );
+    assert!(world.server.jobs(world.now).all(|job| job.is_background));
 }
 
 impl World {
@@ -285,7 +279,7 @@ fn administer(server: &mut JobServer, now: Instant, command: AdminCommand<'_>) {
         | AdminCommand::Unknown(_) => {
             // What lists show must hold together at any time.
             let lists =
-                server.functions(now).count() + server.jobs(now).len() + server.conns().count();
+                server.functions(now).count() + server.jobs(now).count() + server.conns().count();
             assert!(lists < 100_000);
         }
     }

@@ -146,6 +146,7 @@ impl Reactor {
             is_local,
             is_admin,
             identity: None,
+            listing: None,
             slow_since: None,
         });
         self.with_hub(|hub, now| {

@@ -14,6 +14,7 @@ use super::Reactor;
 use crate::acl::{AUTH, Acl, Identity};
 use crate::admin;
 use crate::driver::{Hub, Shared};
+use crate::lists::Listing;
 
 /// Bytes read from one connection in one turn: enough for thousands of packets, little enough that others do not wait a millisecond.
 const TURN_BYTES_MAX: usize = 256 << 10;
@@ -23,6 +24,8 @@ const ROOM_BYTES_MIN: usize = 64 << 10;
 const HELD_MAX: usize = 8192;
 /// Store requests waiting in all; beyond it no connection that waits for the store is read.
 const BACKLOG_MAX: usize = 1 << 17;
+/// Bytes of a list that may wait for its peer before the next piece is made: what a socket takes at once, twice.
+const LIST_AHEAD_BYTES: usize = 256 << 10;
 
 impl Reactor {
     /// Reads a connection and runs what came through the job server.
@@ -32,6 +35,10 @@ impl Reactor {
             let Some(conn) = self.conns.slots.get_mut(slot) else {
                 return;
             };
+            if conn.listing.is_some() {
+                self.list_on(slot);
+                return;
+            }
             if conn.is_ended || !conn.is_readable && conn.unread.len() < conn.need {
                 return;
             }
@@ -88,6 +95,30 @@ impl Reactor {
             }
             self.buffer = buffer;
         }
+    }
+
+    /// The next piece of a list, once the peer has read most of what was before; the end of the turn writes it.
+    fn list_on(&mut self, slot: usize) {
+        let Some(conn) = self.conns.slots.get_mut(slot) else {
+            return;
+        };
+        if conn.out.len() > LIST_AHEAD_BYTES {
+            self.conns.pause(slot);
+            return;
+        }
+        let id = conn.id;
+        let Some(listing) = conn.listing.take() else {
+            return;
+        };
+        let rest = self.with_hub(|hub, now| {
+            let (text, rest) = listing.piece(hub, now);
+            hub.server.answer(id, text);
+            rest
+        });
+        if let Some(conn) = self.conns.slots.get_mut(slot) {
+            conn.listing = rest;
+        }
+        self.conns.revisit(slot);
     }
 
     /// Whether a connection must wait before more of its requests are run: too much unsent, or too much waiting for the store.
@@ -147,6 +178,7 @@ impl Reactor {
         self.catch_up();
         let now = Instant::now();
         let mut rest = bytes;
+        let mut listing = None;
         let (need, error) = loop {
             match shared.decoder.parse(rest) {
                 Ok(Step::Need(need)) => break (need, None),
@@ -176,10 +208,21 @@ impl Reactor {
                                 is_local: is_local || acl.is_some(),
                                 is_admin,
                             };
-                            run_admin(&mut hub, &shared, now, id, command, rights, is_allowed);
+                            listing = if is_allowed && hub.server.is_bystander(id) {
+                                Listing::of(&hub, &command)
+                            } else {
+                                None
+                            };
+                            if listing.is_none() {
+                                run_admin(&mut hub, &shared, now, id, command, rights, is_allowed);
+                            }
                         }
                     }
                     rest.advance(consumed);
+                    if listing.is_some() {
+                        // What follows it is answered behind it.
+                        break (1, None);
+                    }
                     // The end of the turn decides what other connections may still change.
                     hub.pump_early(&shared, &mut self.conns, &mut self.woken);
                     let waiting = self.conns.slots.get(slot).map_or(0, |conn| conn.out.len());
@@ -205,6 +248,7 @@ impl Reactor {
         }
         if let Some(conn) = self.conns.slots.get_mut(slot) {
             conn.identity = identity;
+            conn.listing = listing;
             conn.need = need;
             if rest.is_empty() {
                 conn.unread = bytes::BytesMut::new();

@@ -755,3 +755,54 @@ fn a_stale_job_neither_wakes_for_ever_nor_keeps_its_timer() {
     );
     scene.end();
 }
+
+/// A list of every job is made as its peer reads it: what is gone by then is not in it, others are served, and the next command waits its turn.
+#[test]
+fn long_lists_are_made_as_they_are_read() {
+    const JOBS: usize = 100_000;
+    let mut scene = Scene::new(&[]);
+    let mut submitter = scene.connect();
+    for first in (0..JOBS).step_by(5000) {
+        let mut packets = Vec::new();
+        for number in first..first + 5000 {
+            let unique = format!("{number:064}");
+            let submit = Submit::new(b"f", unique.as_bytes(), b"").background();
+            Request::Submit(submit).encode(&mut packets);
+        }
+        submitter.send_bytes(&packets);
+        for _ in 0..5000 {
+            submitter.handle();
+        }
+    }
+    let mut reader = TcpStream::connect(scene.addr).unwrap();
+    rustix::net::sockopt::set_socket_recv_buffer_size(&reader, 65_536).unwrap();
+    reader.write_all(b"show unique jobs\nversion\n").unwrap();
+    scene.bystander_is_served("while a list waits to be read");
+    // By now the beginning of the list is on its way, and most of it is not made.
+    reader.read_exact(&mut [0; 65]).unwrap();
+    let mut operator = scene.connect();
+    assert_eq!(operator.line("purge f"), format!("text OK {JOBS}\\r\\n"));
+    let mut read = std::io::BufReader::new(reader);
+    let mut lines = 1;
+    loop {
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut read, &mut line).unwrap();
+        if line == ".\n" {
+            break;
+        }
+        assert_eq!(line, format!("{lines:064}\n"));
+        lines += 1;
+    }
+    assert!((500..JOBS).contains(&lines), "{lines} of {JOBS} lines");
+    let mut version = String::new();
+    std::io::BufRead::read_line(&mut read, &mut version).unwrap();
+    assert_eq!(version, "OK 1.1.21+ibex\n");
+    // A connection that may be sent packets at any time has its lists in one piece.
+    submitter.send(Request::Submit(Submit::new(b"f", b"", b"")));
+    let handle = submitter.handle();
+    assert_eq!(
+        submitter.list("show jobs"),
+        [format!("{handle}\\t0\\t0\\t0")]
+    );
+    scene.daemon.stop().unwrap();
+}

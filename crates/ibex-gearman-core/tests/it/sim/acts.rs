@@ -315,7 +315,6 @@ impl Sim {
                 let waiting: Vec<_> = self
                     .server
                     .jobs(now)
-                    .into_iter()
                     .filter(|j| j.function == name && j.state == JobState::Waiting)
                     .collect();
                 assert_eq!(self.server.purge(now, name, None), waiting.len());
