@@ -3,7 +3,7 @@
 //!
 //! Arguments of 100 bytes. Words choose cases by a part of their name: `bulk`, `single`, `take`, `MariaDB`, `latency`, `million`, `galera`. What is not
 //! installed is left out with a line. The folders lie beside the built programs, so that all write to the same disk. `--save` writes `docs/schwartz/data`
-//! and the plots of `docs/schwartz`.
+//! and the plots of `docs/schwartz`; `--plot` alone draws them again.
 #![allow(
     clippy::unwrap_used,
     clippy::unwrap_in_result,
@@ -29,6 +29,7 @@ mod report;
 #[allow(dead_code, reason = "only bars are drawn here")]
 mod svg;
 
+use std::path::Path;
 use std::time::Duration;
 
 use beanstalkd::Beanstalkd;
@@ -47,6 +48,9 @@ struct Case {
     ways: &'static [(&'static str, Run)],
     targets: &'static [f64],
 }
+
+/// Where figures and plots go.
+const DOCS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/schwartz");
 
 /// Jobs that lie ready before work is measured; less where inserting them takes long.
 const READY: usize = 200_000;
@@ -177,6 +181,7 @@ struct Options {
     idle: Duration,
     rounds: usize,
     saves: bool,
+    plots: bool,
 }
 
 impl Options {
@@ -187,6 +192,7 @@ impl Options {
             idle: Duration::from_secs(60),
             rounds: 3,
             saves: false,
+            plots: false,
         };
         let mut args = std::env::args().skip(1);
         while let Some(arg) = args.next() {
@@ -196,6 +202,7 @@ impl Options {
                 "--idle" => options.idle = seconds(),
                 "--rounds" => options.rounds = args.next().unwrap().parse().unwrap(),
                 "--save" => options.saves = true,
+                "--plot" => options.plots = true,
                 "--bench" => {}
                 word => options.words.push(word.to_owned()),
             }
@@ -219,6 +226,10 @@ fn main() {
         return;
     }
     let options = Options::read();
+    if options.plots {
+        report::plot(Path::new(DOCS));
+        return;
+    }
     let server = Server::start_own().unwrap();
     if let Some(server) = &server {
         // As a server whose acknowledgements count.
@@ -255,8 +266,7 @@ fn main() {
         galera(&mut report, options.time.max(Duration::from_secs(10)));
     }
     if options.saves {
-        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/schwartz");
-        report.save(std::path::Path::new(dir));
+        report.save(Path::new(DOCS));
     }
 }
 
