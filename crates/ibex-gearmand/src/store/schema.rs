@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use ibex_gearman_core::{JobId, StoredJob, StoredSchedule, is_schedule};
-use ibex_gearman_proto::Priority;
+use ibex_gearman_proto::{Priority, limits};
 use ibex_sql::{Db, Engine, Error, Migration, Row, Tx, Value, params};
 
 use super::{Left, Op, results};
@@ -279,13 +279,14 @@ fn read_schedule(row: &Row) -> Result<Option<StoredSchedule>, Error> {
     let (Ok(id), Ok(fields)) = (u64::try_from(row.get::<i64>(0)?), fields.try_into()) else {
         return Ok(None);
     };
-    if !is_schedule(&fields) {
+    let (function, unique): (Bytes, Bytes) = (row.get(1)?, row.get(2)?);
+    if !is_schedule(&fields) || !are_names(&function, &unique) {
         return Ok(None);
     }
     Ok(Some(StoredSchedule {
         id: JobId(id),
-        function: row.get(1)?,
-        unique: row.get(2)?,
+        function,
+        unique,
         fields,
         next_ms: u64::try_from(row.get::<i64>(4)?).unwrap_or(0),
         workload: row.get(5)?,
@@ -375,6 +376,11 @@ pub(super) async fn load(db: &Db, numbers: u64, resident_max: u64) -> Result<Lef
     Ok(left)
 }
 
+/// Whether they are no longer than the protocol lets them be: a file of SQLite holds whatever was written into it.
+fn are_names(function: &[u8], unique: &[u8]) -> bool {
+    function.len() <= limits::FUNCTION_BYTES_MAX && unique.len() <= limits::UNIQUE_BYTES_MAX
+}
+
 fn read(row: &Row) -> Result<StoredJob, Error> {
     let priority = usize::try_from(row.get::<i64>(3)?)
         .ok()
@@ -386,10 +392,14 @@ fn read(row: &Row) -> Result<StoredJob, Error> {
             format!("{what} makes no sense"),
         )
     };
+    let (function, unique): (Bytes, Bytes) = (row.get(1)?, row.get(2)?);
+    if !are_names(&function, &unique) {
+        return Err(bad("length of function or unique_key"));
+    }
     Ok(StoredJob {
         id: JobId(id.ok_or_else(|| bad("id"))?),
-        function: row.get(1)?,
-        unique: row.get(2)?,
+        function,
+        unique,
         priority: priority.ok_or_else(|| bad("priority"))?,
         due_ms: u64::try_from(row.get::<i64>(4)?).unwrap_or(0),
         attempts: row.get(5)?,

@@ -484,21 +484,25 @@ async fn a_row_that_makes_no_sense_is_moved_aside() {
     let url = format!("sqlite:{}", dir.path().join("jobs.db").display());
     life(
         &url,
-        vec![Op::Persist(job(1, b"a")), Op::Persist(job(2, b"b"))],
+        [b"a", b"b", b"c"]
+            .into_iter()
+            .zip(1..)
+            .map(|(workload, id)| Op::Persist(job(id, workload)))
+            .collect(),
     )
     .await;
     let db = Db::open(&ibex_sql::Config::new(&url).unwrap())
         .await
         .unwrap();
-    db.execute(
+    for change in [
         "UPDATE gearman_jobs SET priority = 77 WHERE id = 1",
-        Vec::new(),
-    )
-    .await
-    .unwrap();
+        "UPDATE gearman_jobs SET unique_key = zeroblob(300) WHERE id = 3",
+    ] {
+        db.execute(change, Vec::new()).await.unwrap();
+    }
     db.close().await.unwrap();
     let (left, _) = life(&url, Vec::new()).await;
-    assert_eq!((left.jobs.len(), left.quarantined), (1, 1));
+    assert_eq!((left.jobs.len(), left.quarantined), (1, 2));
     let (left, _) = life(&url, Vec::new()).await;
     assert_eq!((left.jobs.len(), left.quarantined), (1, 0));
 }
