@@ -9,6 +9,7 @@ use std::time::Duration;
 use ibex_gearman_client::{Client, Config};
 use ibex_gearman_proto::{Grab, Request, Submit};
 use ibex_testkit::daemon::Builder;
+use ibex_testkit::disk::Small;
 use ibex_testkit::{Daemon, mariadb, ports, wait};
 
 use crate::packets::{Wire, is_error};
@@ -536,45 +537,12 @@ fn the_file_of_debians_server_is_taken_over() {
     daemon.stop().unwrap();
 }
 
-/// A small file system of its own, unmounted with the value.
-struct Small(tempfile::TempDir);
-
-impl Small {
-    fn mount() -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let done = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=8m", "small"])
-            .arg(dir.path())
-            .output();
-        if done.is_ok_and(|done| done.status.success()) {
-            return Some(Self(dir));
-        }
-        ibex_testkit::skip::skip("no right to mount a small file system here");
-        None
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let outcome = std::process::Command::new("umount")
-            .arg("-l")
-            .arg(self.0.path())
-            .status();
-        if !outcome
-            .as_ref()
-            .is_ok_and(std::process::ExitStatus::success)
-        {
-            eprintln!("the file system stays: {outcome:?}");
-        }
-    }
-}
-
 #[test]
 fn a_full_disk_is_answered_and_survived() {
-    let Some(small) = Small::mount() else { return };
-    let ballast = small.0.path().join("ballast");
+    let Some(small) = Small::mount(8) else { return };
+    let ballast = small.path().join("ballast");
     std::fs::write(&ballast, vec![1; 4 << 20]).unwrap();
-    let state = small.0.path().join("state");
+    let state = small.path().join("state");
     let mut daemon = builder()
         .set("state_dir", &state.display().to_string())
         .announce("jobs could not be stored")

@@ -1,6 +1,7 @@
 //! HTTP on the storage port.
 
 use crate::Node;
+use ibex_testkit::disk::Small;
 use ibex_testkit::http::{Request, Response};
 use std::fs;
 use std::io::{Read, Write};
@@ -232,41 +233,12 @@ fn unfinished_uploads_of_an_earlier_process_are_removed() {
     node.stop();
 }
 
-/// A small file system of its own; `None` with a visible line where that is not allowed.
-struct SmallDisk(std::path::PathBuf);
-
-impl SmallDisk {
-    fn mount(at: std::path::PathBuf) -> Option<Self> {
-        let mounted = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=1m", "small"])
-            .arg(&at)
-            .output();
-        if mounted.is_ok_and(|output| output.status.success()) {
-            return Some(Self(at));
-        }
-        ibex_testkit::skip::skip("a small file system cannot be mounted here (needs root)");
-        None
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let unmounted = std::process::Command::new("umount")
-            .arg("-l")
-            .arg(&self.0)
-            .status();
-        if !unmounted.is_ok_and(|status| status.success()) {
-            eprintln!("{} stays mounted", self.0.display());
-        }
-    }
-}
-
 #[test]
 fn a_full_disk_refuses_and_keeps_nothing() {
     let docroot = TempDir::with_prefix("mogdata-").unwrap();
     let device = docroot.path().join("dev1");
     fs::create_dir(&device).unwrap();
-    let Some(disk) = SmallDisk::mount(device) else {
+    let Some(disk) = Small::mount_at(device, 1) else {
         return;
     };
     let node = Node::start_in(docroot);

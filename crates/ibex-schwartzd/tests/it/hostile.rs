@@ -4,13 +4,12 @@ use crate::{Case, send};
 use http_body_util::Full;
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::rt::TokioExecutor;
+use ibex_testkit::disk::Small;
 use ibex_testkit::http::Request;
 use ibex_testkit::wait::until_true;
 use serde_json::{Value, json};
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 /// A connection on which some bytes were sent.
@@ -191,42 +190,9 @@ fn idle_long_polls_over_http_2_cost_a_fraction_of_a_connection() {
     runtime.shutdown_background();
 }
 
-/// A small file system of its own, unmounted with the value.
-struct Small(tempfile::TempDir);
-
-impl Small {
-    fn mount() -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let done = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=3m", "tmpfs"])
-            .arg(dir.path())
-            .output();
-        if done.is_ok_and(|done| done.status.success()) {
-            return Some(Self(dir));
-        }
-        ibex_testkit::skip::skip(
-            "a small tmpfs cannot be mounted (not root, or no such right in this container)",
-        );
-        None
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        match Command::new("umount").arg("-l").arg(self.path()).status() {
-            Ok(status) if status.success() => {}
-            other => eprintln!("tmpfs stays: {other:?}"),
-        }
-    }
-}
-
 #[test]
 fn a_full_disk_refuses_inserts_loses_nothing_and_needs_no_restart() {
-    let Some(small) = Small::mount() else { return };
+    let Some(small) = Small::mount(3) else { return };
     let url = format!("sqlite:{}", small.path().join("jobs.db").display());
     let mut case = Case::start(&[("store.url", &url), ("retry_after", "1s")]);
     case.daemon.announce("database");

@@ -1,45 +1,11 @@
 //! A full disk: refused by class, nothing acknowledged lost, writing again once there is room.
 
 use ibex_sql::{Config, Db, params};
-use std::path::Path;
-use std::process::Command;
-
-/// A small file system of its own, unmounted with the value.
-struct Small(tempfile::TempDir);
-
-impl Small {
-    fn mount() -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let done = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"])
-            .arg(dir.path())
-            .output();
-        if done.is_ok_and(|done| done.status.success()) {
-            return Some(Self(dir));
-        }
-        ibex_testkit::skip::skip(
-            "a small tmpfs cannot be mounted (not root, or no such right in this container)",
-        );
-        None
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        match Command::new("umount").arg("-l").arg(self.0.path()).status() {
-            Ok(status) if status.success() => {}
-            other => eprintln!("tmpfs stays: {other:?}"),
-        }
-    }
-}
+use ibex_testkit::disk::Small;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_is_said_and_survived() {
-    let Some(small) = Small::mount() else { return };
+    let Some(small) = Small::mount(2) else { return };
     let db = Db::open(&Config::new(&format!("sqlite:{}/full.db", small.path().display())).unwrap())
         .await
         .unwrap();
