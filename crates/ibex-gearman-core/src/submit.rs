@@ -161,7 +161,8 @@ impl JobServer {
     }
 
     /// What jobs take, for the bound on memory.
-    pub(crate) fn memory(&self) -> u64 {
+    #[must_use]
+    pub fn memory(&self) -> u64 {
         self.workload_bytes + JOB_BYTES * self.jobs.len() as u64
     }
 

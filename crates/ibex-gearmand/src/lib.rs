@@ -41,6 +41,7 @@ mod page;
 mod peers;
 mod reactor;
 mod server;
+mod slack;
 mod stall;
 mod store;
 mod tls;

@@ -102,6 +102,7 @@ mod life;
 mod limits;
 mod listen;
 mod logging;
+pub mod memory;
 mod metrics;
 mod notify;
 pub mod page;

@@ -24,6 +24,7 @@ use slab::Slab;
 
 use crate::doors::Door;
 use crate::driver::{Hub, Local, Mail, Shared, epoch_ms};
+use crate::slack::Slack;
 use conns::Conns;
 
 /// The read buffer: a packet of this size is often read in one piece, and then parsed without a copy.
@@ -61,6 +62,7 @@ pub(crate) struct Reactor {
     accept_again_at: Option<Instant>,
     descriptors_logged_at: Option<Instant>,
     clock_at: Instant,
+    slack: Slack,
 }
 
 impl Reactor {
@@ -88,6 +90,7 @@ impl Reactor {
             accept_again_at: None,
             descriptors_logged_at: None,
             clock_at: Instant::now(),
+            slack: Slack::default(),
         }
     }
 
@@ -259,15 +262,26 @@ impl Reactor {
         if is_clock_due {
             self.clock_at = now + TURN_TIME_MAX;
         }
-        self.with_hub(|hub, now| {
+        let (next_timer, held) = self.with_hub(|hub, now| {
             if is_clock_due {
                 hub.server.handle(now, Input::Clock(epoch_ms()));
             }
             if hub.server.poll_timeout().is_some_and(|at| at <= now) {
                 hub.server.handle_timeout(now);
             }
-            hub.server.poll_timeout()
-        })
+            (hub.server.poll_timeout(), hub.server.memory())
+        });
+        self.slack.saw(held);
+        if is_clock_due && self.slack.is_worth_giving(held) {
+            // On a thread of its own: pages by the thousand are given back, and this loop goes on where it needs no memory.
+            if let Err(error) = std::thread::Builder::new()
+                .name("give-back".to_owned())
+                .spawn(ibex_kit::memory::give_back)
+            {
+                tracing::debug!(error = %error, "freed memory stays");
+            }
+        }
+        next_timer
     }
 
     fn wake_others(&mut self) {

@@ -17,6 +17,7 @@ mod extensions;
 mod front;
 mod front_compat;
 mod hostile;
+mod memory;
 mod packets;
 mod paging;
 mod rows;
