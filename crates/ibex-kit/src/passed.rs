@@ -1,9 +1,10 @@
 //! What the process was handed at start: sockets from systemd, and variables that children must not see.
 //!
-//! This is one of the crate's two places with `unsafe` (the other is [`crate::memory`]), on purpose a small one. Two things cannot be had safely: making an owned
-//! socket of a bare descriptor number (the `LISTEN_FDS` protocol passes numbers), and removing environment variables
-//! (another thread might be reading them). Both are sound because [`take`] runs once, first thing in `main`, before any other
-//! thread exists. Matching sockets to listeners is [`crate::listen`]'s work.
+//! This is one of the crate's two places with `unsafe` (the other is [`crate::memory`]), on purpose a small one. Two
+//! things cannot be had safely: making an owned socket of a bare descriptor number (the `LISTEN_FDS` protocol passes
+//! numbers), and removing environment variables (another thread might be reading them). Both are sound because [`take`]
+//! runs once, first thing in `main`, before any other thread exists. Matching sockets to listeners is
+//! [`crate::listen`]'s work.
 
 use std::collections::BTreeMap;
 use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
